@@ -1,0 +1,247 @@
+//! A request's body on its way up, which may have to go twice.
+//!
+//! [`RequestBody`] keeps what it read from the client as long as that fits the replay buffer, so
+//! that the same bytes can be sent again from the start. A body that outgrew the buffer flows
+//! through and is gone: it is never replayed in part.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame};
+use hyper::body::Incoming;
+
+/// How many bytes all replay buffers of one worker may hold together.
+#[derive(Debug)]
+pub struct ReplayBudget {
+    free: AtomicUsize,
+    per_request: usize,
+}
+
+impl ReplayBudget {
+    /// `total` bytes for all requests, at most `per_request` for one.
+    pub fn new(total: usize, per_request: usize) -> Self {
+        Self { free: AtomicUsize::new(total), per_request }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(bytes)).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.free.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct RequestBody {
+    /// What the client has still to send; `None` once it ended.
+    source: Option<Incoming>,
+    /// What was read and is kept: all of the body so far, unless `passed` is set.
+    kept: VecDeque<Bytes>,
+    kept_bytes: usize,
+    /// How many of `kept` went out in this attempt.
+    sent: usize,
+    /// Read ahead but too large to keep: goes out next.
+    ahead: Option<Bytes>,
+    /// Some of the body left this process and was not kept.
+    passed: bool,
+    trailers: Option<HeaderMap>,
+    trailers_sent: bool,
+    length: Option<u64>,
+    received: u64,
+    budget: Arc<ReplayBudget>,
+}
+
+impl RequestBody {
+    /// Wraps what hyper received. Nothing is read yet.
+    pub fn new(source: Incoming, budget: Arc<ReplayBudget>) -> Self {
+        let length = source.size_hint().exact();
+        let source = (!source.is_end_stream()).then_some(source);
+        Self {
+            source,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            sent: 0,
+            ahead: None,
+            passed: false,
+            trailers: None,
+            trailers_sent: false,
+            length,
+            received: 0,
+            budget,
+        }
+    }
+
+    /// A body that is here already.
+    pub fn from_bytes(whole: Bytes) -> Self {
+        let mut body = Self {
+            source: None,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            sent: 0,
+            ahead: None,
+            passed: false,
+            trailers: None,
+            trailers_sent: false,
+            length: None,
+            received: 0,
+            budget: Arc::new(ReplayBudget::new(whole.len(), whole.len())),
+        };
+        body.keep(whole);
+        body
+    }
+
+    /// Its length in bytes where it is known: from Content-Length, or because all of it is here.
+    pub fn length(&self) -> Option<u64> {
+        if self.is_whole() && self.trailers.is_none() { Some(self.kept_bytes as u64) } else { self.length }
+    }
+
+    /// There is no body at all, and there never was one.
+    pub fn is_empty(&self) -> bool {
+        self.is_whole() && self.kept.is_empty() && self.trailers.is_none()
+    }
+
+    /// All of it is in the replay buffer.
+    pub fn is_whole(&self) -> bool {
+        self.source.is_none() && self.ahead.is_none() && !self.passed
+    }
+
+    /// How much of it the client has sent, bytes.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// It may fit the replay buffer, going by its announced length.
+    pub fn may_fit(&self) -> bool {
+        self.length.is_none_or(|length| length <= self.budget.per_request as u64)
+    }
+
+    /// Goes back to the start for another attempt. `false` if some of it is gone.
+    #[must_use]
+    pub fn rewind(&mut self) -> bool {
+        if self.passed {
+            return false;
+        }
+        self.sent = 0;
+        self.trailers_sent = false;
+        true
+    }
+
+    /// Reads ahead without sending, until the body is whole (`true`) or the buffer is full (`false`).
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, hyper::Error>> {
+        loop {
+            if self.source.is_none() && self.ahead.is_none() {
+                return Poll::Ready(Ok(!self.passed));
+            }
+            if self.ahead.is_some() || self.passed {
+                return Poll::Ready(Ok(false));
+            }
+            ready!(self.poll_read(cx))?;
+        }
+    }
+
+    /// Waits until the body is whole in the buffer, or too large for it.
+    ///
+    /// # Errors
+    /// The client went away, or broke HTTP's framing.
+    pub async fn fill(&mut self) -> Result<bool, hyper::Error> {
+        std::future::poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    /// The whole body as one piece, if it is whole.
+    pub fn whole(&self) -> Option<Bytes> {
+        if !self.is_whole() || self.trailers.is_some() {
+            return None;
+        }
+        match self.kept.len() {
+            0 => Some(Bytes::new()),
+            1 => Some(self.kept[0].clone()),
+            _ => {
+                let mut all = Vec::with_capacity(self.kept_bytes);
+                self.kept.iter().for_each(|piece| all.extend_from_slice(piece));
+                Some(all.into())
+            }
+        }
+    }
+
+    /// The next piece to send.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        loop {
+            if let Some(piece) = self.kept.get(self.sent) {
+                self.sent += 1;
+                return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+            }
+            if let Some(piece) = self.ahead.take() {
+                self.pass();
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            if self.source.is_none() {
+                let trailers = self.trailers.as_ref().filter(|_| !self.trailers_sent).cloned();
+                self.trailers_sent = true;
+                return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+            }
+            if let Err(error) = ready!(self.poll_read(cx)) {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+
+    /// Takes one piece from the client into `kept` or `ahead`.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        let Some(source) = &mut self.source else { return Poll::Ready(Ok(())) };
+        match ready!(Pin::new(source).poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(piece) => {
+                    self.received += piece.len() as u64;
+                    self.keep(piece);
+                }
+                Err(frame) => self.trailers = frame.into_trailers().ok(),
+            },
+            Some(Err(error)) => return Poll::Ready(Err(error)),
+            None => self.source = None,
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn keep(&mut self, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
+        let fits = !self.passed && self.kept_bytes + piece.len() <= self.budget.per_request;
+        if fits && self.budget.take(piece.len()) {
+            self.kept_bytes += piece.len();
+            self.kept.push_back(piece);
+        } else {
+            self.ahead = Some(piece);
+        }
+    }
+
+    /// A piece goes out that is not kept: what was kept is of no use any more.
+    fn pass(&mut self) {
+        self.passed = true;
+        self.sent = 0;
+        self.release();
+    }
+
+    fn release(&mut self) {
+        self.kept.clear();
+        self.budget.give_back(std::mem::take(&mut self.kept_bytes));
+    }
+
+    /// What the client has still to send, to be drained once nobody wants it.
+    pub fn into_rest(mut self) -> Option<Incoming> {
+        self.source.take()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

@@ -1,0 +1,190 @@
+//! HTTP/2 towards a service (RFC 9113), where TLS offers it: hyper's client, one connection for all.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{Parts, PathAndQuery};
+use http::{Request, Response, Uri, Version};
+use http_body::{Frame, SizeHint};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::mpsc;
+
+use super::h1::Failure;
+use super::pool::Pool;
+use super::stream::Stream;
+use super::{Body, Head};
+use crate::body::RequestBody;
+
+/// One connection serves everyone, so it had better be alive: asked while requests wait for it.
+const PING: Duration = Duration::from_secs(15);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection's sending half; a clone shares the connection.
+pub(super) type Sender = SendRequest<Upload>;
+
+/// Starts HTTP/2 on a fresh connection. The connection runs in a task of its own.
+pub(super) async fn handshake(stream: Stream) -> Result<Sender, hyper::Error> {
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .adaptive_window(true)
+        .max_header_list_size(64 * 1024)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "an HTTP/2 connection to a service ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// One request, one answer; `body` tells afterwards how much of it went.
+pub(super) async fn exchange(
+    mut sender: Sender,
+    pool: &Arc<Pool>,
+    head: &Head<'_>,
+    body: &mut RequestBody,
+) -> Result<Response<Body>, Failure> {
+    let (upload, mut outlet) = match body.whole() {
+        Some(whole) => (Upload::Whole(Some(whole)), None),
+        None => {
+            let (outlet, pieces) = mpsc::channel(1);
+            (Upload::Pieces { pieces, length: body.length(), ended: false }, Some(outlet))
+        }
+    };
+    let request = request(pool, head, upload)?;
+    let mut answer = std::pin::pin!(async {
+        sender.ready().await?;
+        sender.send_request(request).await
+    });
+    let answer = loop {
+        let Some(pieces) = outlet.clone() else {
+            let wait = pool.deadlines.within(pool.response_timeout, answer.as_mut());
+            break wait.await.map_err(|_| Failure::Timeout)?;
+        };
+        tokio::select! {
+            biased;
+            answer = answer.as_mut() => break answer,
+            room = pieces.reserve() => match room {
+                Err(_) => outlet = None,
+                Ok(room) => {
+                    tokio::select! {
+                        biased;
+                        answer = answer.as_mut() => break answer,
+                        next = poll_fn(|cx| body.poll_frame(cx)) => match next {
+                            Some(Ok(mut frame)) => {
+                                if let Some(trailers) = frame.trailers_mut() {
+                                    *trailers = head.trailers(trailers);
+                                }
+                                room.send(Piece::Frame(frame));
+                            }
+                            Some(Err(error)) => return Err(Failure::Client(error)),
+                            None => {
+                                room.send(Piece::End);
+                                outlet = None;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    let answer = answer.map_err(|error| Failure::Silent {
+        sent: !error.is_canceled(),
+        source: std::io::Error::other(error),
+    })?;
+    let (mut parts, incoming) = answer.into_parts();
+    // Meaningless in HTTP/2 (RFC 9113, section 8.2.2), and poison in HTTP/1.1.
+    let forbidden: Vec<_> = parts.headers.keys().filter(|name| super::hop_by_hop(name)).cloned().collect();
+    for name in forbidden {
+        parts.headers.remove(name);
+    }
+    parts.version = Version::HTTP_11;
+    Ok(Response::from_parts(parts, Body::h2(incoming, outlet)))
+}
+
+fn request(pool: &Pool, head: &Head<'_>, upload: Upload) -> Result<Request<Upload>, Failure> {
+    let malformed = |_| Failure::Malformed("a target that HTTP/2 can't carry");
+    let mut parts = Parts::default();
+    parts.scheme = Some(pool.origin().scheme().as_str().parse().map_err(malformed)?);
+    parts.authority = Some(head.authority.as_bytes().try_into().map_err(malformed)?);
+    parts.path_and_query = Some(PathAndQuery::try_from(head.target).map_err(malformed)?);
+    let mut request = Request::new(upload);
+    *request.uri_mut() =
+        Uri::from_parts(parts).map_err(|_| Failure::Malformed("a target that HTTP/2 can't carry"))?;
+    *request.method_mut() = head.method.clone();
+    *request.version_mut() = Version::HTTP_2;
+    let headers = request.headers_mut();
+    headers.extend(head.fields().map(|(name, value)| (name.clone(), value.clone())));
+    if let Some((name, value)) = head.extra {
+        headers.insert(name.clone(), value.clone());
+    }
+    Ok(request)
+}
+
+/// What goes to the connection's task, piece by piece. A channel that closes without [`Piece::End`]
+/// is an aborted upload, never a complete one.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Frame(Frame<Bytes>),
+    End,
+}
+
+/// A request's body as hyper takes it.
+#[derive(Debug)]
+pub(super) enum Upload {
+    Whole(Option<Bytes>),
+    Pieces { pieces: mpsc::Receiver<Piece>, length: Option<u64>, ended: bool },
+}
+
+/// The upload was abandoned: the stream is reset.
+#[derive(Debug, thiserror::Error)]
+#[error("the upload was abandoned")]
+pub(super) struct Aborted;
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        match &mut *self {
+            Self::Whole(whole) => {
+                Poll::Ready(whole.take().filter(|w| !w.is_empty()).map(|w| Ok(Frame::data(w))))
+            }
+            Self::Pieces { ended: true, .. } => Poll::Ready(None),
+            Self::Pieces { pieces, ended, .. } => pieces.poll_recv(cx).map(|piece| match piece {
+                Some(Piece::Frame(frame)) => Some(Ok(frame)),
+                Some(Piece::End) => {
+                    *ended = true;
+                    None
+                }
+                None => {
+                    *ended = true;
+                    Some(Err(Aborted))
+                }
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None)) || matches!(self, Self::Whole(Some(whole)) if whole.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => SizeHint::with_exact(whole.as_ref().map_or(0, |whole| whole.len() as u64)),
+            Self::Pieces { length: Some(length), .. } => SizeHint::with_exact(*length),
+            Self::Pieces { .. } => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The head of a request on its way up, the body of an answer on its way down.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, header};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::mpsc;
+
+use super::h1::Reader;
+use super::h2::Piece;
+
+/// What a request to a service says before its body.
+///
+/// The framing fields, `Host` and `Expect` are generated, never copied; hop-by-hop fields stay behind.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// Path and query, as they go on the wire.
+    pub target: &'a str,
+    /// The `Host` header.
+    pub authority: &'a HeaderValue,
+    /// The fields as the client sent them.
+    pub headers: &'a HeaderMap,
+    /// Which of them stay behind besides the hop-by-hop ones.
+    pub withhold: fn(&HeaderName) -> bool,
+    /// Fields that the client named in `Connection`: they stay behind too.
+    pub listed: &'a [HeaderName],
+    /// One more field.
+    pub extra: Option<(&'a HeaderName, &'a HeaderValue)>,
+    /// The client sent a Content-Length, which is worth repeating even if it was 0.
+    pub had_length: bool,
+    /// Ask with `Expect: 100-continue` before the body goes out (HTTP/1.1 only).
+    pub expect_continue: bool,
+    /// Meanwhile, read what the replay buffer takes. Not for a client that waits for 100 itself.
+    pub read_ahead: bool,
+}
+
+impl Head<'_> {
+    /// The client's fields that go on.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.headers.iter().filter(|(name, _)| self.passes(name))
+    }
+
+    /// The client's trailers that go on: a field that must not arrive must not arrive late either.
+    pub(super) fn trailers(&self, trailers: &HeaderMap) -> HeaderMap {
+        let mut passed = HeaderMap::with_capacity(trailers.len());
+        for (name, value) in trailers.iter().filter(|(name, _)| self.passes(name)) {
+            passed.append(name.clone(), value.clone());
+        }
+        passed
+    }
+
+    fn passes(&self, name: &HeaderName) -> bool {
+        !hop_by_hop(name) && !generated(name) && !(self.withhold)(name) && !self.listed.contains(name)
+    }
+}
+
+/// Fields that speak of one connection only (RFC 9110, section 7.6.1), whether `Connection` lists
+/// them or not. `Trailer` stays: trailers travel end to end.
+pub(super) fn hop_by_hop(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(name, "connection" | "keep-alive" | "te" | "transfer-encoding" | "upgrade" | "http2-settings")
+        || name.starts_with("proxy-")
+}
+
+/// Fields that the upstream leg writes by itself.
+fn generated(name: &HeaderName) -> bool {
+    matches!(*name, header::HOST | header::CONTENT_LENGTH | header::EXPECT)
+}
+
+/// The body of a service's answer. Dropped early, it ends the exchange.
+#[derive(Debug)]
+pub struct Body(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Full(Option<Bytes>),
+    Http1(Box<Reader>),
+    /// The sender keeps an unfinished upload from looking finished while the answer is read.
+    Http2(Incoming, #[expect(dead_code, reason = "held for its drop")] Option<mpsc::Sender<Piece>>),
+}
+
+impl Body {
+    pub(super) fn full(bytes: Bytes) -> Self {
+        Self(Kind::Full((!bytes.is_empty()).then_some(bytes)))
+    }
+
+    /// Whether all of it is here already.
+    pub fn is_buffered(&self) -> bool {
+        matches!(self.0, Kind::Full(_))
+    }
+
+    pub(super) fn h1(reader: Reader) -> Self {
+        Self(Kind::Http1(Box::new(reader)))
+    }
+
+    pub(super) fn h2(incoming: Incoming, unfinished: Option<mpsc::Sender<Piece>>) -> Self {
+        Self(Kind::Http2(incoming, unfinished))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let mut frame = match &mut self.0 {
+            Kind::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Http1(reader) => ready!(reader.poll_frame(cx)?),
+            Kind::Http2(incoming, _) => ready!(Pin::new(incoming).poll_frame(cx)?),
+        };
+        if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
+            // What frames or routes a message has no business behind it (RFC 9110, section 6.5.1).
+            let late: Vec<_> =
+                trailers.keys().filter(|name| hop_by_hop(name) || generated(name)).cloned().collect();
+            for name in late {
+                trailers.remove(name);
+            }
+        }
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Full(bytes) => bytes.is_none(),
+            Kind::Http1(reader) => reader.is_ended(),
+            Kind::Http2(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Kind::Http1(reader) => reader.length().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Kind::Http2(incoming, _) => incoming.size_hint(),
+        }
+    }
+}
