@@ -4,4 +4,5 @@
 //! signals, exit codes), so that tests can drive the real listeners inside their own process.
 
 pub mod body;
+pub mod keystone;
 pub mod upstream;

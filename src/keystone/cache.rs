@@ -1,0 +1,534 @@
+//! Which token should this request carry?
+//!
+//! [`TokenCache`] keeps one token per cloud and project, renews it shortly before it expires, and
+//! makes sure that any number of requests waiting for the same token cost Keystone one call. A
+//! token that a service refused is replaced by naming it ([`TokenCache::replace`]), so a late 401 for
+//! an old token never throws away a new one, and the old one stays until the new one is there.
+//!
+//! Keystone is protected from us: failures back off, rejected credentials most of all (accounts get
+//! locked), and a bucket caps the logins that refusals may cause. Calls to Keystone run on a runtime
+//! of their own and outlive the requests that wait for them. Nothing here knows about routes or
+//! downstream clients.
+
+mod slot;
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
+
+use self::slot::{Login, Slot};
+use super::{
+    Auth, AuthError, Catalog, Client, Config, Destination, Method, Named, NoEndpoint, ProjectInfo, Scope,
+    Token, TokenId, catalog,
+};
+use crate::upstream;
+
+/// How many projects' tokens are kept beside those of the clouds' own scopes.
+const MOST_PROJECTS: u64 = 1024;
+
+/// How long a list of projects answers for names that are in it, and for those that are not.
+const KNOWN_PROJECTS: Duration = Duration::from_secs(60);
+const UNKNOWN_PROJECTS: Duration = Duration::from_secs(5);
+
+/// Which token: of which cloud, and for what.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The cloud's place in the list that the cache was made from.
+    pub cloud: usize,
+    /// A project's id or name; `None` for the scope that the cloud's configuration asks for.
+    pub project: Option<String>,
+}
+
+impl Key {
+    /// The key of a cloud's own scope.
+    pub fn of_cloud(cloud: usize) -> Self {
+        Self { cloud, project: None }
+    }
+}
+
+/// What happens in the cache, for metrics. Called on the path of a login, so it must be quick.
+pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
+
+/// One thing that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Keystone was asked for a token.
+    Asked {
+        /// Of which cloud.
+        cloud: usize,
+        /// Why.
+        reason: Reason,
+        /// What came of it.
+        outcome: Outcome,
+        /// How long it took.
+        took: Duration,
+        /// The end of the new token, UNIX seconds, if this was for the cloud's own scope.
+        expires_at: Option<i64>,
+    },
+    /// Someone got a token, or waits for one, without a call of its own. Readers of a
+    /// [`TokenCache::snapshot`] count for themselves.
+    Saved {
+        /// Of which cloud.
+        cloud: usize,
+    },
+}
+
+/// Why Keystone was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// There was no token yet.
+    Cold,
+    /// The token was about to end, or over.
+    Renewal,
+    /// A service refused the token.
+    Rejected,
+}
+
+impl Reason {
+    /// The label in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Renewal => "renewal",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// What came of asking Keystone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// A token.
+    Ok,
+    /// The credentials or the scope were not accepted.
+    Rejected,
+    /// Keystone did not answer, or could not.
+    Unavailable,
+    /// Keystone asked for fewer questions.
+    Throttled,
+    /// Not what Keystone would answer, or nothing that can be used.
+    BadReply,
+}
+
+impl Outcome {
+    /// The label in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Rejected => "rejected",
+            Self::Unavailable => "unavailable",
+            Self::Throttled => "throttled",
+            Self::BadReply => "bad_reply",
+        }
+    }
+
+    fn of(error: &AuthError) -> Self {
+        match error.root() {
+            AuthError::Rejected { .. } => Self::Rejected,
+            AuthError::Unavailable { status: 429, .. } => Self::Throttled,
+            AuthError::Unavailable { .. }
+            | AuthError::Unreachable(_)
+            | AuthError::Timeout { .. }
+            | AuthError::Waiting { .. }
+            | AuthError::TooManyRefusals { .. }
+            | AuthError::Stopped => Self::Unavailable,
+            AuthError::BadReply { .. }
+            | AuthError::NoCatalog { .. }
+            | AuthError::AlreadyExpired { .. }
+            | AuthError::NoTenant
+            | AuthError::ManyTenants { .. }
+            | AuthError::UnknownProject { .. }
+            | AuthError::AmbiguousProject { .. }
+            | AuthError::ScopeFixed { .. }
+            | AuthError::FixedToken
+            | AuthError::NotInV2 { .. }
+            | AuthError::NoSuchCloud => Self::BadReply,
+        }
+    }
+}
+
+/// How a cloud's own token is doing, for `/status`, `/readyz` and people.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// The token, if there is one that still lives.
+    pub token: Option<Arc<Token>>,
+    /// The last failure since the last success, and how long until the next attempt.
+    pub failure: Option<(Arc<AuthError>, Duration)>,
+}
+
+/// A future that is boxed, since logins are rare.
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Who issues tokens: Keystone, or a test.
+trait Issuer: Send + Sync {
+    fn authenticate<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Token, AuthError>>;
+    fn projects<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<Vec<ProjectInfo>, AuthError>>;
+    fn validate<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<bool, AuthError>>;
+}
+
+impl Issuer for Client {
+    fn authenticate<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Token, AuthError>> {
+        Box::pin(self.authenticate(scope))
+    }
+
+    fn projects<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<Vec<ProjectInfo>, AuthError>> {
+        Box::pin(self.projects(token))
+    }
+
+    fn validate<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<bool, AuthError>> {
+        Box::pin(self.validate(token))
+    }
+}
+
+/// The tokens of all clouds. A clone shares them. Dropping the last one ends renewal.
+#[derive(Clone)]
+pub struct TokenCache {
+    shared: Arc<Shared>,
+}
+
+/// What the cache's slots and tasks share.
+struct Shared {
+    clouds: Vec<Cloud>,
+    projects: moka::sync::Cache<Key, Arc<Slot>>,
+    version: AtomicU64,
+    runtime: Handle,
+    observer: Observer,
+}
+
+struct Cloud {
+    config: Config,
+    source: Source,
+    /// The cloud's own scope. Not among the other projects, so that these can never push it out.
+    slot: Arc<Slot>,
+    /// The user's projects, and when Keystone listed them.
+    projects: Mutex<Option<(Instant, Arc<[ProjectInfo]>)>>,
+    /// The last question whether a token is good.
+    check: Mutex<Option<Arc<Check>>>,
+}
+
+/// A question whether a token is good, and its answer.
+struct Check {
+    token: TokenId,
+    good: OnceCell<Result<bool, AuthError>>,
+}
+
+enum Source {
+    Keystone(Box<dyn Issuer>),
+    Fixed(Arc<Token>),
+    /// The operator's fixed token can't be sent.
+    Unusable(Arc<AuthError>),
+}
+
+impl fmt::Debug for TokenCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clouds: Vec<_> = self.shared.clouds.iter().map(|cloud| &cloud.config.name).collect();
+        f.debug_struct("TokenCache").field("clouds", &clouds).finish_non_exhaustive()
+    }
+}
+
+impl TokenCache {
+    /// A cache for these clouds, each with the client for its TLS configuration. Logins run on
+    /// `runtime`. Nothing is asked of any Keystone before someone needs a token or
+    /// [`warm`](Self::warm) is called.
+    pub fn new(
+        clouds: Vec<(Config, upstream::Client)>,
+        deadline: Duration,
+        runtime: Handle,
+        observer: Observer,
+    ) -> Self {
+        let clouds = clouds
+            .into_iter()
+            .map(|(config, http)| {
+                let source = match &config.auth {
+                    Auth::Identity(identity) => {
+                        Source::Keystone(Box::new(Client::new(http, identity.clone(), deadline)))
+                    }
+                    Auth::Fixed { endpoint, token } => match TokenId::new(token.expose()) {
+                        Ok(id) => {
+                            let catalog = Catalog::single(endpoint.clone());
+                            Source::Fixed(Arc::new(Token::fixed(id, catalog, slot::now())))
+                        }
+                        Err(invalid) => {
+                            let what = format!("the configured token can't be sent: {invalid}");
+                            Source::Unusable(Arc::new(AuthError::BadReply { what }))
+                        }
+                    },
+                };
+                (config, source)
+            })
+            .collect();
+        Self::with_sources(clouds, runtime, observer)
+    }
+
+    fn with_sources(clouds: Vec<(Config, Source)>, runtime: Handle, observer: Observer) -> Self {
+        let cloud = |(index, (config, source))| Cloud {
+            config,
+            source,
+            slot: Arc::new(Slot::new(Key::of_cloud(index))),
+            projects: Mutex::default(),
+            check: Mutex::default(),
+        };
+        let clouds = clouds.into_iter().enumerate().map(cloud).collect();
+        let projects = moka::sync::Cache::new(MOST_PROJECTS);
+        let version = AtomicU64::new(0);
+        Self { shared: Arc::new(Shared { clouds, projects, version, runtime, observer }) }
+    }
+
+    /// Starts to log in to every cloud, in the background. Where that fails it is tried again until
+    /// it succeeds.
+    pub fn warm(&self) {
+        for cloud in &self.shared.clouds {
+            if matches!(cloud.source, Source::Keystone(_)) {
+                cloud.slot.warm(&self.shared);
+            }
+        }
+    }
+
+    /// The clouds' configurations, in the order of [`Key::cloud`].
+    pub fn clouds(&self) -> impl ExactSizeIterator<Item = &Config> {
+        self.shared.clouds.iter().map(|cloud| &cloud.config)
+    }
+
+    /// Changes whenever a token is replaced or refused. Who keeps copies of tokens compares it, and
+    /// asks again when it moved; nothing is written by reading.
+    pub fn version(&self) -> u64 {
+        self.shared.version.load(Ordering::Acquire)
+    }
+
+    /// The token for `key`, if there is one that may be sent right now. Asks nobody. To be kept
+    /// while [`version`](Self::version), read before this, stays the same and the token is fresh.
+    pub fn snapshot(&self, key: &Key) -> Option<Arc<Token>> {
+        let cloud = self.shared.clouds.get(key.cloud)?;
+        let own = || match &cloud.source {
+            Source::Keystone(_) => cloud.slot.snapshot(),
+            Source::Fixed(token) => Some(Arc::clone(token)),
+            Source::Unusable(_) => None,
+        };
+        let Some(project) = &key.project else { return own() };
+        match self.shared.projects.get(key) {
+            Some(slot) => slot.snapshot(),
+            None => own().filter(|token| is_project_of(token, project)),
+        }
+    }
+
+    /// The token for `key`; waits for Keystone where there is none yet.
+    ///
+    /// # Errors
+    /// Why there is none. After a failure Keystone is left alone for a while; until then this fails
+    /// at once with [`AuthError::Waiting`].
+    pub async fn current(&self, key: &Key) -> Result<Arc<Token>, Arc<AuthError>> {
+        let cloud = self.shared.cloud(key)?;
+        match &cloud.source {
+            Source::Keystone(_) => {
+                let slot = self.slot(cloud, key).await?;
+                let lister = self.lister(cloud, &slot).await?;
+                slot.current(&self.shared, lister).await
+            }
+            Source::Fixed(token) => match &key.project {
+                None => Ok(Arc::clone(token)),
+                Some(asked) => Err(Arc::new(AuthError::ScopeFixed { asked: asked.clone() })),
+            },
+            Source::Unusable(error) => Err(Arc::clone(error)),
+        }
+    }
+
+    /// A token for `key` other than `used`, which a service refused. If there is one already, that
+    /// is it. Until the new one is there, [`current`](Self::current) waits too.
+    ///
+    /// # Errors
+    /// As with [`current`](Self::current); [`AuthError::TooManyRefusals`] when services refuse new
+    /// tokens as well. The old token stays in use then, for services that accept it.
+    pub async fn replace(&self, key: &Key, used: &TokenId) -> Result<Arc<Token>, Arc<AuthError>> {
+        let cloud = self.shared.cloud(key)?;
+        match &cloud.source {
+            Source::Keystone(_) => {
+                let slot = self.slot(cloud, key).await?;
+                let lister = self.lister(cloud, &slot).await?;
+                slot.replace(&self.shared, used, lister).await
+            }
+            Source::Fixed(_) => Err(Arc::new(AuthError::FixedToken)),
+            Source::Unusable(error) => Err(Arc::clone(error)),
+        }
+    }
+
+    /// Asks Keystone whether a token is still good, and notes it in the token if it is. For uploads
+    /// that can't be sent twice. Those who ask about the same token together share one question.
+    ///
+    /// # Errors
+    /// [`AuthError`] when Keystone gives no clear answer.
+    pub async fn validate(&self, cloud: usize, token: &Token) -> Result<bool, AuthError> {
+        let place = self.shared.clouds.get(cloud).ok_or(AuthError::NoSuchCloud)?;
+        let check = {
+            let mut running = place.check.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*running {
+                Some(check) if check.token == token.id && !check.good.initialized() => Arc::clone(check),
+                _ => {
+                    let check = Arc::new(Check { token: token.id.clone(), good: OnceCell::new() });
+                    *running = Some(Arc::clone(&check));
+                    check
+                }
+            }
+        };
+        let ask = || async {
+            let (shared, id) = (Arc::clone(&self.shared), token.id.clone());
+            let task = self.shared.runtime.spawn(async move {
+                match &shared.clouds[cloud].source {
+                    Source::Keystone(keystone) => keystone.validate(&id).await,
+                    Source::Fixed(_) | Source::Unusable(_) => Ok(true),
+                }
+            });
+            task.await.unwrap_or(Err(AuthError::Stopped))
+        };
+        let good = check.good.get_or_init(ask).await.clone()?;
+        if good {
+            token.mark_proved(slot::now());
+        }
+        Ok(good)
+    }
+
+    /// Where requests for a service of a cloud go; see [`catalog::choose`].
+    ///
+    /// # Errors
+    /// What is missing, and what there is instead.
+    pub fn endpoint<'a>(
+        &'a self,
+        cloud: usize,
+        token: &'a Token,
+        service: &str,
+        region: Option<&str>,
+    ) -> Result<Destination<'a>, NoEndpoint> {
+        let cloud = self.shared.clouds.get(cloud).ok_or(NoEndpoint::NoCatalog)?;
+        catalog::choose(&cloud.config, &token.catalog, service, region)
+    }
+
+    /// How a cloud's own token is doing.
+    pub fn status(&self, cloud: usize) -> Status {
+        match self.shared.clouds.get(cloud) {
+            None => Status::default(),
+            Some(Cloud { source: Source::Keystone(_), slot, .. }) => slot.status(),
+            Some(Cloud { source: Source::Fixed(token), .. }) => {
+                Status { token: Some(Arc::clone(token)), failure: None }
+            }
+            Some(Cloud { source: Source::Unusable(error), .. }) => {
+                Status { token: None, failure: Some((Arc::clone(error), Duration::MAX)) }
+            }
+        }
+    }
+
+    /// The slot of a key. A project that is the cloud's own shares its token.
+    async fn slot(&self, cloud: &Cloud, key: &Key) -> Result<Arc<Slot>, Arc<AuthError>> {
+        let Some(project) = &key.project else { return Ok(Arc::clone(&cloud.slot)) };
+        if let Some(slot) = self.shared.projects.get(key) {
+            return Ok(slot);
+        }
+        let own = match cloud.slot.known() {
+            Some(token) => token,
+            None => cloud.slot.current(&self.shared, None).await?,
+        };
+        if is_project_of(&own, project) {
+            return Ok(Arc::clone(&cloud.slot));
+        }
+        if let Auth::Identity(identity) = &cloud.config.auth
+            && matches!(identity.method, Method::ApplicationCredential { .. })
+        {
+            return Err(Arc::new(AuthError::ScopeFixed { asked: project.clone() }));
+        }
+        Ok(self.shared.projects.get_with(key.clone(), || Arc::new(Slot::new(key.clone()))))
+    }
+
+    /// The token with which a slot may ask for the user's projects, if it still has to.
+    async fn lister(&self, cloud: &Cloud, slot: &Slot) -> Result<Option<Arc<Token>>, Arc<AuthError>> {
+        if !slot.must_resolve() {
+            return Ok(None);
+        }
+        Ok(Some(cloud.slot.current(&self.shared, None).await?))
+    }
+}
+
+impl Shared {
+    fn cloud(&self, key: &Key) -> Result<&Cloud, Arc<AuthError>> {
+        self.clouds.get(key.cloud).ok_or_else(|| Arc::new(AuthError::NoSuchCloud))
+    }
+
+    /// Tells everyone who keeps copies that a token was replaced or refused.
+    fn changed(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// One login: finds the project, if that is still to be done, and asks Keystone for its token.
+    async fn log_in(&self, login: &mut Login) -> Result<Token, AuthError> {
+        let cloud = self.clouds.get(login.key.cloud).ok_or(AuthError::NoSuchCloud)?;
+        let (Source::Keystone(keystone), Auth::Identity(identity)) = (&cloud.source, &cloud.config.auth)
+        else {
+            return Err(AuthError::FixedToken);
+        };
+        let Some(asked) = &login.key.project else {
+            return keystone.authenticate(&identity.scope).await;
+        };
+        let id = match (&login.project_id, &login.lister) {
+            (Some(id), _) => id.clone(),
+            (None, Some(own)) => self.find_project(cloud, keystone.as_ref(), asked, own).await?,
+            (None, None) => return Err(AuthError::Stopped),
+        };
+        login.project_id = Some(id.clone());
+        keystone.authenticate(&Scope::Project(super::Project::Id(id))).await
+    }
+
+    /// The id of the project that a request means: an id, else a name; among equal names the one in
+    /// the domain of the cloud's own project.
+    async fn find_project(
+        &self,
+        cloud: &Cloud,
+        keystone: &dyn Issuer,
+        asked: &str,
+        own: &Token,
+    ) -> Result<String, AuthError> {
+        let known = cloud.projects.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((at, projects)) = known {
+            let found = match_project(&projects, asked, own);
+            let good_for = if found.is_ok() { KNOWN_PROJECTS } else { UNKNOWN_PROJECTS };
+            if slot::now().saturating_duration_since(at) < good_for {
+                return found;
+            }
+        }
+        let projects: Arc<[ProjectInfo]> = keystone.projects(&own.id).await?.into();
+        *cloud.projects.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((slot::now(), Arc::clone(&projects)));
+        match_project(&projects, asked, own)
+    }
+}
+
+fn is_project_of(token: &Token, asked: &str) -> bool {
+    token.project.as_ref().is_some_and(|project| project.id == asked || project.name == asked)
+}
+
+fn match_project(projects: &[ProjectInfo], asked: &str, own: &Token) -> Result<String, AuthError> {
+    let usable = || projects.iter().filter(|info| info.enabled).map(|info| &info.project);
+    if let Some(project) = usable().find(|project| project.id == asked) {
+        return Ok(project.id.clone());
+    }
+    let mut named: Vec<&Named> = usable().filter(|project| project.name == asked).collect();
+    let own_domain = own.project.as_ref().or(own.user.as_ref()).and_then(|own| own.domain_id.as_ref());
+    if named.len() > 1 && named.iter().any(|project| project.domain_id.as_ref() == own_domain) {
+        named.retain(|project| project.domain_id.as_ref() == own_domain);
+    }
+    match named[..] {
+        [project] => Ok(project.id.clone()),
+        [] => Err(AuthError::UnknownProject {
+            asked: asked.to_owned(),
+            available: usable().map(|project| project.name.clone()).collect(),
+        }),
+        _ => Err(AuthError::AmbiguousProject {
+            asked: asked.to_owned(),
+            ids: named.iter().map(|project| project.id.clone()).collect(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

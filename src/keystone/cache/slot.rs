@@ -1,0 +1,483 @@
+//! One token and the calls that keep it: who may ask Keystone now, and who waits?
+//!
+//! All decisions are made under the slot's lock, which is never held across an await; the one login
+//! that may be under way (the *flight*) runs in a task of its own and reports to whoever waits.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::{Event, Key, Outcome, Reason, Shared, Status};
+use crate::keystone::{AuthError, Token, TokenId};
+
+/// The first wait after a failure, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The same after rejected credentials: accounts get locked.
+const BREAKER: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(300));
+
+/// The longest wait that Keystone may ask for: a wrong Retry-After must not stop us for a day.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
+
+/// How many logins refusals may cause at once, and how long until one more may.
+const REFUSALS: u32 = 10;
+const REFILL: Duration = Duration::from_secs(5);
+
+/// The soonest renewal of a token that has just come, however short its life.
+const SOONEST_RENEWAL: Duration = Duration::from_secs(1);
+
+/// The clock of everything that waits: tokio's, which tests can pause.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+type Answer = Result<Arc<Token>, Arc<AuthError>>;
+
+/// One token, with what it takes to keep it.
+pub(super) struct Slot {
+    key: Key,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The last token; kept until the next one is there, even when it is over.
+    token: Option<Arc<Token>>,
+    /// The project's id, once the selector in the key was looked up.
+    project_id: Option<String>,
+    flight: Option<Flight>,
+    failure: Option<Failure>,
+    bucket: Bucket,
+    /// Wakes up to renew, or to try again.
+    alarm: Option<AbortHandle>,
+}
+
+/// A login that is under way.
+struct Flight {
+    answer: watch::Receiver<Option<Answer>>,
+    /// A service refused the token that there is, so nobody should set out with it.
+    replaces: bool,
+}
+
+/// What went wrong since the last success.
+struct Failure {
+    error: Arc<AuthError>,
+    attempts: u32,
+    until: Instant,
+}
+
+/// What a login needs to know, and what it finds out.
+pub(super) struct Login {
+    pub(super) key: Key,
+    pub(super) project_id: Option<String>,
+    pub(super) lister: Option<Arc<Token>>,
+}
+
+/// Caps the logins that refusals cause: each takes one, and they come back slowly.
+struct Bucket {
+    left: u32,
+    filled: Instant,
+}
+
+impl Bucket {
+    /// Takes one, or says how long until there is one.
+    fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        let since = now.saturating_duration_since(self.filled);
+        let refills = u32::try_from(since.as_millis() / REFILL.as_millis()).unwrap_or(REFUSALS).min(REFUSALS);
+        self.left += refills;
+        self.filled += REFILL * refills;
+        if self.left >= REFUSALS {
+            self.left = REFUSALS;
+            self.filled = now;
+        }
+        if self.left == 0 {
+            return Err((self.filled + REFILL).saturating_duration_since(now));
+        }
+        self.left -= 1;
+        Ok(())
+    }
+}
+
+/// How a caller gets its token.
+enum Turn {
+    /// It is there, or it is clear that there is none.
+    Done(Answer),
+    /// By waiting for a flight that was under way.
+    Joined(watch::Receiver<Option<Answer>>),
+    /// By a flight of its own.
+    Started(watch::Receiver<Option<Answer>>),
+}
+
+impl Failure {
+    /// The failure after one more attempt.
+    fn after(previous: Option<&Self>, error: Arc<AuthError>, now: Instant) -> Self {
+        let attempts = previous.map_or(0, |failure| failure.attempts).saturating_add(1);
+        let (first, longest) = if error.is_rejection() { BREAKER } else { BACKOFF };
+        let doubled = first.saturating_mul(1 << (attempts - 1).min(16)).min(longest);
+        // Up to a fifth more, so that many processes do not come back together.
+        let jittered = doubled.mul_f64(1.0 + 0.2 * fastrand::f64());
+        let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
+        Self { error, attempts, until: now + jittered.max(asked) }
+    }
+}
+
+impl State {
+    /// The token, if it may be sent now.
+    fn usable(&self, now: Instant) -> Option<&Arc<Token>> {
+        let refused = self.flight().is_some_and(|flight| flight.replaces);
+        self.token.as_ref().filter(|token| !refused && token.is_fresh(now))
+    }
+
+    /// The login that is under way. One whose task was ended half-way (it panicked, or its runtime
+    /// stopped) left without a word, and is not.
+    fn flight(&self) -> Option<&Flight> {
+        self.flight.as_ref().filter(|flight| flight.answer.has_changed().is_ok())
+    }
+
+    /// Nobody sets out with the present token while the next one is on its way.
+    fn refuse(&mut self) {
+        if let Some(flight) = &mut self.flight {
+            flight.replaces = true;
+        }
+    }
+
+    /// What those hear who come before it is time for the next attempt.
+    fn waiting(&self, now: Instant) -> Option<Arc<AuthError>> {
+        let failure = self.failure.as_ref()?;
+        let wait = failure.until.checked_duration_since(now).filter(|wait| !wait.is_zero())?;
+        Some(Arc::new(AuthError::Waiting { wait, cause: Arc::clone(&failure.error) }))
+    }
+
+    fn wake(&mut self, alarm: Option<AbortHandle>) {
+        if let Some(old) = std::mem::replace(&mut self.alarm, alarm) {
+            old.abort();
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.wake(None);
+    }
+}
+
+impl Slot {
+    pub(super) fn new(key: Key) -> Self {
+        let bucket = Bucket { left: REFUSALS, filled: now() };
+        let state = State { token: None, project_id: None, flight: None, failure: None, bucket, alarm: None };
+        Self { key, state: Mutex::new(state) }
+    }
+
+    /// The token, if it may be sent now.
+    pub(super) fn snapshot(&self) -> Option<Arc<Token>> {
+        self.lock().usable(now()).cloned()
+    }
+
+    /// The token, whatever its state: it still says which project this is.
+    pub(super) fn known(&self) -> Option<Arc<Token>> {
+        self.lock().token.clone()
+    }
+
+    /// Whether a login would have to look up the project first.
+    pub(super) fn must_resolve(&self) -> bool {
+        self.key.project.is_some() && self.lock().project_id.is_none()
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let (state, now) = (self.lock(), now());
+        let failure = state.failure.as_ref();
+        Status {
+            token: state.token.clone().filter(|token| token.is_fresh(now)),
+            failure: failure
+                .map(|failure| (Arc::clone(&failure.error), failure.until.saturating_duration_since(now))),
+        }
+    }
+
+    /// Starts a login unless there is a token or one is under way.
+    pub(super) fn warm(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let mut state = self.lock();
+        if state.token.is_none() && state.flight().is_none() && state.failure.is_none() {
+            self.take_off(shared, &mut state, Reason::Cold, None);
+        }
+    }
+
+    pub(super) async fn current(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        lister: Option<Arc<Token>>,
+    ) -> Answer {
+        let answer = match self.seek(shared, lister) {
+            Turn::Done(Ok(token)) => {
+                self.saved(shared);
+                return Ok(token);
+            }
+            Turn::Done(Err(error)) => return Err(error),
+            Turn::Joined(answer) => {
+                self.saved(shared);
+                answer
+            }
+            Turn::Started(answer) => answer,
+        };
+        match wait(answer).await {
+            // A refused token that could not be replaced is in use again: it is all that there is.
+            Err(error) => self.snapshot().ok_or(error),
+            found => found,
+        }
+    }
+
+    /// Finds the token, or the flight that brings it.
+    fn seek(self: &Arc<Self>, shared: &Arc<Shared>, lister: Option<Arc<Token>>) -> Turn {
+        let (mut state, now) = (self.lock(), now());
+        if let Some(token) = state.usable(now).cloned() {
+            token.mark_used();
+            // Not before the latest moment: the alarm comes a little earlier or later.
+            let due = token.renew_at(-1.0).is_some_and(|at| at <= now);
+            if due && state.flight().is_none() && state.waiting(now).is_none() {
+                self.take_off(shared, &mut state, Reason::Renewal, lister);
+            }
+            return Turn::Done(Ok(token));
+        }
+        if let Some(flight) = state.flight() {
+            return Turn::Joined(flight.answer.clone());
+        }
+        if let Some(waiting) = state.waiting(now) {
+            return Turn::Done(Err(waiting));
+        }
+        let reason = if state.token.is_some() { Reason::Renewal } else { Reason::Cold };
+        Turn::Started(self.take_off(shared, &mut state, reason, lister))
+    }
+
+    pub(super) async fn replace(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        used: &TokenId,
+        lister: Option<Arc<Token>>,
+    ) -> Answer {
+        match self.exchange(shared, used, lister.clone()) {
+            None => self.current(shared, lister).await,
+            Some(Turn::Done(answer)) => answer,
+            Some(Turn::Joined(answer)) => {
+                self.saved(shared);
+                wait(answer).await
+            }
+            Some(Turn::Started(answer)) => wait(answer).await,
+        }
+    }
+
+    /// Starts to replace the token, or joins who does. `None` when `used` is not the token any more.
+    fn exchange(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        used: &TokenId,
+        lister: Option<Arc<Token>>,
+    ) -> Option<Turn> {
+        let (mut state, now) = (self.lock(), now());
+        if state.token.as_ref().is_none_or(|token| token.id != *used) {
+            return None;
+        }
+        if let Some(flight) = state.flight() {
+            let answer = flight.answer.clone();
+            if !flight.replaces {
+                state.refuse();
+                shared.changed();
+            }
+            return Some(Turn::Joined(answer));
+        }
+        if let Some(waiting) = state.waiting(now) {
+            return Some(Turn::Done(Err(waiting)));
+        }
+        if let Err(wait) = state.bucket.take(now) {
+            let error = AuthError::TooManyRefusals { refusals: REFUSALS, wait };
+            return Some(Turn::Done(Err(Arc::new(error))));
+        }
+        if state.bucket.left == 0 {
+            let cloud = &shared.clouds[self.key.cloud].config.name;
+            tracing::warn!(cloud, "services keep refusing new tokens; do they trust this Keystone?");
+        }
+        Some(Turn::Started(self.take_off(shared, &mut state, Reason::Rejected, lister)))
+    }
+
+    /// Sends a login on its way. It goes on whether or not anyone waits for it.
+    fn take_off(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        state: &mut State,
+        reason: Reason,
+        lister: Option<Arc<Token>>,
+    ) -> watch::Receiver<Option<Answer>> {
+        let (tell, answer) = watch::channel(None);
+        let replaces = reason == Reason::Rejected;
+        state.wake(None);
+        state.flight = Some(Flight { answer: answer.clone(), replaces });
+        if replaces {
+            shared.changed();
+        }
+        let login = Login { key: self.key.clone(), project_id: state.project_id.clone(), lister };
+        shared.runtime.spawn(fly(Arc::clone(self), Arc::clone(shared), reason, login, tell));
+        answer
+    }
+
+    /// Wakes up at `at` to renew or to try again, as long as the slot and the cache are there.
+    fn alarm_at(self: &Arc<Self>, shared: &Arc<Shared>, at: Instant) -> AbortHandle {
+        let (slot, cache) = (Arc::downgrade(self), Arc::downgrade(shared));
+        let task = shared.runtime.spawn(async move {
+            tokio::time::sleep_until(at.into()).await;
+            if let (Some(slot), Some(shared)) = (Weak::upgrade(&slot), Weak::upgrade(&cache)) {
+                slot.ring(&shared);
+            }
+        });
+        task.abort_handle()
+    }
+
+    /// The alarm: it is time to renew the token, or to try again.
+    fn ring(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let (mut state, now) = (self.lock(), now());
+        // This is the alarm's own task: it must not abort itself half-way.
+        state.alarm = None;
+        if state.flight().is_some() {
+            return;
+        }
+        if self.is_wanted(&state) {
+            let reason = if state.token.is_some() { Reason::Renewal } else { Reason::Cold };
+            self.take_off(shared, &mut state, reason, None);
+            return;
+        }
+        // Nobody used it so far. Look again, ever more often, until it is over.
+        let left = state.token.as_ref().and_then(|token| token.life_left(now)).unwrap_or_default();
+        if !left.is_zero() {
+            let alarm = self.alarm_at(shared, now + (left / 2).max(Duration::from_secs(1)));
+            state.wake(Some(alarm));
+        }
+    }
+
+    /// Whether it is worth asking Keystone without anyone waiting: the cloud's own token always, that
+    /// of another project if it was used since it was issued.
+    fn is_wanted(&self, state: &State) -> bool {
+        let used = state.token.as_ref().is_some_and(|token| token.was_used());
+        self.key.project.is_none() || (used && state.project_id.is_some())
+    }
+
+    /// Takes the result of a flight in and says what those hear who waited for it.
+    fn land(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        reason: Reason,
+        login: Login,
+        result: Result<Token, AuthError>,
+        took: Duration,
+    ) -> Answer {
+        let (mut state, now) = (self.lock(), now());
+        let flight = state.flight.take();
+        state.project_id = login.project_id;
+        let cloud = &shared.clouds[self.key.cloud].config.name;
+        let own = self.key.project.is_none();
+        let mut event =
+            Event::Asked { cloud: self.key.cloud, reason, outcome: Outcome::Ok, took, expires_at: None };
+        let answer = match result {
+            Ok(token) => {
+                let token = Arc::new(token);
+                log_token(cloud, &token, reason, state.token.is_none() || state.failure.is_some());
+                state.failure = None;
+                state.token = Some(Arc::clone(&token));
+                let renewal = token.renew_at(fastrand::f64().mul_add(2.0, -1.0));
+                let alarm = renewal.map(|at| self.alarm_at(shared, at.max(now + SOONEST_RENEWAL)));
+                state.wake(alarm);
+                shared.changed();
+                if let Event::Asked { expires_at, .. } = &mut event {
+                    *expires_at = token.expires_at.filter(|_| own);
+                }
+                Ok(token)
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                let failure = Failure::after(state.failure.as_ref(), Arc::clone(&error), now);
+                log_failure(cloud, &failure, reason, now);
+                if let Event::Asked { outcome, .. } = &mut event {
+                    *outcome = Outcome::of(&error);
+                }
+                let until = failure.until;
+                state.failure = Some(failure);
+                let alarm = self.is_wanted(&state).then(|| self.alarm_at(shared, until));
+                state.wake(alarm);
+                if flight.is_some_and(|flight| flight.replaces) {
+                    // The old token is in use again: it is all that there is.
+                    shared.changed();
+                }
+                Err(error)
+            }
+        };
+        drop(state);
+        (shared.observer)(&event);
+        answer
+    }
+
+    fn saved(&self, shared: &Shared) {
+        (shared.observer)(&Event::Saved { cloud: self.key.cloud });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A flight's task. It says nothing until the slot is up to date.
+async fn fly(
+    slot: Arc<Slot>,
+    shared: Arc<Shared>,
+    reason: Reason,
+    mut login: Login,
+    tell: watch::Sender<Option<Answer>>,
+) {
+    let started = now();
+    let result = shared.log_in(&mut login).await;
+    let took = now().saturating_duration_since(started);
+    let answer = slot.land(&shared, reason, login, result, took);
+    tell.send_replace(Some(answer));
+}
+
+async fn wait(mut answer: watch::Receiver<Option<Answer>>) -> Answer {
+    let answer = match answer.wait_for(Option::is_some).await {
+        Ok(answer) => answer.clone(),
+        Err(_) => None,
+    };
+    let token = answer.unwrap_or_else(|| Err(Arc::new(AuthError::Stopped)))?;
+    token.mark_used();
+    Ok(token)
+}
+
+fn log_token(cloud: &str, token: &Token, reason: Reason, first: bool) {
+    let project = token.project.as_ref().map_or("none", |project| project.name.as_str());
+    let user = token.user.as_ref().map_or("unknown", |user| user.name.as_str());
+    let (reason, life) = (reason.as_str(), token.lifetime().as_secs());
+    if first {
+        tracing::info!(cloud, project, user, reason, lifetime_s = life, "logged in to Keystone");
+    } else {
+        tracing::debug!(cloud, project, user, reason, lifetime_s = life, "new token");
+    }
+}
+
+fn log_failure(cloud: &str, failure: &Failure, reason: Reason, now: Instant) {
+    let wait = failure.until.saturating_duration_since(now);
+    tracing::warn!(
+        cloud,
+        reason = reason.as_str(),
+        attempt = failure.attempts,
+        next_attempt_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+        error = chain(&*failure.error),
+        "no token from Keystone"
+    );
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let _ = write!(text, ": {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,552 @@
+//! How does one log in?
+//!
+//! [`Client`] speaks to one cloud's Keystone: it finds out which Identity API there is, logs in with
+//! the cloud's credentials, and checks tokens. Each call is one attempt with one deadline; when to
+//! try again, and for whom, is [`TokenCache`](super::TokenCache)'s business. Scheme and host are
+//! always those of `auth_url`, whatever a document says, and redirects are not followed: nothing
+//! but the operator's word decides who gets the password.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+
+use super::protocol::{self, ProjectInfo, Sent, bad_reply};
+use super::{AuthError, Identity, IdentityVersion, Project, Scope, Token, TokenId, credentials};
+use crate::upstream::{self, BaseUrl};
+
+/// How long a whole login may take.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The longest answer that is read: a catalog with many regions can take a MiB.
+const LONGEST_ANSWER: usize = 8 << 20;
+
+/// One cloud's Keystone. A clone shares what was found out.
+#[derive(Clone)]
+pub struct Client {
+    http: Transport,
+    identity: Arc<Identity>,
+    deadline: Duration,
+    found: Arc<Mutex<Option<Api>>>,
+}
+
+/// How a request gets to Keystone.
+#[derive(Clone)]
+enum Transport {
+    Network(upstream::Client),
+    /// A test answers by itself.
+    #[cfg(test)]
+    Scripted(Arc<Script>),
+}
+
+#[cfg(test)]
+type Script = dyn Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync;
+
+/// An Identity API and its base URL, version included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Api {
+    version: ApiVersion,
+    base: BaseUrl,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ApiVersion {
+    V2,
+    V3,
+}
+
+impl ApiVersion {
+    /// The last path segment of its base URL.
+    fn segment(self) -> &'static str {
+        match self {
+            Self::V2 => "v2.0",
+            Self::V3 => "v3",
+        }
+    }
+
+    fn from_segment(segment: &str) -> Option<Self> {
+        [Self::V2, Self::V3].into_iter().find(|version| version.segment() == segment)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("auth_url", &self.identity.auth_url).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client for one cloud. `deadline` bounds each call as a whole.
+    pub fn new(http: upstream::Client, identity: Identity, deadline: Duration) -> Self {
+        Self::with_transport(Transport::Network(http), identity, deadline)
+    }
+
+    fn with_transport(http: Transport, identity: Identity, deadline: Duration) -> Self {
+        Self { http, identity: Arc::new(identity), deadline, found: Arc::default() }
+    }
+
+    /// With what it logs in.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Logs in with the cloud's credentials for `scope`, which is the cloud's own one or that of
+    /// another project.
+    ///
+    /// # Errors
+    /// See [`AuthError`]. A scope that leads to no catalog is an error, unless
+    /// [`Scope::Unscoped`] asked for it.
+    pub async fn authenticate(&self, scope: &Scope) -> Result<Token, AuthError> {
+        self.within_deadline(async {
+            let api = self.api().await?;
+            match api.version {
+                ApiVersion::V3 => self.log_in_v3(&api, scope).await,
+                ApiVersion::V2 => self.log_in_v2(&api, scope).await,
+            }
+        })
+        .await
+    }
+
+    /// Asks Keystone whether a token is still good.
+    ///
+    /// # Errors
+    /// [`AuthError`] when Keystone gives no clear answer.
+    pub async fn validate(&self, token: &TokenId) -> Result<bool, AuthError> {
+        self.within_deadline(async {
+            let api = self.api().await?;
+            let answer = match api.version {
+                ApiVersion::V3 => {
+                    let mut request = request(Method::HEAD, &api.base, "/auth/tokens", Bytes::new());
+                    let headers = request.headers_mut();
+                    headers.insert("x-auth-token", token.header().clone());
+                    headers.insert("x-subject-token", token.header().clone());
+                    self.send(&api.base, request).await?
+                }
+                // Looking at a token takes an administrator there, listing one's tenants does not.
+                ApiVersion::V2 => self.get(&api.base, "/tenants", token).await?,
+            };
+            match answer.status() {
+                StatusCode::OK | StatusCode::NO_CONTENT => Ok(true),
+                StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND => Ok(false),
+                _ => Err(protocol::refusal(&answer, "the check of a token", &[token.expose()])),
+            }
+        })
+        .await
+    }
+
+    /// Lists the projects that the token's user may log in to, disabled ones included.
+    ///
+    /// # Errors
+    /// See [`AuthError`].
+    pub async fn projects(&self, token: &TokenId) -> Result<Vec<ProjectInfo>, AuthError> {
+        self.within_deadline(async {
+            let api = self.api().await?;
+            self.list_projects(&api, token).await
+        })
+        .await
+    }
+
+    async fn log_in_v3(&self, api: &Api, scope: &Scope) -> Result<Token, AuthError> {
+        let body = protocol::v3_login(&self.identity.method, scope);
+        let (answer, sent) = self.post(&api.base, "/auth/tokens", body).await?;
+        if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
+            return Err(protocol::refusal(&answer, "the login", &[self.secret()]));
+        }
+        let token = protocol::read_v3_token(&answer, sent)?;
+        if *scope == Scope::Default && token.catalog.is_empty() && token.project.is_none() {
+            let projects = self.list_projects(api, &token.id).await.unwrap_or_default();
+            return Err(AuthError::NoCatalog { projects: enabled_names(&projects) });
+        }
+        Ok(token)
+    }
+
+    async fn log_in_v2(&self, api: &Api, scope: &Scope) -> Result<Token, AuthError> {
+        let token = self.log_in_v2_once(api, scope).await?;
+        if *scope != Scope::Default || token.project.is_some() {
+            return Ok(token);
+        }
+        let mut tenants = self.list_projects(api, &token.id).await?;
+        tenants.retain(|tenant| tenant.enabled);
+        match &tenants[..] {
+            [] => Err(AuthError::NoTenant),
+            [only] => {
+                let scope = Scope::Project(Project::Id(only.project.id.clone()));
+                self.log_in_v2_once(api, &scope).await
+            }
+            several => Err(AuthError::ManyTenants { tenants: enabled_names(several) }),
+        }
+    }
+
+    async fn log_in_v2_once(&self, api: &Api, scope: &Scope) -> Result<Token, AuthError> {
+        let body = protocol::v2_login(&self.identity.method, scope)?;
+        let (answer, sent) = self.post(&api.base, "/tokens", body).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(protocol::refusal(&answer, "the login", &[self.secret()]));
+        }
+        protocol::read_v2_token(&answer, sent)
+    }
+
+    async fn list_projects(&self, api: &Api, token: &TokenId) -> Result<Vec<ProjectInfo>, AuthError> {
+        let path = match api.version {
+            ApiVersion::V3 => "/auth/projects",
+            ApiVersion::V2 => "/tenants",
+        };
+        let answer = self.get(&api.base, path, token).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(protocol::refusal(&answer, "the list of projects", &[token.expose()]));
+        }
+        protocol::read_projects(&answer)
+    }
+
+    /// Which API to speak, and where. What a version document said is remembered; a guess is not.
+    async fn api(&self) -> Result<Api, AuthError> {
+        let auth_url = &self.identity.auth_url;
+        let (root, named) = split_version(auth_url);
+        let forced = match self.identity.version {
+            IdentityVersion::V2 => Some(ApiVersion::V2),
+            IdentityVersion::V3 => Some(ApiVersion::V3),
+            IdentityVersion::Discover => named,
+        };
+        if let Some(version) = forced {
+            return Ok(Api { version, base: versioned(&root, version) });
+        }
+        if let Some(found) = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            return Ok(found);
+        }
+        let answer = self.send(&root, request(Method::GET, &root, "/", Bytes::new())).await?;
+        let status = answer.status();
+        if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+            return Err(protocol::refusal(&answer, "the question for its versions", &[]));
+        }
+        let offered = match status {
+            StatusCode::OK | StatusCode::MULTIPLE_CHOICES => protocol::read_versions(answer.body()),
+            _ => None,
+        };
+        let Some(offered) = offered else {
+            return Ok(Api { version: ApiVersion::V3, base: versioned(&root, ApiVersion::V3) });
+        };
+        let api = Api { version: self.choose(&offered)?, base: root };
+        let api = Api { base: versioned(&api.base, api.version), ..api };
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(api.clone());
+        Ok(api)
+    }
+
+    fn choose(&self, offered: &[String]) -> Result<ApiVersion, AuthError> {
+        let offers = |version: ApiVersion| offered.iter().any(|segment| segment == version.segment());
+        if offers(ApiVersion::V3) {
+            return Ok(ApiVersion::V3);
+        }
+        if !offers(ApiVersion::V2) {
+            let mut offered = offered.to_vec();
+            offered.dedup();
+            let offered = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
+            return Err(bad_reply(format!(
+                "auth_url leads to a service that has neither Identity v3 nor v2.0 (its versions: {offered}); is \
+                 it Keystone's?"
+            )));
+        }
+        if protocol::names_a_domain(&self.identity.method, &self.identity.scope) {
+            return Err(AuthError::NotInV2 {
+                what: "domains, and this Keystone offers nothing newer than v2.0",
+            });
+        }
+        Ok(ApiVersion::V2)
+    }
+
+    async fn post(
+        &self,
+        base: &BaseUrl,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(Response<Bytes>, Sent), AuthError> {
+        let mut request = request(Method::POST, base, path, body);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let sent = Sent { at: tokio::time::Instant::now().into_std(), wall: SystemTime::now() };
+        Ok((self.send(base, request).await?, sent))
+    }
+
+    async fn get(&self, base: &BaseUrl, path: &str, token: &TokenId) -> Result<Response<Bytes>, AuthError> {
+        let mut request = request(Method::GET, base, path, Bytes::new());
+        request.headers_mut().insert("x-auth-token", token.header().clone());
+        self.send(base, request).await
+    }
+
+    async fn send(&self, base: &BaseUrl, request: Request<Bytes>) -> Result<Response<Bytes>, AuthError> {
+        let answer = match &self.http {
+            Transport::Network(http) => http.fetch(base.origin(), request, LONGEST_ANSWER).await,
+            #[cfg(test)]
+            Transport::Scripted(answer) => Ok(answer(&request)),
+        };
+        answer.map_err(|error| AuthError::Unreachable(Arc::new(error)))
+    }
+
+    async fn within_deadline<T>(
+        &self,
+        call: impl Future<Output = Result<T, AuthError>>,
+    ) -> Result<T, AuthError> {
+        match tokio::time::timeout(self.deadline, call).await {
+            Ok(result) => result,
+            Err(_) => Err(AuthError::Timeout { after: self.deadline }),
+        }
+    }
+
+    fn secret(&self) -> &str {
+        match &self.identity.method {
+            credentials::Method::Password { password: secret, .. }
+            | credentials::Method::Token(secret)
+            | credentials::Method::ApplicationCredential { secret, .. } => secret.expose(),
+        }
+    }
+}
+
+/// `auth_url` without the version at its end, and that version.
+fn split_version(auth_url: &BaseUrl) -> (BaseUrl, Option<ApiVersion>) {
+    let Some((root, last)) = auth_url.path().rsplit_once('/') else {
+        return (auth_url.clone(), None);
+    };
+    match ApiVersion::from_segment(last) {
+        Some(version) => (auth_url.with_path(root), Some(version)),
+        None => (auth_url.clone(), None),
+    }
+}
+
+fn versioned(root: &BaseUrl, version: ApiVersion) -> BaseUrl {
+    root.with_path(&format!("{}/{}", root.path(), version.segment()))
+}
+
+/// A request for `path` below `base`.
+fn request(method: Method, base: &BaseUrl, path: &str, body: Bytes) -> Request<Bytes> {
+    Request::builder()
+        .method(method)
+        .uri(format!("{}{path}", base.path()))
+        .header(ACCEPT, "application/json")
+        .body(body)
+        .expect("a base URL's path was parsed as one, and ours are plain")
+}
+
+fn enabled_names(projects: &[ProjectInfo]) -> Vec<String> {
+    projects.iter().filter(|info| info.enabled).map(|info| info.project.name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::keystone::{Domain, Secret, User};
+
+    /// Answers by method and path, and keeps what was asked.
+    #[derive(Clone, Default)]
+    struct FakeKeystone {
+        answers: HashMap<String, (u16, String)>,
+        asked: Arc<Mutex<Vec<String>>>,
+        bodies: Arc<Mutex<Vec<Value>>>,
+    }
+
+    impl FakeKeystone {
+        fn with(mut self, request: &str, status: u16, body: impl ToString) -> Self {
+            self.answers.insert(request.to_owned(), (status, body.to_string()));
+            self
+        }
+
+        fn client(&self, auth_url: &str, version: IdentityVersion, domain: Option<&str>) -> Client {
+            let identity = Identity {
+                auth_url: BaseUrl::parse(auth_url).unwrap(),
+                version,
+                method: credentials::Method::Password {
+                    user: User::Name {
+                        name: "demo".to_owned(),
+                        domain: domain.map(|name| Domain::Name(name.to_owned())),
+                    },
+                    password: Secret::new("s3cret"),
+                },
+                scope: Scope::Default,
+            };
+            let fake = self.clone();
+            let answer = move |request: &Request<Bytes>| fake.answer(request);
+            Client::with_transport(Transport::Scripted(Arc::new(answer)), identity, DEFAULT_DEADLINE)
+        }
+
+        fn answer(&self, request: &Request<Bytes>) -> Response<Bytes> {
+            let mut asked = format!("{} {}", request.method(), request.uri());
+            if let Ok(body) = serde_json::from_slice::<Value>(request.body()) {
+                if !body["auth"]["tenantId"].is_null() {
+                    asked.push_str(" with tenant");
+                }
+                self.bodies.lock().unwrap().push(body);
+            }
+            self.asked.lock().unwrap().push(asked.clone());
+            let (status, body) = self.answers.get(&asked).cloned().unwrap_or((404, String::new()));
+            let response = Response::builder().status(status).header("X-Subject-Token", "t");
+            response.header("Location", "https://elsewhere.example/v3").body(Bytes::from(body)).unwrap()
+        }
+
+        fn asked(&self) -> Vec<String> {
+            std::mem::take(&mut self.asked.lock().unwrap())
+        }
+    }
+
+    fn v3_token() -> Value {
+        json!({"token": {"expires_at": "2026-11-21T22:21:13.000000Z", "issued_at": "2026-11-21T21:21:13.000000Z",
+            "project": {"id": "p1", "name": "demo"}, "catalog": crate::keystone::catalog::tests::v3()}})
+    }
+
+    fn v2_token(tenant: Value) -> Value {
+        json!({"access": {"token": {"id": "t", "expires": "2026-11-21T22:21:13Z",
+            "issued_at": "2026-11-21T21:21:13Z", "tenant": tenant}, "serviceCatalog": []}})
+    }
+
+    const BOTH: &str = r#"{"versions": {"values": [
+        {"id": "v3.8", "links": [{"href": "http://wrong.example/v3/", "rel": "self"}]},
+        {"id": "v2.0", "links": [{"href": "http://wrong.example/v2.0/", "rel": "self"}]}]}}"#;
+    const ONLY_V2: &str = r#"{"versions": {"values": [
+        {"id": "v2.0", "links": [{"href": "http://wrong.example/v2.0/", "rel": "self"}]}]}}"#;
+    const URL: &str = "http://k.example:5000";
+
+    #[tokio::test]
+    async fn a_version_at_the_end_of_auth_url_is_taken_at_its_word() {
+        let fake = FakeKeystone::default().with("POST /identity/v3/auth/tokens", 201, v3_token()).with(
+            "POST /identity/v2.0/tokens",
+            200,
+            v2_token(json!({"id": "p1", "name": "demo"})),
+        );
+        for (auth_url, version, expected) in [
+            ("http://k/identity/v3", IdentityVersion::Discover, "POST /identity/v3/auth/tokens"),
+            ("http://k/identity/v3/", IdentityVersion::Discover, "POST /identity/v3/auth/tokens"),
+            ("http://k/identity/v2.0", IdentityVersion::Discover, "POST /identity/v2.0/tokens"),
+            ("http://k/identity/v2.0", IdentityVersion::V3, "POST /identity/v3/auth/tokens"),
+            ("http://k/identity/v3", IdentityVersion::V2, "POST /identity/v2.0/tokens"),
+            ("http://k/identity", IdentityVersion::V3, "POST /identity/v3/auth/tokens"),
+            ("http://k/identity", IdentityVersion::V2, "POST /identity/v2.0/tokens"),
+        ] {
+            fake.client(auth_url, version, None).authenticate(&Scope::Default).await.unwrap();
+            assert_eq!(fake.asked(), [expected], "{auth_url} {version:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn versions_are_discovered_once_and_v3_wins() {
+        let fake =
+            FakeKeystone::default().with("GET /", 300, BOTH).with("POST /v3/auth/tokens", 201, v3_token());
+        let client = fake.client(URL, IdentityVersion::Discover, Some("Default"));
+        client.authenticate(&Scope::Default).await.unwrap();
+        client.authenticate(&Scope::Default).await.unwrap();
+        assert_eq!(fake.asked(), ["GET /", "POST /v3/auth/tokens", "POST /v3/auth/tokens"]);
+    }
+
+    #[tokio::test]
+    async fn a_keystone_with_v2_only_is_used_unless_another_domain_than_the_default_is_named() {
+        let fake = FakeKeystone::default().with("GET /", 300, ONLY_V2).with(
+            "POST /v2.0/tokens",
+            200,
+            v2_token(json!({"id": "p1", "name": "demo"})),
+        );
+        for domain in [None, Some("Default"), Some("default")] {
+            let client = fake.client(URL, IdentityVersion::Discover, domain);
+            assert_eq!(client.authenticate(&Scope::Default).await.unwrap().project.unwrap().id, "p1");
+        }
+        let client = fake.client(URL, IdentityVersion::Discover, Some("acme"));
+        let error = client.authenticate(&Scope::Default).await.unwrap_err();
+        assert!(error.to_string().contains("domains"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn without_a_version_document_v3_is_tried_and_not_remembered() {
+        for (status, body) in [(404, ""), (200, "<html>"), (302, "")] {
+            let fake = FakeKeystone::default().with("GET /", status, body).with(
+                "POST /v3/auth/tokens",
+                201,
+                v3_token(),
+            );
+            let client = fake.client(URL, IdentityVersion::Discover, None);
+            client.authenticate(&Scope::Default).await.unwrap();
+            client.authenticate(&Scope::Default).await.unwrap();
+            assert_eq!(fake.asked().len(), 4, "{status}");
+        }
+        let fake = FakeKeystone::default().with("GET /", 503, "");
+        let error = fake.client(URL, IdentityVersion::Discover, None).authenticate(&Scope::Default).await;
+        assert!(matches!(error, Err(AuthError::Unavailable { status: 503, .. })), "{error:?}");
+        let fake = FakeKeystone::default().with("GET /", 200, r#"{"versions": []}"#);
+        let error = fake.client(URL, IdentityVersion::Discover, None).authenticate(&Scope::Default).await;
+        assert!(error.unwrap_err().to_string().contains("is it Keystone's?"));
+    }
+
+    #[tokio::test]
+    async fn a_v3_login_that_gets_no_scope_lists_the_projects() {
+        let unscoped = json!({"token": {"expires_at": "2026-11-21T22:21:13.000000Z",
+            "issued_at": "2026-11-21T21:21:13.000000Z"}});
+        let projects = json!({"projects": [{"id": "1", "name": "demo", "enabled": true},
+            {"id": "2", "name": "off", "enabled": false}, {"id": "3", "name": "lab"}]});
+        let fake = FakeKeystone::default().with("POST /v3/auth/tokens", 201, unscoped).with(
+            "GET /v3/auth/projects",
+            200,
+            projects,
+        );
+        let client = fake.client(URL, IdentityVersion::V3, Some("Default"));
+        let error = client.authenticate(&Scope::Default).await.unwrap_err();
+        assert!(error.to_string().ends_with("to one of: demo, lab"), "{error}");
+        let token = client.authenticate(&Scope::Unscoped).await.unwrap();
+        assert!(token.catalog.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_v2_login_without_a_tenant_takes_the_only_one() {
+        let tenants = |names: &[&str]| {
+            let tenants: Vec<_> =
+                names.iter().map(|name| json!({"id": "t1", "name": name, "enabled": true})).collect();
+            json!({"tenants": tenants, "tenants_links": []})
+        };
+        let fake = |names: &[&str]| {
+            FakeKeystone::default()
+                .with("POST /v2.0/tokens", 200, v2_token(Value::Null))
+                .with("POST /v2.0/tokens with tenant", 200, v2_token(json!({"id": "t1", "name": "demo"})))
+                .with("GET /v2.0/tenants", 200, tenants(names))
+        };
+        let log_in = async |names: &[&str], scope: Scope| {
+            let fake = fake(names);
+            let client = fake.client(URL, IdentityVersion::V2, None);
+            (client.authenticate(&scope).await, fake.asked().len())
+        };
+        let (token, calls) = log_in(&["demo"], Scope::Default).await;
+        assert_eq!((token.unwrap().project.unwrap().id.as_str(), calls), ("t1", 3));
+        let (error, _) = log_in(&[], Scope::Default).await;
+        assert!(matches!(error, Err(AuthError::NoTenant)));
+        let (error, _) = log_in(&["demo", "lab"], Scope::Default).await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.ends_with("set OS_PROJECT_NAME to one of: demo, lab"), "{error}");
+        let (token, calls) = log_in(&["demo", "lab"], Scope::Unscoped).await;
+        assert_eq!((token.unwrap().project, calls), (None, 1));
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_error_that_names_the_host_and_no_secret() {
+        let fake = FakeKeystone::default().with("POST /v3/auth/tokens", 302, "");
+        let client = fake.client(URL, IdentityVersion::V3, None);
+        let error = client.authenticate(&Scope::Default).await.unwrap_err().to_string();
+        assert!(error.contains("host elsewhere.example,"), "{error}");
+        assert!(!format!("{client:?}").contains("s3cret"));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_checked_with_keystone() {
+        let token = TokenId::new("t").unwrap();
+        for (status, good) in
+            [(200, Some(true)), (204, Some(true)), (401, Some(false)), (404, Some(false)), (503, None)]
+        {
+            let fake = FakeKeystone::default().with("HEAD /v3/auth/tokens", status, "").with(
+                "GET /v2.0/tenants",
+                status,
+                "",
+            );
+            for version in [IdentityVersion::V3, IdentityVersion::V2] {
+                let checked = fake.client(URL, version, None).validate(&token).await;
+                assert_eq!(checked.ok(), good, "{status} {version:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What a cloud's operator gave keyway to log in with, checked.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::upstream::{BaseUrl, tls};
+
+/// One cloud: how to log in, and how to choose among its endpoints.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its name in clouds.yaml (`envvars` for `OS_*`): the `{cloud}` of addresses and metrics.
+    pub name: String,
+    /// How to get a token.
+    pub auth: Auth,
+    /// Region of the catalog; `None` takes the first endpoint that fits, as keystoneauth does.
+    pub region: Option<String>,
+    /// Interfaces in order of preference; never empty.
+    pub interfaces: Vec<Interface>,
+    /// `<service>_endpoint_override`, by service type as the operator wrote it, with `-` for `_`.
+    pub endpoint_overrides: BTreeMap<String, BaseUrl>,
+    /// TLS towards Keystone and the services.
+    pub tls: tls::Config,
+    /// Plain-http origins that may get a token although `auth_url` is https.
+    pub allow_http: AllowHttp,
+}
+
+/// Which plain-http endpoints may get a token where `auth_url` is https.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AllowHttp {
+    /// None.
+    #[default]
+    Never,
+    /// Those of the named service types or origins (`http://host:port`).
+    Only(Vec<String>),
+}
+
+/// How a cloud's token comes about.
+#[derive(Clone, Debug)]
+pub enum Auth {
+    /// From Keystone, by logging in.
+    Identity(Identity),
+    /// `auth_type: admin_token` (old name `token_endpoint`): a fixed token for one endpoint, which
+    /// serves every service. No Keystone, no catalog, no renewal.
+    Fixed {
+        /// The endpoint of every service.
+        endpoint: BaseUrl,
+        /// The token.
+        token: Secret,
+    },
+}
+
+/// A login at Keystone.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// As given: with or without a version at its end.
+    pub auth_url: BaseUrl,
+    /// Which Identity API to speak.
+    pub version: IdentityVersion,
+    /// With what.
+    pub method: Method,
+    /// For what.
+    pub scope: Scope,
+}
+
+/// The Identity API to speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IdentityVersion {
+    /// Whatever `auth_url` ends with or its version document offers; v3 where both are there.
+    #[default]
+    Discover,
+    /// `POST /v2.0/tokens`.
+    V2,
+    /// `POST /v3/auth/tokens`.
+    V3,
+}
+
+/// What proves who we are.
+#[derive(Clone, Debug)]
+pub enum Method {
+    /// A user's password.
+    Password {
+        /// Whose.
+        user: User,
+        /// The password.
+        password: Secret,
+    },
+    /// A token, which is exchanged for one with the scope; it can't outlive the one given.
+    Token(Secret),
+    /// An application credential, which brings its own scope.
+    ApplicationCredential {
+        /// Which one.
+        which: ApplicationCredential,
+        /// Its secret.
+        secret: Secret,
+    },
+}
+
+/// Which application credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApplicationCredential {
+    /// By id.
+    Id(String),
+    /// By name, which is unique per user only.
+    Name {
+        /// Its name.
+        name: String,
+        /// Its owner.
+        user: User,
+    },
+}
+
+/// A user, by id or by name. Identity v2.0 knows no domains.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum User {
+    /// By id.
+    Id(String),
+    /// By name.
+    Name {
+        /// The name.
+        name: String,
+        /// Its domain; Keystone's v3 wants one.
+        domain: Option<Domain>,
+    },
+}
+
+/// What a token is good for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Nothing asked: the user's default project, the application credential's own, or the only
+    /// tenant that an Identity v2.0 user has.
+    Default,
+    /// Explicitly no scope.
+    Unscoped,
+    /// A project (v2.0: a tenant).
+    Project(Project),
+    /// A domain.
+    Domain(Domain),
+    /// The whole system (`system_scope: all`).
+    System,
+}
+
+/// A project, by id or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Project {
+    /// By id.
+    Id(String),
+    /// By name.
+    Name {
+        /// The name.
+        name: String,
+        /// Its domain; absent for v2.0 only.
+        domain: Option<Domain>,
+    },
+}
+
+/// A domain, by id or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Domain {
+    /// By id.
+    Id(String),
+    /// By name.
+    Name(String),
+}
+
+/// An endpoint's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Interface {
+    /// For everyone.
+    Public,
+    /// For services and neighbours.
+    Internal,
+    /// For operators.
+    Admin,
+}
+
+impl Interface {
+    /// As the v3 catalog writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Internal => "internal",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Interface {
+    type Err = String;
+
+    /// Reads `public` or `publicURL`, in any case.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().trim_end_matches("url") {
+            "public" => Ok(Self::Public),
+            "internal" => Ok(Self::Internal),
+            "admin" => Ok(Self::Admin),
+            _ => Err(format!("`{text}` is no interface: public, internal or admin")),
+        }
+    }
+}
+
+/// A password or another secret: never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a secret in.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself, for the one place that sends it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}

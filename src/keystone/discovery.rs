@@ -1,0 +1,370 @@
+//! Which version is current where the catalog names none?
+//!
+//! Many catalogs hold unversioned URLs. The service's own version document, at the root of such a
+//! URL, says which path segment the current version has. Only that segment is taken from it: scheme,
+//! host and path stay the catalog's, since documents often have the wrong ones behind proxies.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::ACCEPT;
+use http::{HeaderValue, Request, Response, StatusCode};
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use super::TokenId;
+use super::protocol::{version_entries, version_segment};
+use crate::upstream::{self, BaseUrl};
+
+/// How long an answer is believed, and how long it is that there was none.
+const KNOWN: Duration = Duration::from_secs(600);
+const UNKNOWN: Duration = Duration::from_secs(60);
+
+/// How long a service that could not answer is left alone; what it said before counts until then.
+const UNANSWERED: Duration = Duration::from_secs(1);
+
+/// How long a service may take to answer.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The longest document that is read; real ones have a few KiB.
+const LONGEST_DOCUMENT: usize = 256 << 10;
+
+/// How many base URLs are remembered.
+const MOST_URLS: u64 = 4096;
+
+/// The path segment of the current version, from a service's version document: of those entries that
+/// are CURRENT or stable, else SUPPORTED, else DEPRECATED, the highest one. `None` where the text is
+/// no such document, or where the version has no path of its own (placement).
+pub fn current_version(document: &[u8]) -> Option<String> {
+    let document: Value = serde_json::from_slice(document).ok()?;
+    let best = version_entries(&document)?
+        .iter()
+        .filter_map(|entry| Some((standing(entry["status"].as_str()?)?, number(entry), entry)))
+        .max_by_key(|(standing, number, _)| (*standing, *number))?;
+    version_segment(best.2).map(str::to_owned)
+}
+
+/// How good a version's status is; `None` for EXPERIMENTAL and whatever else there may be.
+fn standing(status: &str) -> Option<u8> {
+    match status.to_ascii_uppercase().as_str() {
+        "CURRENT" | "STABLE" => Some(3),
+        "SUPPORTED" => Some(2),
+        "DEPRECATED" => Some(1),
+        _ => None,
+    }
+}
+
+/// `v2.17` as numbers; zero for what is none.
+fn number(entry: &Value) -> (u32, u32) {
+    let id = entry["id"].as_str().unwrap_or_default().trim_start_matches('v');
+    let (major, minor) = id.split_once('.').unwrap_or((id, "0"));
+    (major.parse().unwrap_or(0), minor.parse().unwrap_or(0))
+}
+
+/// Remembers the current versions of services. A clone shares what was found.
+#[derive(Clone)]
+pub struct Discovery {
+    found: moka::sync::Cache<BaseUrl, Arc<Entry>>,
+}
+
+/// One base URL's answer, or the place where those meet who wait for it.
+type Entry = OnceCell<Found>;
+
+#[derive(Clone)]
+struct Found {
+    segment: Option<Arc<str>>,
+    until: Instant,
+}
+
+impl fmt::Debug for Discovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Discovery").field("found", &self.found.entry_count()).finish()
+    }
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Discovery {
+    /// Remembers nothing yet.
+    pub fn new() -> Self {
+        Self { found: moka::sync::Cache::new(MOST_URLS) }
+    }
+
+    /// What is remembered of `base`: `None` when it has to be asked, `Some(None)` when it has no
+    /// version to put in. Asks nobody.
+    pub fn known(&self, base: &BaseUrl) -> Option<Option<Arc<str>>> {
+        let entry = self.found.get(base)?;
+        let found = entry.get().filter(|found| now() < found.until)?;
+        Some(found.segment.clone())
+    }
+
+    /// The path segment of the current version below `base`, where there is one. Callers that come
+    /// together share one question. The service is asked without a token first, since most answer
+    /// anyone, and once more with `token` if it wants one. Pass none for an endpoint that must not get
+    /// it.
+    pub async fn current(
+        &self,
+        http: &upstream::Client,
+        base: &BaseUrl,
+        token: Option<&TokenId>,
+    ) -> Option<Arc<str>> {
+        self.current_with(base, token, |request| async {
+            let asked = http.fetch(base.origin(), request, LONGEST_DOCUMENT);
+            match tokio::time::timeout(DEADLINE, asked).await {
+                Ok(Ok(answer)) => Some(answer),
+                Ok(Err(error)) => {
+                    tracing::debug!(%base, %error, "no version document");
+                    None
+                }
+                Err(_) => {
+                    tracing::debug!(%base, "no version document in time");
+                    None
+                }
+            }
+        })
+        .await
+    }
+
+    async fn current_with<F: Future<Output = Option<Response<Bytes>>>>(
+        &self,
+        base: &BaseUrl,
+        token: Option<&TokenId>,
+        ask: impl Fn(Request<Bytes>) -> F,
+    ) -> Option<Arc<str>> {
+        let last = self.found.get(base);
+        let previous = last.as_ref().and_then(|entry| entry.get()?.segment.clone());
+        let entry = last.filter(|entry| entry.get().is_none_or(|found| now() < found.until));
+        let entry = entry.unwrap_or_else(|| {
+            // Several may find the old answer too old at once; they still meet in one new entry.
+            let outdated = |entry: &Arc<Entry>| entry.get().is_some_and(|found| now() >= found.until);
+            self.found.entry_by_ref(base).or_insert_with_if(Arc::default, outdated).into_value()
+        });
+        let found = entry
+            .get_or_init(|| async {
+                let (segment, good_for) = match discover(base, token, ask).await {
+                    Ok(Some(segment)) => (Some(Arc::from(segment)), KNOWN),
+                    Ok(None) => (None, UNKNOWN),
+                    Err(Unanswered) => (previous, UNANSWERED),
+                };
+                Found { segment, until: now() + good_for }
+            })
+            .await;
+        found.segment.clone()
+    }
+}
+
+/// The service is down, busy, or does not like the token: that says nothing about its versions.
+struct Unanswered;
+
+/// Asks once, or twice where a token is wanted.
+async fn discover<F: Future<Output = Option<Response<Bytes>>>>(
+    base: &BaseUrl,
+    token: Option<&TokenId>,
+    ask: impl Fn(Request<Bytes>) -> F,
+) -> Result<Option<String>, Unanswered> {
+    let mut answer = ask(request(base, None)).await.ok_or(Unanswered)?;
+    if answer.status() == StatusCode::UNAUTHORIZED
+        && let Some(token) = token
+    {
+        answer = ask(request(base, Some(token))).await.ok_or(Unanswered)?;
+    }
+    match answer.status() {
+        StatusCode::OK | StatusCode::MULTIPLE_CHOICES => Ok(current_version(answer.body())),
+        StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => Err(Unanswered),
+        status if status.is_server_error() => Err(Unanswered),
+        _ => Ok(None),
+    }
+}
+
+fn request(base: &BaseUrl, token: Option<&TokenId>) -> Request<Bytes> {
+    let mut request = Request::get(format!("{}/", base.path()))
+        .body(Bytes::new())
+        .expect("a base URL's path was parsed as one");
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+    if let Some(token) = token {
+        request.headers_mut().insert("x-auth-token", token.header().clone());
+    }
+    request
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(document: &str, expected: Option<&str>) {
+        assert_eq!(current_version(document.as_bytes()).as_deref(), expected, "{document}");
+    }
+
+    const GLANCE: &str = r#"{"versions": [
+        {"id": "v2.16", "status": "SUPPORTED", "links": [{"rel": "self", "href": "http://127.0.0.1:9292/v2/"}]},
+        {"id": "v2.17", "status": "CURRENT", "links": [{"rel": "self", "href": "http://127.0.0.1:9292/v2/"}]},
+        {"id": "v2.7", "status": "SUPPORTED", "links": [{"rel": "self", "href": "http://127.0.0.1:9292/v2/"}]}]}"#;
+
+    #[test]
+    fn the_documents_of_real_services_lead_to_their_current_version() {
+        // All of the 2026.1 release.
+        check(GLANCE, Some("v2"));
+        check(
+            r#"{"versions": [{"id": "v2.0", "status": "CURRENT",
+                "links": [{"rel": "self", "href": "http://127.0.0.1:9696/v2.0/"}]}]}"#,
+            Some("v2.0"),
+        );
+        check(
+            r#"{"versions": [
+                {"id": "v2.0", "status": "DEPRECATED", "version": "", "min_version": "",
+                    "links": [{"rel": "self", "href": "http://127.0.0.1:8774/v2/"}]},
+                {"id": "v2.1", "status": "CURRENT", "version": "2.103", "min_version": "2.1",
+                    "links": [{"rel": "self", "href": "http://127.0.0.1:8774/v2.1/"}]}]}"#,
+            Some("v2.1"),
+        );
+        check(
+            r#"{"versions": [{"id": "v3.0", "status": "CURRENT", "version": "3.71", "min_version": "3.0", "links": [
+                {"rel": "describedby", "type": "text/html", "href": "https://docs.openstack.org/"},
+                {"rel": "self", "href": "http://127.0.0.1:8776/v3/"}]}]}"#,
+            Some("v3"),
+        );
+        check(
+            r#"{"versions": {"values": [{"id": "v3.14", "status": "stable",
+                "links": [{"rel": "self", "href": "http://127.0.0.1:5000/v3/"}]}]}}"#,
+            Some("v3"),
+        );
+        check(
+            r#"{"versions": [{"id": "v1.0", "max_version": "1.39", "min_version": "1.0", "status": "CURRENT",
+                "links": [{"rel": "self", "href": ""}]}]}"#,
+            None,
+        );
+    }
+
+    #[test]
+    fn without_a_current_version_the_highest_supported_one_is_taken() {
+        let entry = |id: &str, status: &str, path: &str| {
+            format!(
+                r#"{{"id": "{id}", "status": "{status}", "links": [{{"rel": "self", "href": "http://h/{path}"}}]}}"#
+            )
+        };
+        let document = |entries: &[String]| format!(r#"{{"versions": [{}]}}"#, entries.join(","));
+        let (old, two, ten) = (
+            entry("v1", "DEPRECATED", "v1"),
+            entry("v2.9", "SUPPORTED", "v2"),
+            entry("v2.10", "SUPPORTED", "v10"),
+        );
+        let new = entry("v9", "EXPERIMENTAL", "v9");
+        check(&document(&[two.clone(), ten, old.clone(), new.clone()]), Some("v10"));
+        check(&document(&[old, two, new.clone()]), Some("v2"));
+        check(&document(&[new]), None);
+    }
+
+    #[test]
+    fn what_is_no_version_document_has_no_version() {
+        for odd in
+            ["", "<html>", "[]", "[{\"name\": \"c\"}]", "{}", "{\"versions\": {}}", "{\"versions\": [1]}"]
+        {
+            check(odd, None);
+        }
+        check(r#"{"versions": [{"id": "v1", "status": "CURRENT"}]}"#, None);
+        let elsewhere = r#"{"version": {"id": "v1", "status": "CURRENT",
+            "links": [{"rel": "self", "href": "http://evil.example/v1/../admin"}]}}"#;
+        check(elsewhere, None);
+    }
+
+    /// Answers from a list, and keeps whether a token came with each request.
+    struct Service {
+        answers: Mutex<Vec<(u16, &'static str)>>,
+        asked: Mutex<Vec<(String, bool)>>,
+    }
+
+    impl Service {
+        fn new(answers: &[(u16, &'static str)]) -> Self {
+            Self { answers: Mutex::new(answers.to_vec()), asked: Mutex::default() }
+        }
+
+        async fn ask(&self, request: Request<Bytes>) -> Option<Response<Bytes>> {
+            tokio::task::yield_now().await;
+            let with_token = request.headers().contains_key("x-auth-token");
+            self.asked.lock().unwrap().push((request.uri().to_string(), with_token));
+            let mut answers = self.answers.lock().unwrap();
+            let (status, body) = if answers.is_empty() { return None } else { answers.remove(0) };
+            Some(Response::builder().status(status).body(Bytes::from_static(body.as_bytes())).unwrap())
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.lock().unwrap().len()
+        }
+    }
+
+    fn base() -> BaseUrl {
+        BaseUrl::parse("http://127.0.0.1:9292/image").unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_shared_and_remembered_for_ten_minutes() {
+        let service = Service::new(&[(300, GLANCE), (404, ""), (200, GLANCE)]);
+        let discovery = Discovery::new();
+        let ask = || async { discovery.current_with(&base(), None, |request| service.ask(request)).await };
+        let (a, b) = tokio::join!(ask(), ask());
+        assert_eq!((a.as_deref(), b.as_deref()), (Some("v2"), Some("v2")));
+        assert_eq!(*service.asked.lock().unwrap(), [("/image/".to_owned(), false)]);
+        assert_eq!(discovery.known(&base()).flatten().as_deref(), Some("v2"));
+
+        tokio::time::advance(KNOWN).await;
+        assert!(discovery.known(&base()).is_none());
+        let (a, b) = tokio::join!(ask(), ask());
+        assert_eq!((a, b, service.asked()), (None, None, 2));
+        assert_eq!(discovery.known(&base()), Some(None), "that there is none is remembered too");
+        tokio::time::advance(UNKNOWN).await;
+        assert_eq!(ask().await.as_deref(), Some("v2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_could_not_answer_is_asked_again_soon_and_its_last_word_counts() {
+        for (status, body) in [(500, ""), (503, GLANCE), (429, ""), (401, "")] {
+            let service = Service::new(&[(status, body), (200, GLANCE), (status, body), (404, "")]);
+            let discovery = Discovery::new();
+            let ask =
+                || async { discovery.current_with(&base(), None, |request| service.ask(request)).await };
+            assert_eq!(ask().await, None, "{status}");
+            tokio::time::advance(UNANSWERED).await;
+            assert_eq!(ask().await.as_deref(), Some("v2"));
+            tokio::time::advance(KNOWN).await;
+            assert_eq!(ask().await.as_deref(), Some("v2"));
+            assert_eq!(service.asked(), 3);
+            tokio::time::advance(UNANSWERED).await;
+            assert_eq!(ask().await, None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_sent_only_where_it_is_asked_for_and_allowed() {
+        let token = TokenId::new("t").unwrap();
+        let service = Service::new(&[(401, ""), (200, GLANCE)]);
+        let found =
+            Discovery::new().current_with(&base(), Some(&token), |request| service.ask(request)).await;
+        assert_eq!(found.as_deref(), Some("v2"));
+        let tokens: Vec<_> = service.asked.lock().unwrap().iter().map(|(_, token)| *token).collect();
+        assert_eq!(tokens, [false, true]);
+
+        let service = Service::new(&[(401, ""), (200, GLANCE)]);
+        let found = Discovery::new().current_with(&base(), None, |request| service.ask(request)).await;
+        assert_eq!((found, service.asked()), (None, 1));
+
+        for (status, body) in [(302, ""), (200, "<html>"), (404, GLANCE)] {
+            let service = Service::new(&[(status, body), (200, GLANCE)]);
+            let found =
+                Discovery::new().current_with(&base(), Some(&token), |request| service.ask(request)).await;
+            assert_eq!((found, service.asked()), (None, 1), "{status}");
+        }
+    }
+}

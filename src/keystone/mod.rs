@@ -1,0 +1,25 @@
+//! Keystone: who are we, which token do we carry, and where are the services?
+//!
+//! Nothing here knows routes or downstream clients.
+
+pub mod cache;
+pub mod catalog;
+pub mod client;
+pub mod credentials;
+pub mod discovery;
+pub mod error;
+pub mod protocol;
+pub mod service_type;
+pub mod token;
+
+pub use cache::{Event, Key, Observer, Outcome, Reason, Status, TokenCache};
+pub use catalog::{Catalog, Destination, Endpoint, NoEndpoint};
+pub use client::Client;
+pub use credentials::{
+    AllowHttp, ApplicationCredential, Auth, Config, Domain, Identity, IdentityVersion, Interface, Method,
+    Project, Scope, Secret, User,
+};
+pub use discovery::Discovery;
+pub use error::AuthError;
+pub use protocol::ProjectInfo;
+pub use token::{InvalidToken, Named, Token, TokenId};

@@ -1,0 +1,160 @@
+//! Which names mean the same service?
+//!
+//! The official service types and their historical aliases, as the Service Types Authority
+//! publishes them (os-service-types 1.9.0, `service-types.json`). In every look-up `_` is `-` and
+//! case does not matter. A type that the table lacks is simply related to nothing but itself:
+//! real catalogs hold many of those.
+
+use std::borrow::Cow;
+
+/// Official types, each with its aliases in order of preference.
+const SERVICE_TYPES: &[(&str, &[&str])] = &[
+    ("identity", &[]),
+    ("compute", &[]),
+    ("image", &[]),
+    ("load-balancer", &[]),
+    ("object-store", &[]),
+    ("clustering", &["resource-cluster", "cluster"]),
+    ("data-processing", &[]),
+    ("baremetal", &["bare-metal"]),
+    ("baremetal-introspection", &[]),
+    ("key-manager", &[]),
+    ("ec2-api", &[]),
+    ("resource-optimization", &["infra-optim"]),
+    ("message", &["messaging"]),
+    ("application-catalog", &[]),
+    ("container-infrastructure-management", &["container-infrastructure", "container-infra"]),
+    ("search", &[]),
+    ("dns", &[]),
+    ("workflow", &["workflowv2"]),
+    ("rating", &[]),
+    ("operator-policy", &["policy"]),
+    ("shared-file-system", &["sharev2", "share"]),
+    ("data-protection-orchestration", &[]),
+    ("orchestration", &[]),
+    ("block-storage", &["volumev3", "volumev2", "volume", "block-store"]),
+    ("alarm", &["alarming"]),
+    ("meter", &["metering", "telemetry"]),
+    ("event", &["events"]),
+    ("application-deployment", &["application_deployment"]),
+    ("multi-region-network-automation", &["tricircle"]),
+    ("database", &[]),
+    ("application-container", &["container"]),
+    ("log-management", &[]),
+    ("root-cause-analysis", &["rca"]),
+    ("nfv-orchestration", &[]),
+    ("network", &[]),
+    ("backup", &[]),
+    ("monitoring-logging", &["monitoring-log-api"]),
+    ("monitoring", &[]),
+    ("monitoring-events", &[]),
+    ("placement", &[]),
+    ("instance-ha", &["ha"]),
+    ("reservation", &[]),
+    ("function-engine", &[]),
+    ("accelerator", &[]),
+    ("admin-logic", &["registration"]),
+];
+
+/// The official type that a type or alias stands for; an unknown name is left as it is.
+pub fn canonical(name: &str) -> Cow<'_, str> {
+    match entry(name) {
+        Some((official, _)) => Cow::Borrowed(*official),
+        None => Cow::Borrowed(name),
+    }
+}
+
+/// The aliases of a type (which may itself be given by an alias), the preferred one first.
+pub fn aliases(name: &str) -> &'static [&'static str] {
+    entry(name).map_or(&[], |(_, aliases)| *aliases)
+}
+
+/// Whether two names are the same one: `-` is `_`, and case does not matter.
+pub fn same(a: &str, b: &str) -> bool {
+    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| fold(a) == fold(b))
+}
+
+/// Whether two names are the same service: the same name, or aliases of the same type.
+pub fn related(a: &str, b: &str) -> bool {
+    same(a, b) || matches!((entry(a), entry(b)), (Some((a, _)), Some((b, _))) if a == b)
+}
+
+/// The names under which a catalog may list what was asked for, the best match first: the name
+/// itself, its official type, then the aliases in order.
+pub fn candidates(asked: &str) -> impl Iterator<Item = &str> {
+    let entry = entry(asked);
+    let official = entry.map(|(official, _)| *official);
+    let aliases = entry.map_or(&[][..], |(_, aliases)| *aliases);
+    std::iter::once(asked).chain(official).chain(aliases.iter().copied())
+}
+
+fn entry(name: &str) -> Option<&'static (&'static str, &'static [&'static str])> {
+    SERVICE_TYPES
+        .iter()
+        .find(|(official, aliases)| same(official, name) || aliases.iter().any(|alias| same(alias, name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_or_alias_leads_to_its_official_type() {
+        for (name, official) in [
+            ("compute", "compute"),
+            ("Volume", "block-storage"),
+            ("volumev3", "block-storage"),
+            ("block_storage", "block-storage"),
+            ("BLOCK_STORE", "block-storage"),
+            ("application_deployment", "application-deployment"),
+            ("sharev2", "shared-file-system"),
+            ("container", "application-container"),
+            ("metric", "metric"),
+            ("rax:database", "rax:database"),
+            ("networking", "networking"),
+            ("", ""),
+        ] {
+            assert_eq!(canonical(name), official, "{name}");
+        }
+    }
+
+    #[test]
+    fn aliases_come_in_the_order_of_the_authority() {
+        assert_eq!(aliases("block-storage"), ["volumev3", "volumev2", "volume", "block-store"]);
+        assert_eq!(aliases("volume"), aliases("block-storage"));
+        assert!(aliases("compute").is_empty());
+        assert!(aliases("metric").is_empty());
+    }
+
+    #[test]
+    fn only_aliases_of_one_type_are_related() {
+        assert!(related("volumev2", "volumev3"));
+        assert!(related("object_store", "Object-Store"));
+        assert!(related("cloud_formation", "cloud-formation"));
+        assert!(!related("compute", "compute_legacy"));
+        assert!(!related("metric", "meter"));
+    }
+
+    #[test]
+    fn the_asked_name_is_the_first_candidate() {
+        let names: Vec<_> = candidates("volume").collect();
+        assert_eq!(names, ["volume", "block-storage", "volumev3", "volumev2", "volume", "block-store"]);
+        assert_eq!(candidates("metric").collect::<Vec<_>>(), ["metric"]);
+    }
+
+    #[test]
+    fn no_name_belongs_to_two_types() {
+        let mut names: Vec<String> = SERVICE_TYPES
+            .iter()
+            .flat_map(|(official, aliases)| {
+                let aliases = aliases.iter().filter(move |alias| !same(alias, official));
+                std::iter::once(official).chain(aliases).map(|name| name.replace('_', "-"))
+            })
+            .collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!((SERVICE_TYPES.len(), names.len()), (45, count));
+    }
+}

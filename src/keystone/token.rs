@@ -1,0 +1,322 @@
+//! How long is a token good, and when is it time for the next one?
+//!
+//! A [`Token`] carries everything that came with it, the catalog above all. Its life is counted on
+//! the monotonic clock from before Keystone was asked, so neither a wrong clock on this machine nor
+//! one that jumps makes an expired token look fresh. Nothing here asks a clock: `now` is an
+//! argument.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http::HeaderValue;
+use jiff::Timestamp;
+
+use super::Catalog;
+
+/// Renewal starts this long before a token's end, if its life is not short.
+const RENEWAL_MARGIN: Duration = Duration::from_secs(120);
+
+/// No life is counted as longer than this: an `Instant` can't hold an arbitrary year.
+const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// How often at most a token's proof is noted, milliseconds.
+const PROOF_INTERVAL: u64 = 1000;
+
+/// A token's value, ready to be an `X-Auth-Token` header. Never printed.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TokenId(HeaderValue);
+
+/// The text is no token: empty, or not what a header field can hold. It is not repeated here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a token must be visible ASCII without line breaks, and not empty")]
+pub struct InvalidToken;
+
+impl TokenId {
+    /// Takes a token in.
+    ///
+    /// # Errors
+    /// When it is empty or could not be a header value.
+    pub fn new(text: &str) -> Result<Self, InvalidToken> {
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(InvalidToken);
+        }
+        let mut value = HeaderValue::from_str(text).map_err(|_| InvalidToken)?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+
+    /// The header value, marked sensitive.
+    pub fn header(&self) -> &HeaderValue {
+        &self.0
+    }
+
+    /// The token itself, for the one who sends or shows it.
+    pub fn expose(&self) -> &str {
+        self.0.to_str().expect("`new` lets only visible ASCII in")
+    }
+}
+
+impl fmt::Debug for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenId(redacted)")
+    }
+}
+
+/// Who or what a token names: a project or a user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// The id.
+    pub id: String,
+    /// The name; empty where Keystone left it out.
+    pub name: String,
+    /// The id of the domain that it belongs to. Identity v2.0 has none.
+    pub domain_id: Option<String>,
+}
+
+/// A token and what came with it.
+#[derive(Debug)]
+pub struct Token {
+    /// Its value.
+    pub id: TokenId,
+    /// Where the services are; empty for an unscoped token.
+    pub catalog: Arc<Catalog>,
+    /// The project that it is scoped to, if it is.
+    pub project: Option<Named>,
+    /// Whose it is; unknown for a fixed token.
+    pub user: Option<Named>,
+    /// Its end by Keystone's clock, UNIX seconds, for people and metrics; `None` where it has none.
+    pub expires_at: Option<i64>,
+    born: Instant,
+    expires: Option<Instant>,
+    lifetime: Duration,
+    used: AtomicBool,
+    proved: AtomicU64,
+}
+
+impl Token {
+    /// A token whose life of `lifetime` began at `born`, an instant before it was asked for.
+    pub fn new(id: TokenId, catalog: Catalog, born: Instant, lifetime: Duration) -> Self {
+        let lifetime = lifetime.min(LONGEST_LIFE);
+        Self {
+            id,
+            catalog: Arc::new(catalog),
+            project: None,
+            user: None,
+            expires_at: None,
+            born,
+            expires: born.checked_add(lifetime),
+            lifetime,
+            used: AtomicBool::new(false),
+            proved: AtomicU64::new(0),
+        }
+    }
+
+    /// A token that the operator gave: it never expires, as far as anyone knows.
+    pub fn fixed(id: TokenId, catalog: Catalog, now: Instant) -> Self {
+        Self { expires: None, ..Self::new(id, catalog, now, Duration::MAX) }
+    }
+
+    /// Whether it may still be sent.
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        self.expires.is_none_or(|expires| now < expires)
+    }
+
+    /// When it ends on the monotonic clock; `None` for a fixed token.
+    pub fn expires(&self) -> Option<Instant> {
+        self.expires
+    }
+
+    /// What is left of its life; zero once it is over, `None` for a fixed token.
+    pub fn life_left(&self, now: Instant) -> Option<Duration> {
+        self.expires.map(|expires| expires.saturating_duration_since(now))
+    }
+
+    /// The whole of its life, as Keystone gave it.
+    pub fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
+    /// When to fetch the next one: 120 s or a tenth of its life before its end, whichever is more,
+    /// but never before half of its life is over. `jitter`, from -1 to 1, moves that by up to a tenth
+    /// of the margin, so that many processes do not renew at once. `None` for a fixed token.
+    pub fn renew_at(&self, jitter: f64) -> Option<Instant> {
+        let half = self.lifetime / 2;
+        let margin = RENEWAL_MARGIN.max(self.lifetime / 10).min(half);
+        let margin = margin.mul_f64(1.0 + 0.1 * jitter.clamp(-1.0, 1.0)).min(half);
+        self.expires.map(|expires| expires.checked_sub(margin).unwrap_or(self.born))
+    }
+
+    /// Notes that a request carried it. Writes once, so that the hot path only reads.
+    pub fn mark_used(&self) {
+        if !self.was_used() {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a request has carried it.
+    pub fn was_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a service (or Keystone) accepted it just now. Writes once a second at most.
+    pub fn mark_proved(&self, now: Instant) {
+        let age = self.age(now);
+        if age.saturating_sub(self.proved.load(Ordering::Relaxed)) >= PROOF_INTERVAL {
+            self.proved.store(age, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was accepted (or issued) no longer than `span` ago.
+    pub fn proved_within(&self, now: Instant, span: Duration) -> bool {
+        let ago = self.age(now).saturating_sub(self.proved.load(Ordering::Relaxed));
+        Duration::from_millis(ago) <= span
+    }
+
+    /// Milliseconds since it was asked for.
+    fn age(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.born).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Reads a time as Keystones write it: any number of decimals, `Z`, an offset or neither, which
+/// means UTC.
+pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
+    let text = text.trim();
+    let shortened;
+    let text = match text.find(['.', ',']) {
+        // jiff holds nanoseconds and refuses finer ones.
+        Some(point) => {
+            let (whole, rest) = text.split_at(point);
+            let digits = rest[1..].bytes().take_while(u8::is_ascii_digit).count();
+            shortened = format!("{whole}{}{}", &rest[..=digits.min(9)], &rest[1 + digits..]);
+            &shortened
+        }
+        None => text,
+    };
+    text.parse::<Timestamp>().ok().or_else(|| {
+        let civil: jiff::civil::DateTime = text.parse().ok()?;
+        Some(civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+    })
+}
+
+/// How long a token lives that ends at `expires`: counted from when Keystone says it was issued,
+/// else from the `now` that comes closest to Keystone's clock. `None` when nothing is left of it.
+pub(super) fn lifetime(expires: Timestamp, issued: Timestamp) -> Option<Duration> {
+    Duration::try_from(expires.duration_since(issued)).ok().filter(|life| !life.is_zero())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(born: Instant, seconds: u64) -> Token {
+        let id = TokenId::new("gAAAAAB").unwrap();
+        Token::new(id, Catalog::default(), born, Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_token_is_what_a_header_can_hold_and_is_never_printed() {
+        let id = TokenId::new("gAAAAABra-secret").unwrap();
+        assert_eq!(format!("{id:?}"), "TokenId(redacted)");
+        assert!(!format!("{:?}", id.header()).contains("secret"));
+        for bad in ["", "a b", "a\nb", "ä", "a\0"] {
+            assert_eq!(TokenId::new(bad), Err(InvalidToken), "{bad:?}");
+        }
+        assert!(TokenId::new(&"M".repeat(16_384)).is_ok(), "PKI tokens are that long");
+    }
+
+    #[test]
+    fn times_are_read_in_every_form_that_keystones_write() {
+        let expected: Timestamp = "2026-11-21T22:21:13Z".parse().unwrap();
+        for text in [
+            "2026-11-21T22:21:13.000000Z",
+            "2026-11-21T22:21:13Z",
+            "2026-11-21T22:21:13",
+            "2026-11-21T22:21:13.000000",
+            "2026-11-21 22:21:13",
+            "2026-11-21T22:21:13.000000000000001Z",
+            "2026-11-22T00:21:13+02:00",
+            "2026-11-22T00:21:13.0+0200",
+            " 2026-11-21T17:21:13.000000-05:00 ",
+        ] {
+            assert_eq!(parse_time(text), Some(expected), "{text}");
+        }
+        for text in ["", "tomorrow", "2026-13-01T00:00:00Z", "1795299673", ".", "2026-11-21T22:21:13.ä"] {
+            assert_eq!(parse_time(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_life_must_be_positive() {
+        let at = |text| parse_time(text).unwrap();
+        let life = lifetime(at("2026-11-21T22:21:13Z"), at("2026-11-21T21:21:13.5Z"));
+        assert_eq!(life, Some(Duration::from_millis(3_599_500)));
+        assert_eq!(lifetime(at("2026-11-21T21:21:13Z"), at("2026-11-21T21:21:13Z")), None);
+        assert_eq!(lifetime(at("2026-11-21T21:21:13Z"), at("2027-11-21T21:21:13Z")), None);
+    }
+
+    #[track_caller]
+    fn check_renewal(life: u64, jitter: f64, expected: u64) {
+        let born = Instant::now();
+        let at = token(born, life).renew_at(jitter).unwrap();
+        assert_eq!((at - born).as_secs(), expected, "{life} s, jitter {jitter}");
+    }
+
+    #[test]
+    fn renewal_comes_ahead_of_expiry_but_never_before_half_of_life() {
+        check_renewal(3600, 0.0, 3600 - 360);
+        check_renewal(3600, 1.0, 3600 - 396);
+        check_renewal(3600, -1.0, 3600 - 324);
+        check_renewal(900, 0.0, 900 - 120);
+        check_renewal(240, 0.0, 120);
+        check_renewal(240, 1.0, 120);
+        check_renewal(240, -1.0, 132);
+        check_renewal(8, 1.0, 4);
+        check_renewal(86_400, 0.0, 86_400 - 8640);
+    }
+
+    #[test]
+    fn an_expired_token_is_not_fresh_and_a_fixed_one_always_is() {
+        let born = Instant::now();
+        let token = token(born, 60);
+        assert!(token.is_fresh(born + Duration::from_secs(59)));
+        assert!(!token.is_fresh(born + Duration::from_secs(60)));
+        assert_eq!(token.life_left(born + Duration::from_secs(90)), Some(Duration::ZERO));
+
+        let fixed = Token::fixed(TokenId::new("t").unwrap(), Catalog::default(), born);
+        assert!(fixed.is_fresh(born + LONGEST_LIFE * 2));
+        assert_eq!((fixed.renew_at(0.0), fixed.life_left(born)), (None, None));
+    }
+
+    #[test]
+    fn an_absurd_life_does_not_overflow() {
+        let born = Instant::now();
+        let id = TokenId::new("t").unwrap();
+        let token = Token::new(id, Catalog::default(), born, Duration::MAX);
+        assert!(token.is_fresh(born));
+        assert!(token.renew_at(1.0).is_some());
+    }
+
+    #[test]
+    fn proof_is_noted_and_ages() {
+        let born = Instant::now();
+        let token = token(born, 3600);
+        let at = |seconds| born + Duration::from_secs(seconds);
+        let minute = Duration::from_secs(60);
+        assert!(token.proved_within(at(30), minute), "Keystone just issued it");
+        assert!(!token.proved_within(at(90), minute));
+        token.mark_proved(at(100));
+        assert!(token.proved_within(at(150), minute));
+        token.mark_proved(at(50));
+        assert!(token.proved_within(at(150), minute), "an older proof changes nothing");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_reader_of_times_panic(text in "(2026-11-21T22:21:13)?[.,]?[0-9]{0,30}\\PC*") {
+            let _ = parse_time(&text);
+        }
+    }
+}
