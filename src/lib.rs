@@ -4,5 +4,7 @@
 //! signals, exit codes), so that tests can drive the real listeners inside their own process.
 
 pub mod body;
+pub mod cli;
+pub mod config;
 pub mod keystone;
 pub mod upstream;

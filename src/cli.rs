@@ -1,0 +1,185 @@
+//! The command line. Secrets never come from it: other users can see it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Overrides;
+
+const EXAMPLES: &str = "\
+Examples:
+  keyway                             serve the cloud of OS_CLOUD, of OS_*, or the only one in clouds.yaml
+  keyway --cloud prod --cloud lab    serve two clouds of clouds.yaml; prod is the default one
+  curl localhost:8180/compute/servers
+  keyway check --cloud prod          log in and see what is there, without serving
+  eval \"$(keyway env)\"               point the OpenStack clients in this shell at keyway
+  keyway demo                        try it without a cloud
+
+A flag wins over its KEYWAY_* variable, that over keyway.toml, that over the default.
+Passwords come from OS_* variables, clouds.yaml or secure.yaml, never from the command line.
+Exit codes: 0 fine, 1 could not start, 2 wrong usage or configuration.";
+
+/// An auth-caching reverse proxy for OpenStack: plain curl in, Keystone token added, answer streamed back.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "keyway", version, after_help = EXAMPLES, max_term_width = 110)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub options: Options,
+    /// What to do; nothing means `serve`.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Flags, before or after the command.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Configuration file [env: KEYWAY_CONFIG] [default: ~/.config/keyway/keyway.toml, then
+    /// /etc/keyway/keyway.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// A cloud of clouds.yaml (`envvars` is the one of OS_*); repeat it for several, the default one
+    /// first [env: KEYWAY_CLOUDS=A,B]
+    #[arg(long = "cloud", global = true, value_name = "NAME")]
+    clouds: Vec<String>,
+
+    /// Where to serve the services [env: KEYWAY_LISTEN] [default: 127.0.0.1:8180]
+    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+
+    /// Where to serve metrics, health and status [env: KEYWAY_ADMIN] [default: 127.0.0.1:8181]
+    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
+    admin: Option<String>,
+
+    /// Worker threads [env: KEYWAY_WORKERS] [default: one per core]
+    #[arg(long, global = true, value_name = "N")]
+    workers: Option<String>,
+
+    /// How a log line looks; auto is text on a terminal, else json [env: KEYWAY_LOG_FORMAT] [default: auto]
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = ["auto", "text", "json"])]
+    log_format: Option<String>,
+
+    /// What to log: error, warn, info, debug, trace, or a filter such as info,keyway::keystone=debug
+    /// [env: KEYWAY_LOG_LEVEL] [default: info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Serve the clouds (this is also what happens without a command)
+    #[default]
+    Serve,
+    /// Start a simulated cloud on this machine, with keyway in front of it
+    Demo,
+    /// Load the configuration, log in, and list the services and whether they answer
+    Check,
+    /// List each service with its local and its upstream URL
+    Routes,
+    /// Print the current token, for a script that insists on having it
+    Token,
+    /// Print what points an OpenStack client at keyway: OS_* lines for a shell
+    Env {
+        /// A clouds.yaml instead
+        #[arg(long)]
+        clouds_yaml: bool,
+    },
+}
+
+impl Cli {
+    /// What to do.
+    pub fn command(&self) -> Command {
+        self.command.clone().unwrap_or_default()
+    }
+
+    /// What the flags say about the configuration.
+    pub fn overrides(&self) -> Overrides {
+        let options = self.options.clone();
+        Overrides {
+            config: options.config,
+            clouds: options.clouds,
+            listen: options.listen,
+            admin: options.admin,
+            workers: options.workers,
+            log_format: options.log_format,
+            log_level: options.log_level,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        <Cli as CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_is_serve() {
+        assert_eq!(parse("keyway").unwrap().command(), Command::Serve);
+        assert_eq!(parse("keyway serve").unwrap().command(), Command::Serve);
+        assert_eq!(parse("keyway --listen 127.0.0.1:1").unwrap().command(), Command::Serve);
+    }
+
+    #[test]
+    fn flags_stand_before_or_after_the_command() {
+        let expected = Overrides {
+            config: Some(PathBuf::from("k.toml")),
+            clouds: vec!["prod".to_owned(), "lab".to_owned()],
+            listen: Some("127.0.0.1:1".to_owned()),
+            admin: Some("127.0.0.1:2".to_owned()),
+            workers: Some("3".to_owned()),
+            log_format: Some("json".to_owned()),
+            log_level: Some("debug".to_owned()),
+        };
+        let flags = "--config k.toml --cloud prod --cloud lab --listen 127.0.0.1:1 --admin 127.0.0.1:2 \
+                     --workers 3 --log-format json --log-level debug";
+        for line in
+            [format!("keyway {flags}"), format!("keyway {flags} check"), format!("keyway check {flags}")]
+        {
+            assert_eq!(parse(&line).expect(&line).overrides(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn commands_are_told_apart() {
+        for (line, command) in [
+            ("demo", Command::Demo),
+            ("check", Command::Check),
+            ("routes", Command::Routes),
+            ("token", Command::Token),
+            ("env", Command::Env { clouds_yaml: false }),
+            ("env --clouds-yaml", Command::Env { clouds_yaml: true }),
+        ] {
+            assert_eq!(parse(&format!("keyway {line}")).expect(line).command(), command);
+        }
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2() {
+        for line in ["srve", "--clod x", "--password x", "--log-format xml", "--cloud", "serve now"] {
+            assert_eq!(parse(&format!("keyway {line}")).expect_err(line).exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_shows_examples_and_every_variable() {
+        let error = parse("keyway --help").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DisplayHelp);
+        let help = error.to_string();
+        for word in ["keyway demo", "KEYWAY_CONFIG", "KEYWAY_CLOUDS", "KEYWAY_LISTEN", "KEYWAY_LOG_LEVEL"] {
+            assert!(help.contains(word), "{word}: {help}");
+        }
+    }
+}

@@ -1,0 +1,490 @@
+//! What did the operator write, and is it right?
+//!
+//! [`Config::load`] puts four layers together, each winning over the next: flags ([`Overrides`]),
+//! `KEYWAY_*` variables ([`Env`]), keyway.toml, and defaults. Which clouds there are and how to log in
+//! comes from clouds.yaml and secure.yaml or from `OS_*` variables, as the OpenStack clients read them.
+//! The result is checked: an address, not a text. Everything that is wrong is reported at once
+//! ([`Problems`]), each problem with its file and key. No other part reads a file of the operator's
+//! or asks the environment.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+use std::{path::PathBuf, thread};
+
+use crate::keystone;
+use crate::keystone::credentials::AllowHttp;
+use crate::upstream::{BaseUrl, Scheme};
+
+mod cloud;
+mod clouds;
+mod env;
+mod file;
+mod problems;
+mod value;
+mod yaml;
+
+pub use env::Env;
+use file::File;
+use problems::{COMMAND_LINE, ENVIRONMENT, closest};
+pub use problems::{Problem, Problems};
+
+/// Everything that the operator decides, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the services are served.
+    pub listen: SocketAddr,
+    /// Where metrics, health and status are served.
+    pub admin: SocketAddr,
+    /// Worker threads; at least 1.
+    pub workers: usize,
+    /// The clouds that are served, the default one first. Never empty, but for
+    /// [`Config::load_without_clouds`].
+    pub clouds: Vec<keystone::Config>,
+    /// What is logged, and how.
+    pub log: Log,
+    /// How long requests in flight may take to finish once keyway was told to stop.
+    pub drain: Duration,
+    /// How much of anything is too much.
+    pub limits: Limits,
+    /// How long anything may take.
+    pub timeouts: Timeouts,
+    /// What is allowed but unwise, for the log at start.
+    pub warnings: Vec<String>,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// A filter as `tracing_subscriber::EnvFilter` reads it; checked.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: "info".to_owned() }
+    }
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// `[limits]`. Sizes are in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How much of a request's body is kept so that it can be sent once more after a 401.
+    pub replay_buffer: usize,
+    /// The same, for all requests together.
+    pub replay_total: usize,
+    /// Connections from clients.
+    pub max_connections: usize,
+    /// A request's head.
+    pub head: usize,
+    /// A request's target (path and query).
+    pub target: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            replay_buffer: 64 << 10,
+            replay_total: 64 << 20,
+            max_connections: 10_000,
+            head: 64 << 10,
+            target: 16 << 10,
+        }
+    }
+}
+
+/// `[timeouts]`. None of them is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until there is a connection to a service, TLS included.
+    pub connect: Duration,
+    /// Until the head of a service's answer is there.
+    pub response: Duration,
+    /// For one call to Keystone, all of it.
+    pub keystone: Duration,
+    /// How long an unused connection to a service is kept.
+    pub idle: Duration,
+    /// A token that no service has accepted for this long is checked with Keystone before a body
+    /// goes out that can't be sent once more.
+    pub proof: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            response: Duration::from_secs(300),
+            keystone: Duration::from_secs(30),
+            idle: Duration::from_secs(55),
+            proof: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the command line says, as written. It wins over everything else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--cloud`, each of them.
+    pub clouds: Vec<String>,
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--admin`.
+    pub admin: Option<String>,
+    /// `--workers`.
+    pub workers: Option<String>,
+    /// `--log-format`.
+    pub log_format: Option<String>,
+    /// `--log-level`.
+    pub log_level: Option<String>,
+}
+
+/// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
+/// `_` for the dot.
+const SETTINGS: [&str; 16] = [
+    "listen",
+    "admin",
+    "workers",
+    "drain",
+    "log.format",
+    "log.level",
+    "limits.replay_buffer",
+    "limits.replay_total",
+    "limits.max_connections",
+    "limits.head",
+    "limits.target",
+    "timeouts.connect",
+    "timeouts.response",
+    "timeouts.keystone",
+    "timeouts.idle",
+    "timeouts.proof",
+];
+
+/// hyper's smallest read buffer, which a request's head must be able to fill.
+const SMALLEST_HEAD: usize = 8 << 10;
+
+impl Config {
+    /// Reads and checks everything: flags, environment, keyway.toml, clouds.yaml and secure.yaml.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn load(overrides: &Overrides, env: &Env) -> Result<Self, Problems> {
+        Self::read(overrides, env, true)
+    }
+
+    /// The same without any cloud, for a program that brings its own (`keyway demo`): neither
+    /// clouds.yaml nor `OS_*` is looked at, and [`Config::clouds`] is empty.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn load_without_clouds(overrides: &Overrides, env: &Env) -> Result<Self, Problems> {
+        Self::read(overrides, env, false)
+    }
+
+    fn read(overrides: &Overrides, env: &Env, with_clouds: bool) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let mut warnings = Vec::new();
+        env.check(&mut problems);
+        let file = File::load(overrides, env, &mut problems);
+        let mut layers = Layers { overrides, env, file: &file, problems: &mut problems };
+        let mut config = layers.settings();
+        config.check(&mut layers, &mut warnings);
+        warn_of_unknown_variables(env, &mut warnings);
+        if with_clouds {
+            let wanted = layers.wanted();
+            let mut clouds = clouds::Clouds::new(env, &mut problems, &mut warnings);
+            let served = clouds.served(wanted);
+            let listed = file.clouds.iter().flatten();
+            let mut misplaced = Vec::new();
+            for name in file.allow_http.keys() {
+                let elsewhere =
+                    !served.by_file && (listed.clone().any(|listed| listed == name) || clouds.knows(name));
+                if !served.names.contains(name) && !elsewhere {
+                    misplaced.push(name);
+                }
+            }
+            for name in misplaced {
+                let message = if served.names.is_empty() {
+                    "no such cloud is served: remove the table".to_owned()
+                } else {
+                    let served = served.names.join(", ");
+                    format!("no such cloud is served, only {served}: correct the name, or remove the table")
+                };
+                problems.add(file.path.display(), format!("cloud.{name}"), message);
+            }
+            config.clouds = served.clouds;
+        }
+        for (name, allowed) in &file.allow_http {
+            let key = format!("cloud.{name}.allow_http");
+            let mut checked = Vec::new();
+            for text in allowed {
+                match plain_http(text) {
+                    Ok(allowed) => checked.push(allowed),
+                    Err(message) => problems.add(file.path.display(), &key, message),
+                }
+            }
+            if let Some(cloud) = config.clouds.iter_mut().find(|cloud| cloud.name == *name)
+                && !checked.is_empty()
+            {
+                cloud.allow_http = AllowHttp::Only(checked);
+            }
+        }
+        config.warnings = warnings;
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// Checks what concerns several settings, or is unwise rather than wrong.
+    fn check(&self, layers: &mut Layers<'_>, warnings: &mut Vec<String>) {
+        if self.listen == self.admin && self.listen.port() != 0 {
+            let message =
+                format!("both the services and metrics would listen on {}: change one", self.listen);
+            layers.problem("admin", &message);
+        }
+        for (key, address) in [("listen", self.listen), ("admin", self.admin)] {
+            if !address.ip().to_canonical().is_loopback() {
+                warnings.push(format!(
+                    "{key} {address} is not a loopback address: whoever reaches it acts as your cloud user, \
+                     without a password"
+                ));
+            }
+        }
+        if self.limits.replay_total < self.limits.replay_buffer {
+            let message = "smaller than limits.replay_buffer: it holds all requests' buffers, so raise it";
+            layers.problem("limits.replay_total", message);
+        }
+        if self.limits.target > self.limits.head {
+            layers.problem("limits.target", "larger than limits.head, of which it is a part: lower it");
+        }
+    }
+}
+
+/// The three layers over the defaults.
+struct Layers<'a> {
+    overrides: &'a Overrides,
+    env: &'a Env,
+    file: &'a File,
+    problems: &'a mut Problems,
+}
+
+/// A value and who wrote it where.
+struct Written<'a> {
+    source: String,
+    key: String,
+    text: &'a str,
+}
+
+impl Layers<'_> {
+    fn settings(&mut self) -> Config {
+        let (limits, timeouts, log) = (Limits::default(), Timeouts::default(), Log::default());
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Config {
+            listen: self.setting("listen", SocketAddr::from(([127, 0, 0, 1], 8180)), value::address),
+            admin: self.setting("admin", SocketAddr::from(([127, 0, 0, 1], 8181)), value::address),
+            workers: self.setting("workers", cores, |text| at_most(value::count(text)?, 1024)),
+            clouds: Vec::new(),
+            log: Log {
+                format: self.setting("log.format", log.format, log_format),
+                level: self.setting("log.level", log.level, log_level),
+            },
+            drain: self.setting("drain", Duration::from_secs(30), value::duration),
+            limits: Limits {
+                replay_buffer: self.setting("limits.replay_buffer", limits.replay_buffer, value::size),
+                replay_total: self.setting("limits.replay_total", limits.replay_total, value::size),
+                max_connections: self.setting("limits.max_connections", limits.max_connections, value::count),
+                head: self.setting("limits.head", limits.head, |text| {
+                    within(value::size(text)?, SMALLEST_HEAD, 1 << 20)
+                }),
+                target: self
+                    .setting("limits.target", limits.target, |text| within(value::size(text)?, 256, 1 << 20)),
+            },
+            timeouts: Timeouts {
+                connect: self.setting("timeouts.connect", timeouts.connect, nonzero),
+                response: self.setting("timeouts.response", timeouts.response, nonzero),
+                keystone: self.setting("timeouts.keystone", timeouts.keystone, nonzero),
+                idle: self.setting("timeouts.idle", timeouts.idle, nonzero),
+                proof: self.setting("timeouts.proof", timeouts.proof, nonzero),
+            },
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The highest layer's value. The others are checked all the same: a mistake that is hidden today
+    /// would bite when the flag goes away.
+    fn setting<T>(&mut self, key: &str, default: T, parse: impl Fn(&str) -> Result<T, String>) -> T {
+        let mut value = default;
+        let mut problems = Vec::new();
+        for written in self.written(key) {
+            match parse(written.text.trim()) {
+                Ok(parsed) => value = parsed,
+                Err(message) => problems.push((written.source, written.key, message)),
+            }
+        }
+        for (source, key, message) in problems {
+            self.problems.add(source, key, message);
+        }
+        value
+    }
+
+    /// What each layer has for a key, the lowest layer first.
+    fn written(&self, key: &str) -> Vec<Written<'_>> {
+        let file = self.file.settings.get(key).map(|text| Written {
+            source: self.file.path.display().to_string(),
+            key: key.to_owned(),
+            text,
+        });
+        let name = variable(key);
+        let variable = self.env.var(&name).map(|text| Written {
+            source: ENVIRONMENT.to_owned(),
+            key: name.clone(),
+            text,
+        });
+        let flag = match key {
+            "listen" => &self.overrides.listen,
+            "admin" => &self.overrides.admin,
+            "workers" => &self.overrides.workers,
+            "log.format" => &self.overrides.log_format,
+            "log.level" => &self.overrides.log_level,
+            _ => &None,
+        };
+        let flag = flag.as_deref().map(|text| Written {
+            source: COMMAND_LINE.to_owned(),
+            key: format!("--{}", key.replace('.', "-")),
+            text,
+        });
+        [file, variable, flag].into_iter().flatten().collect()
+    }
+
+    /// Notes a problem of a setting with whoever set it last.
+    fn problem(&mut self, key: &str, message: &str) {
+        let (source, key) = match self.written(key).pop() {
+            Some(written) => (written.source, written.key),
+            None => ("default".to_owned(), key.to_owned()),
+        };
+        self.problems.add(source, key, message);
+    }
+
+    /// The clouds that somebody asked for by name, and who did.
+    fn wanted(&self) -> Option<clouds::Wanted> {
+        let (source, key, names, by_file) = if !self.overrides.clouds.is_empty() {
+            (COMMAND_LINE.to_owned(), "--cloud", self.overrides.clouds.clone(), false)
+        } else if let Some(names) = self.env.var("KEYWAY_CLOUDS") {
+            let names = names.split(',').map(|name| name.trim().to_owned()).collect();
+            (ENVIRONMENT.to_owned(), "KEYWAY_CLOUDS", names, false)
+        } else if let Some(names) = &self.file.clouds {
+            (self.file.path.display().to_string(), "clouds", names.clone(), true)
+        } else if let Some(name) = self.env.var("OS_CLOUD") {
+            (ENVIRONMENT.to_owned(), "OS_CLOUD", vec![name.to_owned()], false)
+        } else {
+            return None;
+        };
+        Some(clouds::Wanted { source, key, names, by_file })
+    }
+}
+
+fn variable(key: &str) -> String {
+    format!("KEYWAY_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// A variable that is nearly one of ours is a typing error. Others may be anybody's: Kubernetes sets
+/// `KEYWAY_SERVICE_HOST` and more for a service of that name.
+fn warn_of_unknown_variables(env: &Env, warnings: &mut Vec<String>) {
+    let mut known: Vec<_> = SETTINGS.iter().map(|key| variable(key)).collect();
+    known.extend(["KEYWAY_CONFIG".to_owned(), "KEYWAY_CLOUDS".to_owned()]);
+    for (name, _) in env.vars() {
+        if name.starts_with("KEYWAY_")
+            && !known.iter().any(|known| known == name)
+            && let Some(near) = closest(name, known.iter().map(String::as_str))
+        {
+            warnings.push(format!("the variable {name} means nothing: did you mean {near}?"));
+        }
+    }
+}
+
+/// An entry of `allow_http`: a service type, or an origin in its normal form.
+fn plain_http(text: &str) -> Result<String, String> {
+    if text.contains("://") {
+        let url = BaseUrl::parse(text).map_err(|error| format!("`{text}`: {error}"))?;
+        if url.origin().scheme() != Scheme::Http {
+            return Err(format!("`{text}` is not plain http, so it needs no permission: remove it"));
+        }
+        if !url.path().is_empty() {
+            return Err(format!("`{text}` has a path: write {}", url.origin()));
+        }
+        return Ok(url.origin().to_string());
+    }
+    let is_type =
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    if is_type {
+        Ok(text.to_ascii_lowercase().replace('_', "-"))
+    } else {
+        Err(format!(
+            "`{text}` is neither a service type, such as image, nor an origin, such as http://host:9292"
+        ))
+    }
+}
+
+fn at_most(count: usize, most: usize) -> Result<usize, String> {
+    if count <= most { Ok(count) } else { Err(format!("must be at most {most}")) }
+}
+
+fn within(size: usize, least: usize, most: usize) -> Result<usize, String> {
+    if (least..=most).contains(&size) {
+        Ok(size)
+    } else {
+        Err(format!("must be at least {least} and at most {most} bytes"))
+    }
+}
+
+fn nonzero(text: &str) -> Result<Duration, String> {
+    let duration = value::duration(text)?;
+    if duration.is_zero() { Err("must not be zero".to_owned()) } else { Ok(duration) }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "auto" => Ok(LogFormat::Auto),
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("`{text}` is no log format: auto, text or json")),
+    }
+}
+
+/// A level or a filter. A bare word that is no level would be a target's name to the filter, and
+/// silence all others.
+fn log_level(text: &str) -> Result<String, String> {
+    let is_level = |text: &str| text.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    let bad = |text: &str| {
+        format!(
+            "`{text}` is no log level: off, error, warn, info, debug or trace, or a filter such as info,keyway=debug"
+        )
+    };
+    if text.is_empty() {
+        return Err(bad(text));
+    }
+    for part in text.split(',') {
+        if !part.contains(['=', '[']) && !is_level(part.trim()) {
+            return Err(bad(part));
+        }
+    }
+    match text.parse::<tracing_subscriber::EnvFilter>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(bad(text)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
