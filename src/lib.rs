@@ -6,5 +6,6 @@
 pub mod body;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod keystone;
 pub mod upstream;

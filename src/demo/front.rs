@@ -1,0 +1,51 @@
+//! What `keyway demo` needs to know to stand in front of the demo cloud, and to tell people.
+
+use super::{Cloud, DOMAIN, PASSWORD, PROJECT, USER};
+use crate::keystone::{
+    AllowHttp, Auth, Config, Domain, Identity, IdentityVersion, Interface, Method, Project, Scope, Secret,
+    User,
+};
+use crate::upstream::{BaseUrl, tls};
+
+impl Cloud {
+    /// The configuration of a cloud named `demo`: user and project [`USER`] and [`PROJECT`].
+    pub fn keystone_config(&self) -> Config {
+        let domain = || Some(Domain::Name(DOMAIN.to_owned()));
+        Config {
+            name: "demo".to_owned(),
+            auth: Auth::Identity(Identity {
+                auth_url: BaseUrl::parse(&self.auth_url()).expect("a loopback URL"),
+                version: IdentityVersion::V3,
+                method: Method::Password {
+                    user: User::Name { name: USER.to_owned(), domain: domain() },
+                    password: Secret::new(PASSWORD),
+                },
+                scope: Scope::Project(Project::Name { name: PROJECT.to_owned(), domain: domain() }),
+            }),
+            region: Some("RegionOne".to_owned()),
+            interfaces: vec![Interface::Public],
+            endpoint_overrides: std::collections::BTreeMap::new(),
+            tls: tls::Config::default(),
+            allow_http: AllowHttp::Never,
+        }
+    }
+}
+
+/// What to try, with keyway at `base`: five lines for a shell.
+pub fn instructions(base: &str) -> String {
+    format!(
+        r#"
+This is a SIMULATION: a demo cloud inside this process. Nothing is real, nothing is kept.
+Its tokens live for 5 minutes; keyway renews them. Try, in another terminal:
+
+  curl {base}/compute/servers
+  curl {base}/image/images
+  curl -X POST {base}/compute/servers -H 'Content-Type: application/json' -d '{{"server": {{"name": "hello", "flavorRef": "1", "imageRef": "{image}", "networks": "auto"}}}}'
+  curl '{base}/compute/servers/detail?name=hello'
+  curl -X PUT {base}/object-store/box && date | curl -T - {base}/object-store/box/now && curl {base}/object-store/box/now
+
+Ctrl-C ends it.
+"#,
+        image = super::uuid_of("RegionOne cirros-0.6.2"),
+    )
+}

@@ -1,0 +1,563 @@
+//! Who may do what, and where is everything? Keystone, with Identity v3 and v2.0 on one port.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{Method, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::call::Call;
+use super::content::{Md5, Upload};
+use super::reply::{self, Answer, Reply, With, json, keystone_error, ok};
+use super::{Caller, Service, Shared, State, microseconds};
+
+/// The name of the only user.
+pub const USER: &str = "demo";
+/// The id of the only user.
+pub const USER_ID: &str = "5f2f7d2a4e5c4f6d9b1f0d6c7a8e9b01";
+/// The user's password.
+pub const PASSWORD: &str = "secret";
+/// The name of the user's default project.
+pub const PROJECT: &str = "demo";
+/// The id of the user's default project.
+pub const PROJECT_ID: &str = "8c1d6f0b3a7e4b5c9d2e1f0a6b7c8d02";
+/// The name of the user's second project.
+pub const OTHER_PROJECT: &str = "other";
+/// The id of the user's second project.
+pub const OTHER_PROJECT_ID: &str = "3b9e4a7d5c6f4e8b8a1d2c3f4b5e6a03";
+/// The name of the only domain.
+pub const DOMAIN: &str = "Default";
+/// The id of the only domain.
+pub const DOMAIN_ID: &str = "default";
+/// The id of an application credential for the default project.
+pub const APPLICATION_CREDENTIAL_ID: &str = "d4c3b2a190817263544536271809fa04";
+/// The name of that application credential.
+pub const APPLICATION_CREDENTIAL_NAME: &str = "keyway";
+/// Its secret.
+pub const APPLICATION_CREDENTIAL_SECRET: &str = "appsecret";
+
+const PROJECTS: [(&str, &str); 2] = [(PROJECT_ID, PROJECT), (OTHER_PROJECT_ID, OTHER_PROJECT)];
+
+/// The tokens that are good, by their ids.
+pub(super) type Tokens = HashMap<String, Token>;
+
+#[derive(Clone)]
+pub(super) struct Token {
+    scope: Scope,
+    methods: Vec<String>,
+    audit_ids: Vec<String>,
+    issued: Timestamp,
+    expires: Timestamp,
+    /// When it really ends, whatever the clock in the answers says.
+    deadline: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Unscoped,
+    Project(&'static str),
+    Domain,
+    System,
+}
+
+/// One row of the catalog.
+pub(super) struct Endpoint {
+    pub(super) kind: &'static str,
+    name: &'static str,
+    pub(super) region: &'static str,
+    pub(super) public: String,
+    internal: String,
+}
+
+impl Shared {
+    /// Where everything is, for one project.
+    pub(super) fn endpoints(&self, project: &str) -> Vec<Endpoint> {
+        let row = |service, kind, name, region, path: &str| {
+            let internal = format!("{}{path}", self.origin(service));
+            Endpoint { kind, name, region, public: internal.clone(), internal }
+        };
+        let mut rows = vec![
+            row(Service::Identity, "identity", "keystone", "RegionOne", "/v3"),
+            row(Service::Compute, "compute", "nova", "RegionOne", "/v2.1"),
+            row(Service::Compute, "compute", "nova", "RegionTwo", &format!("/v2.1/{project}")),
+            row(Service::Image, "image", "glance", "RegionOne", ""),
+            row(Service::ImageTwo, "image", "glance", "RegionTwo", ""),
+            row(Service::Network, "network", "neutron", "RegionOne", "/"),
+            row(Service::Volume, "block-storage", "cinder", "RegionOne", "/v3"),
+            row(Service::Volume, "volumev3", "cinderv3", "RegionOne", &format!("/v3/{project}")),
+            row(Service::Object, "object-store", "swift", "RegionOne", &format!("/v1/AUTH_{project}")),
+        ];
+        // The public URL of RegionTwo's compute has a name for its host, so that the interfaces differ.
+        rows[2].public = rows[2].internal.replace("127.0.0.1", "localhost");
+        rows
+    }
+
+    /// The catalog as it is in a v3 token.
+    pub(super) fn catalog(&self, project: &str) -> Value {
+        let mut services: Vec<Value> = Vec::new();
+        for endpoint in self.endpoints(project) {
+            let id =
+                |what: &str| Md5::hex(format!("{} {} {what}", endpoint.kind, endpoint.region).as_bytes());
+            let interfaces = [
+                ("public", &endpoint.public),
+                ("internal", &endpoint.internal),
+                ("admin", &endpoint.internal),
+            ];
+            let rows = interfaces.map(|(interface, url)| {
+                json!({"id": id(interface), "interface": interface, "region": endpoint.region,
+                       "region_id": endpoint.region, "url": url})
+            });
+            match services.iter_mut().find(|service| service["type"] == endpoint.kind) {
+                Some(service) => {
+                    service["endpoints"].as_array_mut().into_iter().for_each(|all| all.extend(rows.clone()))
+                }
+                None => services.push(json!({"type": endpoint.kind, "name": endpoint.name,
+                                             "id": id("service"), "endpoints": rows})),
+            }
+        }
+        services.into()
+    }
+
+    fn catalog_of(&self, scope: Scope) -> Option<Value> {
+        let catalog = self.state().catalog.clone();
+        match (scope, catalog) {
+            (Scope::Unscoped, _) => None,
+            (_, Some(catalog)) => Some(catalog).filter(|catalog| !catalog.is_null()),
+            (Scope::Project(project), None) => Some(self.catalog(project)),
+            // Without a project nova and the others that want one in their URL are left out.
+            (Scope::Domain | Scope::System, None) => {
+                let mut catalog = self.catalog(PROJECT_ID);
+                for service in catalog.as_array_mut()? {
+                    service["endpoints"].as_array_mut()?.retain(|endpoint| {
+                        !endpoint["url"].as_str().is_some_and(|url| url.contains(PROJECT_ID))
+                    });
+                }
+                Some(catalog)
+            }
+        }
+    }
+
+    /// Whom the request's token belongs to, if there is exactly one and it is good.
+    pub(super) fn caller(&self, call: &Call) -> Option<Caller> {
+        let mut ids = call.headers.get_all("x-auth-token").iter();
+        let id = match (ids.next(), ids.next()) {
+            (Some(id), None) => id,
+            // Old clients of object storage.
+            (None, None) => call.headers.get("x-storage-token")?,
+            _ => return None,
+        };
+        let state = self.state();
+        if let Some(service_token) = call.headers.get("x-service-token") {
+            state.token(service_token.to_str().ok()?)?;
+        }
+        let project = match state.token(id.to_str().ok()?)?.scope {
+            Scope::Project(project) => Some(project),
+            Scope::Unscoped | Scope::Domain | Scope::System => None,
+        };
+        Some(Caller { project })
+    }
+}
+
+impl State {
+    fn token(&self, id: &str) -> Option<&Token> {
+        self.tokens.get(id).filter(|token| token.deadline > Instant::now())
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + self.clock_skew
+    }
+
+    /// Makes a token and remembers it. One that is made from another ends when that one does.
+    fn issue(&mut self, scope: Scope, methods: Vec<String>, origin: Option<&Token>) -> (String, Token) {
+        let issued = self.now();
+        let mut audit_ids = vec![random_id(16)];
+        let (expires, deadline) = match origin {
+            Some(origin) => {
+                audit_ids.extend(origin.audit_ids.last().cloned());
+                (origin.expires, origin.deadline)
+            }
+            None => (issued + self.token_ttl, Instant::now() + self.token_ttl),
+        };
+        let token = Token { scope, methods, audit_ids, issued, expires, deadline };
+        let id = fernet(issued);
+        self.tokens.retain(|_, token| token.deadline > Instant::now());
+        self.tokens.insert(id.clone(), token.clone());
+        self.tokens_issued += 1;
+        (id, token)
+    }
+}
+
+fn random_id(length: usize) -> String {
+    URL_SAFE_NO_PAD.encode((0..length).map(|_| fastrand::u8(..)).collect::<Vec<_>>())
+}
+
+/// What a Fernet token looks like: version, time, and bytes that mean nothing without the key.
+fn fernet(time: Timestamp) -> String {
+    let mut bytes = vec![0x80];
+    bytes.extend(time.as_second().to_be_bytes());
+    bytes.extend((0..128).map(|_| fastrand::u8(..)));
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Whether the request asks for a new token.
+pub(super) fn is_login(call: &Call) -> bool {
+    call.method == Method::POST && matches!(call.parts()[..], ["v3", "auth", "tokens"] | ["v2.0", "tokens"])
+}
+
+pub(super) async fn serve(
+    cloud: &Shared,
+    call: &Call,
+    caller: Option<Caller>,
+    body: &mut Upload,
+    refuses: bool,
+) -> Reply {
+    let parts = call.parts();
+    let answer = match (call.method.as_str(), &parts[..]) {
+        ("GET" | "HEAD", []) => {
+            let versions = json!({"versions": {"values": [v3_document(call), v2_document(call)]}});
+            let location = format!("{}/v3/", call.base);
+            Ok(json(StatusCode::MULTIPLE_CHOICES, &versions).with("location", location))
+        }
+        ("GET" | "HEAD", ["v3"]) => Ok(ok(&json!({"version": v3_document(call)}))),
+        ("GET" | "HEAD", ["v2.0"]) => Ok(ok(&json!({"version": v2_document(call)}))),
+        ("POST", ["v3", "auth", "tokens"] | ["v2.0", "tokens"]) if refuses => Err(unauthorized()),
+        ("POST", ["v3", "auth", "tokens"]) => login_v3(cloud, call, body.json().await),
+        ("POST", ["v2.0", "tokens"]) => login_v2(cloud, body.json().await),
+        (_, ["v3" | "v2.0", _, ..]) if caller.is_none() => Err(unauthorized()),
+        (method, ["v3", "auth", "tokens"]) => subject(cloud, call, method),
+        ("GET" | "HEAD", ["v2.0", "tenants"]) => {
+            let tenants = PROJECTS.map(|(id, name)| tenant(id, name));
+            Ok(ok(&json!({"tenants": tenants, "tenants_links": []})))
+        }
+        ("GET" | "HEAD", ["v3", "auth", "catalog"]) => catalog(cloud, call, caller),
+        ("GET" | "HEAD", ["v3", "auth", "projects"] | ["v3", "projects"]) => {
+            Ok(list(call, "projects", PROJECTS.map(|(id, name)| project(call, id, name)).to_vec()))
+        }
+        ("GET" | "HEAD", ["v3", "projects", id]) => match PROJECTS.iter().find(|(known, _)| known == id) {
+            Some((id, name)) => Ok(ok(&json!({"project": project(call, id, name)}))),
+            None => Err(Box::new(keystone_error(
+                StatusCode::NOT_FOUND,
+                &format!("Could not find project: {id}."),
+            ))),
+        },
+        ("GET" | "HEAD", ["v3", "auth", "domains"]) => {
+            Ok(list(call, "domains", vec![json!({"id": DOMAIN_ID, "name": DOMAIN, "enabled": true})]))
+        }
+        ("GET" | "HEAD", ["v3", "users"]) => {
+            let links = json!({"self": format!("{}/v3/users/{USER_ID}", call.base)});
+            let user = json!({"id": USER_ID, "name": USER, "domain_id": DOMAIN_ID, "enabled": true,
+                              "default_project_id": PROJECT_ID, "links": links});
+            Ok(list(call, "users", vec![user]))
+        }
+        _ => Ok(reply::reply(
+            StatusCode::NOT_FOUND,
+            "text/html; charset=utf-8",
+            "<!doctype html>\n<html lang=en>\n<title>404 Not Found</title>\n<h1>Not Found</h1>\n<p>The \
+             requested URL was not found on the server. If you entered the URL manually please check your \
+             spelling and try again.</p>\n",
+        )),
+    };
+    let reply = answer.unwrap_or_else(|error| *error);
+    if reply.status() == StatusCode::UNAUTHORIZED {
+        let version = if parts.first() == Some(&"v3") { "/v3" } else { "" };
+        return reply.with("www-authenticate", format_args!("Keystone uri=\"{}{version}\"", call.base));
+    }
+    reply
+}
+
+fn v3_document(call: &Call) -> Value {
+    document(call, "v3.14", "stable", "v3")
+}
+
+fn v2_document(call: &Call) -> Value {
+    document(call, "v2.0", "deprecated", "v2.0")
+}
+
+fn document(call: &Call, id: &str, status: &str, path: &str) -> Value {
+    let media_type = format!("application/vnd.openstack.identity-{path}+json");
+    json!({"id": id, "status": status, "updated": "2020-04-07T00:00:00Z",
+           "links": [{"rel": "self", "href": format!("{}/{path}/", call.base)}],
+           "media-types": [{"base": "application/json", "type": media_type}]})
+}
+
+fn list(call: &Call, name: &str, items: Vec<Value>) -> Reply {
+    let links = json!({"self": format!("{}{}", call.base, call.path), "next": null, "previous": null});
+    ok(&json!({name: items, "links": links}))
+}
+
+fn project(call: &Call, id: &str, name: &str) -> Value {
+    json!({"id": id, "name": name, "domain_id": DOMAIN_ID, "parent_id": DOMAIN_ID, "description": "",
+           "enabled": true, "is_domain": false, "tags": [], "options": {},
+           "links": {"self": format!("{}/v3/projects/{id}", call.base)}})
+}
+
+fn tenant(id: &str, name: &str) -> Value {
+    json!({"id": id, "name": name, "description": "", "enabled": true})
+}
+
+fn unauthorized() -> Box<Reply> {
+    let message = "The request you have made requires authentication.";
+    Box::new(keystone_error(StatusCode::UNAUTHORIZED, message))
+}
+
+fn missing(what: &str, place: &str) -> Box<Reply> {
+    bad_request(&format!("Expecting to find {what} in {place}."))
+}
+
+fn bad_request(message: &str) -> Box<Reply> {
+    let message = format!(
+        "{message} The server could not comply with the request since it is either malformed or otherwise \
+         incorrect. The client is assumed to be in error."
+    );
+    Box::new(keystone_error(StatusCode::BAD_REQUEST, &message))
+}
+
+fn unrecognized() -> Box<Reply> {
+    Box::new(keystone_error(StatusCode::NOT_FOUND, "Could not recognize Fernet token"))
+}
+
+fn login_v3(cloud: &Shared, call: &Call, body: Option<Value>) -> Answer {
+    let body = body.ok_or_else(|| missing("valid JSON", "request body"))?;
+    let auth = body.get("auth").ok_or_else(|| missing("auth", "request body"))?;
+    let identity = auth.get("identity").ok_or_else(|| missing("identity", "auth"))?;
+    let methods = identity["methods"].as_array().ok_or_else(|| missing("methods", "identity"))?;
+
+    let mut state = cloud.state();
+    let mut origin = None;
+    let mut names = Vec::new();
+    for method in methods {
+        let name = method.as_str().unwrap_or_default();
+        let given = identity.get(name).ok_or_else(|| missing(name, "identity"))?;
+        match name {
+            "password" => check_user(&given["user"])?,
+            "token" => {
+                let id = given["id"].as_str().ok_or_else(|| missing("id", "token"))?;
+                let token = state.token(id).ok_or_else(unrecognized)?.clone();
+                names.extend(token.methods.clone());
+                origin = Some(token);
+            }
+            "application_credential" => check_application_credential(given, auth.get("scope").is_some())?,
+            _ => return Err(unauthorized()),
+        }
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    if names.is_empty() {
+        return Err(unauthorized());
+    }
+    let scope = match auth.get("scope") {
+        Some(scope) => scope_v3(scope)?,
+        None => Scope::Project(PROJECT_ID),
+    };
+    let (id, token) = state.issue(scope, names, origin.as_ref());
+    drop(state);
+    let body = token_v3(cloud, &token, call.parameter("nocatalog").is_none());
+    Ok(json(StatusCode::CREATED, &body).with("x-subject-token", id))
+}
+
+fn is_default_domain(domain: &Value) -> bool {
+    domain["id"] == DOMAIN_ID || domain["name"] == DOMAIN
+}
+
+fn check_user(user: &Value) -> Result<(), Box<Reply>> {
+    let known = match (user.get("id"), user.get("name"), user.get("domain")) {
+        (Some(id), _, _) => id == USER_ID,
+        (None, Some(name), Some(domain)) => name == USER && is_default_domain(domain),
+        (None, Some(_), None) => return Err(missing("domain", "user")),
+        (None, None, _) => return Err(missing("id or name", "user")),
+    };
+    if known && user["password"] == PASSWORD { Ok(()) } else { Err(unauthorized()) }
+}
+
+fn check_application_credential(given: &Value, has_scope: bool) -> Result<(), Box<Reply>> {
+    if has_scope {
+        let message = "Error authenticating with application credential: Application credentials cannot \
+                       request a scope.";
+        return Err(Box::new(keystone_error(StatusCode::UNAUTHORIZED, message)));
+    }
+    let user = &given["user"];
+    let known = match given.get("id") {
+        Some(id) => id == APPLICATION_CREDENTIAL_ID,
+        None => {
+            let is_user = user["id"] == USER_ID || user["name"] == USER && is_default_domain(&user["domain"]);
+            given["name"] == APPLICATION_CREDENTIAL_NAME && is_user
+        }
+    };
+    if known && given["secret"] == APPLICATION_CREDENTIAL_SECRET { Ok(()) } else { Err(unauthorized()) }
+}
+
+fn scope_v3(scope: &Value) -> Result<Scope, Box<Reply>> {
+    if scope == "unscoped" || scope.get("unscoped").is_some() {
+        return Ok(Scope::Unscoped);
+    }
+    if let Some(project) = scope.get("project") {
+        let by_name = project.get("id").is_none();
+        if by_name && project.get("domain").is_none() {
+            return Err(missing("domain", "project"));
+        }
+        return PROJECTS
+            .iter()
+            .find(|(id, name)| {
+                if by_name {
+                    project["name"] == *name && is_default_domain(&project["domain"])
+                } else {
+                    project["id"] == *id
+                }
+            })
+            .map(|(id, _)| Scope::Project(id))
+            .ok_or_else(unauthorized);
+    }
+    if let Some(domain) = scope.get("domain") {
+        return if is_default_domain(domain) { Ok(Scope::Domain) } else { Err(unauthorized()) };
+    }
+    if scope["system"]["all"] == true {
+        return Ok(Scope::System);
+    }
+    Err(unauthorized())
+}
+
+/// The body of a v3 token.
+fn token_v3(cloud: &Shared, token: &Token, with_catalog: bool) -> Value {
+    let domain = json!({"id": DOMAIN_ID, "name": DOMAIN});
+    let mut body = json!({
+        "methods": token.methods,
+        "user": {"id": USER_ID, "name": USER, "domain": domain, "password_expires_at": null},
+        "audit_ids": token.audit_ids,
+        "issued_at": format!("{}Z", microseconds(token.issued)),
+        "expires_at": format!("{}Z", microseconds(token.expires)),
+    });
+    match token.scope {
+        Scope::Unscoped => {}
+        Scope::Project(id) => {
+            let name = PROJECTS.iter().find(|(known, _)| *known == id).map(|(_, name)| name);
+            body["project"] = json!({"id": id, "name": name, "domain": domain});
+            body["is_domain"] = false.into();
+        }
+        Scope::Domain => body["domain"] = domain,
+        Scope::System => body["system"] = json!({"all": true}),
+    }
+    if token.scope != Scope::Unscoped {
+        let role = |name: &str| json!({"id": Md5::hex(name.as_bytes()), "name": name});
+        body["roles"] = json!([role("member"), role("reader")]);
+    }
+    if token.methods.iter().any(|method| method == "application_credential") {
+        body["application_credential"] = json!({"id": APPLICATION_CREDENTIAL_ID,
+            "name": APPLICATION_CREDENTIAL_NAME, "restricted": true});
+    }
+    if let Some(catalog) = cloud.catalog_of(token.scope).filter(|_| with_catalog) {
+        body["catalog"] = catalog;
+    }
+    json!({"token": body})
+}
+
+/// `GET`, `HEAD`, `DELETE /v3/auth/tokens`: about the token in `X-Subject-Token`.
+fn subject(cloud: &Shared, call: &Call, method: &str) -> Answer {
+    let id = call.header("x-subject-token").ok_or_else(|| {
+        let message = "You are not authorized to perform the requested action: identity:validate_token.";
+        Box::new(keystone_error(StatusCode::FORBIDDEN, message))
+    })?;
+    let token = cloud.state().token(id).cloned().ok_or_else(unrecognized)?;
+    match method {
+        "GET" | "HEAD" => {
+            let body = token_v3(cloud, &token, call.parameter("nocatalog").is_none());
+            Ok(ok(&body).with("x-subject-token", id))
+        }
+        "DELETE" => {
+            cloud.state().tokens.remove(id);
+            Ok(reply::empty(StatusCode::NO_CONTENT))
+        }
+        _ => Ok(keystone_error(StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed.")),
+    }
+}
+
+fn catalog(cloud: &Shared, call: &Call, caller: Option<Caller>) -> Answer {
+    let project = caller.and_then(|caller| caller.project).ok_or_else(|| {
+        let message = "You are not authorized to perform the requested action: identity:get_auth_catalog.";
+        Box::new(keystone_error(StatusCode::FORBIDDEN, message))
+    })?;
+    let catalog = cloud.catalog_of(Scope::Project(project)).unwrap_or_else(|| json!([]));
+    Ok(ok(&json!({"catalog": catalog, "links": {"self": format!("{}/v3/auth/catalog", call.base)}})))
+}
+
+/// Identity v2.0. Keystone of 2017 took `tenantName` and `tenantId` at once; a client that sends both
+/// has misread its configuration, so this one says no.
+fn login_v2(cloud: &Shared, body: Option<Value>) -> Answer {
+    let body = body.ok_or_else(|| missing("valid JSON", "request body"))?;
+    let auth = &body["auth"];
+    let mut state = cloud.state();
+    let mut origin = None;
+    let mut methods = vec!["password".to_owned()];
+    if let Some(given) = auth.get("passwordCredentials") {
+        let known = match given.get("userId") {
+            Some(id) => id == USER_ID,
+            None => given["username"] == USER,
+        };
+        if !known || given["password"] != PASSWORD {
+            return Err(unauthorized());
+        }
+    } else if let Some(given) = auth.get("token") {
+        let id = given["id"].as_str().ok_or_else(|| missing("id", "token"))?;
+        let token = state.token(id).ok_or_else(unauthorized)?.clone();
+        methods.clone_from(&token.methods);
+        methods.push("token".to_owned());
+        origin = Some(token);
+    } else {
+        return Err(missing("auth", "request body"));
+    }
+    let find = |by: fn(&(&'static str, &'static str)) -> &'static str, wanted: &Value| {
+        PROJECTS.iter().find(|project| wanted == by(project)).ok_or_else(unauthorized)
+    };
+    let found = match (auth.get("tenantName"), auth.get("tenantId")) {
+        (Some(_), Some(_)) => return Err(bad_request("Both tenantName and tenantId are given.")),
+        (Some(name), None) => Some(find(|project| project.1, name)?),
+        (None, Some(id)) => Some(find(|project| project.0, id)?),
+        (None, None) => None,
+    };
+    let scope = found.map_or(Scope::Unscoped, |(id, _)| Scope::Project(id));
+    let (id, token) = state.issue(scope, methods, origin.as_ref());
+    drop(state);
+    let mut answer = json!({
+        "id": id,
+        "issued_at": format!("{}Z", microseconds(token.issued)),
+        "expires": format!("{}Z", microseconds(token.expires)),
+        "audit_ids": token.audit_ids,
+    });
+    let mut roles = json!([]);
+    if let Some((id, name)) = found {
+        answer["tenant"] = tenant(id, name);
+        roles = json!([{"name": "_member_"}, {"name": "member"}]);
+    }
+    let catalog = cloud.catalog_of(scope).map_or_else(|| json!([]), |catalog| catalog_v2(cloud, &catalog));
+    let user = json!({"id": USER_ID, "name": USER, "username": USER, "roles": roles, "roles_links": []});
+    Ok(ok(&json!({"access": {"token": answer, "serviceCatalog": catalog, "user": user,
+                             "metadata": {"is_admin": 0, "roles": []}}})))
+}
+
+/// The same catalog in the shape of v2.0: one entry for each region, with all its interfaces.
+fn catalog_v2(cloud: &Shared, catalog: &Value) -> Value {
+    let root = cloud.origin(Service::Identity);
+    let mut services = Vec::new();
+    for service in catalog.as_array().into_iter().flatten() {
+        let mut regions: Vec<Value> = Vec::new();
+        for endpoint in service["endpoints"].as_array().into_iter().flatten() {
+            let key = format!("{}URL", endpoint["interface"].as_str().unwrap_or_default());
+            let url = match endpoint["url"].as_str() {
+                Some(url) if service["type"] == "identity" && url.starts_with(&root) => {
+                    format!("{root}/v2.0").into()
+                }
+                _ => endpoint["url"].clone(),
+            };
+            match regions.iter_mut().find(|region| region["region"] == endpoint["region"]) {
+                Some(region) => region[key] = url,
+                None => regions.push(json!({"id": endpoint["id"], "region": endpoint["region"], key: url})),
+            }
+        }
+        services.push(json!({"type": service["type"], "name": service["name"], "endpoints": regions,
+                             "endpoints_links": []}));
+    }
+    services.into()
+}
