@@ -3,9 +3,20 @@
 //! The library holds every part of the program but the process itself (arguments, environment,
 //! signals, exit codes), so that tests can drive the real listeners inside their own process.
 
+pub mod admin;
+pub mod app;
 pub mod body;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod demo;
+pub mod directory;
+pub mod error;
+pub mod gateway;
 pub mod keystone;
+pub mod metrics;
+pub mod proxy;
+pub mod route;
+pub mod server;
+pub mod telemetry;
 pub mod upstream;

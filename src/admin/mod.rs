@@ -1,0 +1,133 @@
+//! Health, metrics and status, on a listener of their own. Nothing here uses a token or shows one.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use crate::directory;
+use crate::gateway::Shared;
+use crate::keystone::{self, Auth};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// The admin listener's handler.
+#[derive(Debug)]
+pub struct Admin {
+    shared: Arc<Shared>,
+    /// `http://address:port` of the data listener.
+    base: String,
+    started: Instant,
+}
+
+impl Admin {
+    /// `base` is the data listener's URL, without a trailing `/`.
+    pub fn new(shared: Arc<Shared>, base: String) -> Self {
+        Self { shared, base, started: Instant::now() }
+    }
+
+    /// Answers `GET` and `HEAD` of `/livez`, `/readyz`, `/metrics` and `/status`.
+    pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
+        }
+        match request.uri().path() {
+            "/livez" => answer(StatusCode::OK, TEXT, "ok\n".to_owned()),
+            "/readyz" => self.ready(),
+            "/metrics" => answer(StatusCode::OK, METRICS, self.shared.metrics.render()),
+            "/status" => answer(StatusCode::OK, JSON, format!("{:#}\n", self.status())),
+            _ => answer(
+                StatusCode::NOT_FOUND,
+                TEXT,
+                "there are /livez, /readyz, /metrics and /status\n".to_owned(),
+            ),
+        }
+    }
+
+    /// The default cloud has a token: what other clouds lack must not take this process out of service.
+    fn ready(&self) -> Response<Full<Bytes>> {
+        if self.shared.draining.load(Ordering::Relaxed) {
+            return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n".to_owned());
+        }
+        if self.shared.tokens.status(0).token.is_some() {
+            return answer(StatusCode::OK, TEXT, "ok\n".to_owned());
+        }
+        let mut response =
+            answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no token yet; /status says why\n".to_owned());
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+    }
+
+    fn status(&self) -> Value {
+        let clouds = self.shared.clouds.iter().enumerate();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "url": self.base,
+            "clouds": clouds.map(|(index, cloud)| self.cloud(index, cloud)).collect::<Vec<_>>(),
+        })
+    }
+
+    fn cloud(&self, index: usize, cloud: &keystone::Config) -> Value {
+        let status = self.shared.tokens.status(index);
+        let token = status.token.as_deref();
+        let services = token.map(|token| {
+            let mut entries = directory::entries(cloud, index == 0, token);
+            entries.iter_mut().for_each(|entry| entry.path.insert_str(0, &self.base));
+            entries
+        });
+        let services: Vec<Value> = services
+            .into_iter()
+            .flatten()
+            .map(|entry| {
+                json!({
+                    "type": entry.service_type,
+                    "name": entry.name,
+                    "region": entry.region,
+                    "local": entry.path,
+                    "upstream": entry.upstream,
+                    "problem": entry.problem,
+                })
+            })
+            .collect();
+        json!({
+            "name": cloud.name,
+            "default": index == 0,
+            "auth_url": match &cloud.auth {
+                Auth::Identity(identity) => Value::from(identity.auth_url.to_string()),
+                Auth::Fixed { .. } => Value::Null,
+            },
+            "user": token.and_then(|token| token.user.as_ref()).map(|user| &user.name),
+            "project": token.and_then(|token| token.project.as_ref()).map(|project| &project.name),
+            "region": cloud.region,
+            "interfaces": cloud.interfaces.iter().map(|interface| interface.as_str()).collect::<Vec<_>>(),
+            "token": token.map(|token| json!({
+                "seconds_left": token.life_left(Instant::now()).map(|left| left.as_secs()),
+                "lifetime_seconds": token.expires().map(|_| token.lifetime().as_secs()),
+                "expires_at": token.expires_at.and_then(|at| jiff::Timestamp::from_second(at).ok()).map(|at| at.to_string()),
+            })),
+            "error": status.failure.as_ref().map(|(error, _)| error.root().to_string()),
+            "next_attempt_seconds": status.failure.as_ref().map(|(_, wait)| wait.as_secs()),
+            "services": services,
+        })
+    }
+}
+
+/// An answer of the admin listener that nobody should keep or guess the type of.
+pub fn answer(status: StatusCode, content_type: HeaderValue, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, content_type);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

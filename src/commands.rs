@@ -1,0 +1,244 @@
+//! The commands that ask and print, without serving: check, routes, token, env.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{Request, header};
+
+use crate::config::Config;
+use crate::directory::{self, Entry};
+use crate::gateway::Shared;
+use crate::keystone::{self, Auth, AuthError, Key};
+use crate::upstream::{self, BaseUrl};
+
+/// How long a service may take to show that it is there.
+const PROBE: Duration = Duration::from_secs(10);
+
+/// Takes every `OS_` variable away, in any shell.
+const UNSET: &str =
+    "for name in $(env | sed -n 's/^\\(OS_[A-Za-z0-9_]*\\)=.*/\\1/p'); do unset \"$name\"; done\n";
+
+/// What a command printed, and whether all was well.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// For standard output.
+    pub text: String,
+    /// Something is wrong that the text tells of.
+    pub failed: bool,
+}
+
+/// `keyway check`: logs in to every cloud, compares the clocks, lists the services and asks each
+/// whether it answers (without a token).
+pub async fn check(shared: &Shared) -> Outcome {
+    let mut outcome = Outcome::default();
+    for (index, cloud) in shared.clouds.iter().enumerate() {
+        outcome.line(&format!("cloud {}", cloud.name));
+        match &cloud.auth {
+            Auth::Identity(identity) => {
+                outcome.line(&format!("  auth_url    {}", identity.auth_url));
+                let skew = clock_skew(&shared.clients[index], &identity.auth_url).await;
+                outcome.line(&format!("  clock       {skew}"));
+            }
+            Auth::Fixed { endpoint, .. } => outcome.line(&format!("  endpoint    {endpoint} (fixed token)")),
+        }
+        let token = match shared.tokens.current(&Key::of_cloud(index)).await {
+            Ok(token) => token,
+            Err(error) => {
+                outcome.line(&format!("  login       FAILED: {}", whole(&error)));
+                outcome.failed = true;
+                continue;
+            }
+        };
+        let name =
+            |named: &Option<keystone::Named>| named.as_ref().map_or_else(|| "-".into(), |n| n.name.clone());
+        let life = token.expires().map_or_else(|| "no known end".into(), |_| seconds(token.lifetime()));
+        outcome.line(&format!(
+            "  login       ok: user {}, project {}, token life {life}",
+            name(&token.user),
+            name(&token.project)
+        ));
+        for entry in directory::entries(cloud, index == 0, &token) {
+            let answers = match (&entry.problem, &entry.upstream) {
+                (Some(problem), _) => Err(problem.clone()),
+                (None, Some(url)) => answers(&shared.clients[index], url).await,
+                (None, None) => Err("no endpoint".to_owned()),
+            };
+            outcome.failed |= answers.is_err();
+            let (word, why) = match answers {
+                Ok(status) => ("ok    ", format!("answers {status}")),
+                Err(why) => ("FAILED", why),
+            };
+            let upstream = entry.upstream.as_deref().unwrap_or("-");
+            outcome.line(&format!("  {word}      {:<34} {upstream} ({why})", entry.path));
+        }
+    }
+    outcome
+}
+
+/// `keyway routes`: service, local URL, upstream URL.
+pub async fn routes(shared: &Shared, listen: SocketAddr) -> Outcome {
+    let mut outcome = Outcome::default();
+    for (index, cloud) in shared.clouds.iter().enumerate() {
+        match shared.tokens.current(&Key::of_cloud(index)).await {
+            Ok(token) => {
+                let entries = directory::entries(cloud, index == 0, &token);
+                outcome.text.push_str(&table(&entries, &format!("http://{listen}")));
+            }
+            Err(error) => {
+                outcome.line(&format!("cloud {}: {}", cloud.name, whole(&error)));
+                outcome.failed = true;
+            }
+        }
+    }
+    outcome
+}
+
+/// Services with their addresses, one per line.
+pub fn table(entries: &[Entry], base: &str) -> String {
+    let width = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0);
+    let types = width(&mut entries.iter().map(|entry| entry.service_type.len()));
+    let urls = width(&mut entries.iter().map(|entry| base.len() + entry.path.len()));
+    let mut text = String::new();
+    for Entry { service_type, path, upstream, problem, .. } in entries {
+        let url = format!("{base}{path}");
+        let upstream = upstream.as_deref().unwrap_or("-");
+        let _ = write!(text, "{service_type:<types$}  {url:<urls$}  {upstream}");
+        if let Some(problem) = problem {
+            let _ = write!(text, "  ({problem})");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// `keyway token`: the default cloud's token, for a script that insists on having it.
+///
+/// # Errors
+/// There is none.
+pub async fn token(shared: &Shared) -> Result<String, String> {
+    match shared.tokens.current(&Key::of_cloud(0)).await {
+        Ok(token) => Ok(format!("{}\n", token.id.expose())),
+        Err(error) => Err(whole(&error)),
+    }
+}
+
+/// `keyway env`: what points openstacksdk and the `openstack` client at keyway. They log in nowhere
+/// (`auth_type: none`) and find each service at its own address.
+pub async fn env(shared: &Shared, listen: SocketAddr, as_yaml: bool) -> Result<String, String> {
+    let cloud = &shared.clouds[0];
+    let token = shared.tokens.current(&Key::of_cloud(0)).await.map_err(|error| whole(&error))?;
+    let base = format!("http://{listen}");
+    let entries: Vec<_> = directory::entries(cloud, true, &token)
+        .into_iter()
+        .filter(|entry| entry.problem.is_none() && !entry.path.starts_with("/region/"))
+        .collect();
+    let mut text = String::new();
+    if as_yaml {
+        let _ = writeln!(text, "clouds:\n  keyway:\n    auth_type: none\n    auth:\n      endpoint: {base}");
+        for entry in &entries {
+            let key = entry.service_type.replace('-', "_");
+            let _ = writeln!(text, "    {key}_endpoint_override: {}", endpoint(&base, entry));
+        }
+        return Ok(text);
+    }
+    // A leftover of the cloud's own login would win over these.
+    text.push_str(UNSET);
+    let _ = writeln!(text, "export OS_AUTH_TYPE=none\nexport OS_ENDPOINT={base}");
+    for entry in &entries {
+        let key = entry.service_type.replace('-', "_").to_ascii_uppercase();
+        let _ = writeln!(text, "export OS_{key}_ENDPOINT_OVERRIDE={}", endpoint(&base, entry));
+    }
+    Ok(text)
+}
+
+/// A service's address with the version and account that its endpoint has: clients look for them.
+fn endpoint(base: &str, entry: &Entry) -> String {
+    let path =
+        entry.upstream.as_deref().and_then(|url| BaseUrl::parse(url).ok()).map(|url| url.path().to_owned());
+    let tail = path.as_deref().map_or("", crate::proxy::rewrite::version_tail);
+    format!("{base}{}{tail}", entry.path)
+}
+
+/// Keystone's clock against ours, from the `Date` of an answer.
+async fn clock_skew(client: &upstream::Client, auth_url: &BaseUrl) -> String {
+    let path = format!("{}/", auth_url.path());
+    let answer = match fetch(client, auth_url, &path).await {
+        Ok(answer) => answer,
+        Err(why) => return format!("unknown: {why}"),
+    };
+    let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+    let Some(date) = date.and_then(|date| httpdate::parse_http_date(date).ok()) else {
+        return "unknown: Keystone sends no Date".to_owned();
+    };
+    let (ahead, skew) = match date.duration_since(SystemTime::now()) {
+        Ok(skew) => (true, skew),
+        Err(behind) => (false, behind.duration()),
+    };
+    // The header has whole seconds, and the answer took its time.
+    if skew < Duration::from_secs(2) {
+        return "as ours".to_owned();
+    }
+    let word = if ahead { "ahead of" } else { "behind" };
+    format!("Keystone is {} {word} us; token lifetimes are not affected", seconds(skew))
+}
+
+async fn answers(client: &upstream::Client, url: &str) -> Result<u16, String> {
+    let url = BaseUrl::parse(url).map_err(|error| error.to_string())?;
+    let path = if url.path().is_empty() { "/" } else { url.path() };
+    fetch(client, &url, path).await.map(|answer| answer.status().as_u16())
+}
+
+async fn fetch(
+    client: &upstream::Client,
+    url: &BaseUrl,
+    path: &str,
+) -> Result<http::Response<Bytes>, String> {
+    let request = Request::get(path).body(Bytes::new()).map_err(|error| error.to_string())?;
+    match tokio::time::timeout(PROBE, client.fetch(url.origin(), request, 8 << 20)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(_) => Err(format!("no answer within {} s", PROBE.as_secs())),
+    }
+}
+
+/// A login's failure with its causes.
+pub fn whole(error: &AuthError) -> String {
+    chain(error.root())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let _ = write!(text, ": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs())
+}
+
+impl Outcome {
+    fn line(&mut self, line: &str) {
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+}
+
+/// What `keyway serve` says once it can: the address, the cloud, and each service as a URL.
+pub fn banner(config: &Config, shared: &Shared, listen: SocketAddr, admin: SocketAddr) -> String {
+    let base = format!("http://{listen}");
+    let mut text = String::new();
+    for (index, cloud) in config.clouds.iter().enumerate() {
+        let Some(token) = shared.tokens.status(index).token else { continue };
+        let project = token.project.as_ref().map_or("(no project)", |project| project.name.as_str());
+        let _ = writeln!(text, "\ncloud {}, project {project}:", cloud.name);
+        text.push_str(&table(&directory::entries(cloud, index == 0, &token), &base));
+    }
+    let _ = writeln!(text, "\nserving on {base}; metrics and /status on http://{admin}");
+    text
+}

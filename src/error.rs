@@ -1,0 +1,236 @@
+//! Every way a request ends without an answer from the service it asked for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::keystone::{AuthError, NoEndpoint};
+use crate::route::RouteError;
+use crate::upstream;
+
+/// See the module's documentation. A message is for the client: what, and what to do; the cause is
+/// for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The path names nothing.
+    #[error("{0}")]
+    Route(#[from] RouteError),
+    /// The target is no path: `*`, an authority, or another origin's URL.
+    #[error("the request's target must be a path, or a URL of this listener")]
+    Target,
+    /// The target is longer than allowed.
+    #[error("the request's target is longer than {limit} bytes; shorten it")]
+    TargetTooLong {
+        /// The limit, bytes.
+        limit: usize,
+    },
+    /// The head is larger than allowed.
+    #[error("the request's head is larger than {limit} bytes; send fewer or shorter header fields")]
+    HeadTooLarge {
+        /// The limit, bytes.
+        limit: usize,
+    },
+    /// The framing can be read in two ways.
+    #[error(
+        "the request's framing is ambiguous: {0}; send one Content-Length, or Transfer-Encoding: chunked"
+    )]
+    Framing(&'static str),
+    /// CONNECT and TRACE.
+    #[error("keyway does not serve the method {method}; use another one")]
+    Method {
+        /// Which one.
+        method: http::Method,
+    },
+    /// The body ended early or was malformed.
+    #[error("the request's body ended early or is malformed; send it again")]
+    Body(#[source] hyper::Error),
+    /// No cloud of that name.
+    #[error("there is no cloud `{asked}`; there are: {}", .known.join(", "))]
+    UnknownCloud {
+        /// The name asked for.
+        asked: String,
+        /// The clouds served.
+        known: Vec<String>,
+    },
+    /// The catalog lacks it.
+    #[error("{0}")]
+    NoEndpoint(#[from] NoEndpoint),
+    /// A token must not travel in the clear.
+    #[error(
+        "the endpoint of `{service}` is plain http although Keystone is https, so it gets no token; have the \
+         catalog corrected, or allow it: [cloud.{cloud}] allow_http = [\"{service}\"]"
+    )]
+    PlainHttp {
+        /// The service's type.
+        service: String,
+        /// The cloud's name.
+        cloud: String,
+    },
+    /// No token.
+    #[error("{}", for_client(.0))]
+    Auth(Arc<AuthError>),
+    /// No answer from the service.
+    #[error("{}", unanswered(.0))]
+    Upstream(#[source] upstream::Error),
+    /// Too much at once.
+    #[error("keyway is serving as many requests as it may; try again shortly")]
+    Overloaded,
+    /// A defect of keyway.
+    #[error("keyway failed on this request; its log says more")]
+    Internal,
+}
+
+/// Why a request was not answered by its service: the label of `keyway_errors_total`, the
+/// `X-Keyway-Error` header and the `reason` of the body. A fixed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reason(&'static str);
+
+impl Reason {
+    /// As it is shown.
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+impl ProxyError {
+    /// The status the client sees. Never 401 for our own trouble: the client sent no credential.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) | Self::UnknownCloud { .. } => {
+                StatusCode::NOT_FOUND
+            }
+            Self::Route(_) | Self::Target | Self::Framing(_) | Self::Body(_) => StatusCode::BAD_REQUEST,
+            Self::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Method { .. } => StatusCode::NOT_IMPLEMENTED,
+            Self::NoEndpoint(NoEndpoint::NoService { .. } | NoEndpoint::NoRegion { .. }) => {
+                StatusCode::NOT_FOUND
+            }
+            Self::NoEndpoint(_) | Self::PlainHttp { .. } => StatusCode::BAD_GATEWAY,
+            Self::Auth(error) => auth_status(error),
+            Self::Upstream(error) => match error {
+                upstream::Error::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+                upstream::Error::Client { .. } => StatusCode::BAD_REQUEST,
+                _ => StatusCode::BAD_GATEWAY,
+            },
+            Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// See [`Reason`].
+    pub fn reason(&self) -> Reason {
+        Reason(match self {
+            Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) => "no_route",
+            Self::UnknownCloud { .. } => "unknown_cloud",
+            Self::Route(_) | Self::Target | Self::Framing(_) => "bad_request",
+            Self::Method { .. } => "bad_method",
+            Self::Body(_) | Self::Upstream(upstream::Error::Client { .. }) => "bad_body",
+            Self::TargetTooLong { .. } => "target_too_long",
+            Self::HeadTooLarge { .. } => "head_too_large",
+            Self::NoEndpoint(NoEndpoint::NoService { .. }) => "no_service",
+            Self::NoEndpoint(NoEndpoint::NoRegion { .. }) => "no_region",
+            Self::NoEndpoint(_) => "no_endpoint",
+            Self::PlainHttp { .. } => "plain_http",
+            Self::Auth(error) => auth_reason(error),
+            Self::Upstream(upstream::Error::Timeout { .. }) => "upstream_timeout",
+            Self::Upstream(upstream::Error::Connect { .. }) => "upstream_connect",
+            Self::Upstream(upstream::Error::Tls { .. }) => "upstream_tls",
+            Self::Upstream(_) => "upstream_broken",
+            Self::Overloaded => "overloaded",
+            Self::Internal => "internal",
+        })
+    }
+
+    /// How long the client should wait before it asks again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Auth(error) if self.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                Some(error.retry_after().unwrap_or(Duration::from_secs(1)).max(Duration::from_secs(1)))
+            }
+            Self::Overloaded => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+}
+
+fn auth_status(error: &AuthError) -> StatusCode {
+    match error.root() {
+        AuthError::Unreachable(_)
+        | AuthError::Unavailable { .. }
+        | AuthError::TooManyRefusals { .. }
+        | AuthError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+        AuthError::Timeout { .. } => match error {
+            // Whoever waited for the answer in vain was timed out; who comes later is turned away.
+            AuthError::Waiting { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::GATEWAY_TIMEOUT,
+        },
+        AuthError::UnknownProject { .. } | AuthError::AmbiguousProject { .. } | AuthError::NoSuchCloud => {
+            StatusCode::NOT_FOUND
+        }
+        AuthError::ScopeFixed { .. } => StatusCode::FORBIDDEN,
+        _ => StatusCode::BAD_GATEWAY,
+    }
+}
+
+fn auth_reason(error: &AuthError) -> &'static str {
+    match error.root() {
+        AuthError::Unreachable(_) | AuthError::Stopped => "keystone_unreachable",
+        AuthError::Timeout { .. } => "keystone_timeout",
+        AuthError::Rejected { .. } => "credentials_rejected",
+        AuthError::Unavailable { .. } => "keystone_unavailable",
+        AuthError::TooManyRefusals { .. } => "tokens_refused",
+        AuthError::UnknownProject { .. } | AuthError::AmbiguousProject { .. } => "unknown_project",
+        AuthError::ScopeFixed { .. } => "scope_fixed",
+        AuthError::NoSuchCloud => "unknown_cloud",
+        AuthError::FixedToken => "token_refused",
+        AuthError::NoCatalog { .. } | AuthError::NoTenant | AuthError::ManyTenants { .. } => "no_catalog",
+        AuthError::BadReply { .. } | AuthError::AlreadyExpired { .. } | AuthError::NotInV2 { .. } => {
+            "keystone_bad_reply"
+        }
+        AuthError::Waiting { .. } => "keystone_unavailable",
+    }
+}
+
+/// What the client may know: no address and no cause, which are in keyway's log.
+fn for_client(error: &AuthError) -> String {
+    let what = match error.root() {
+        AuthError::Unreachable(_) => "Keystone can't be reached, so there is no token",
+        AuthError::Timeout { .. } => "Keystone did not answer in time, so there is no token",
+        AuthError::Rejected { .. } => "Keystone rejected keyway's credentials, so there is no token",
+        AuthError::Unavailable { .. } => "Keystone is not available, so there is no token",
+        AuthError::BadReply { .. } | AuthError::AlreadyExpired { .. } => {
+            "Keystone's answer was of no use, so there is no token"
+        }
+        AuthError::Stopped => "keyway is stopping",
+        // These name what there is instead, and hold nothing else.
+        named => return named.to_string(),
+    };
+    let advice = if error.is_rejection() {
+        "correct them where keyway was started; its log says more"
+    } else {
+        "try again later; keyway's log says more"
+    };
+    format!("{what}; {advice}")
+}
+
+fn unanswered(error: &upstream::Error) -> &'static str {
+    match error {
+        upstream::Error::Connect { .. } => {
+            "the service can't be reached; try again later, or look into keyway's log"
+        }
+        upstream::Error::Tls { .. } => {
+            "no TLS session with the service; check cacert and the service's certificate (keyway's log says more)"
+        }
+        upstream::Error::Timeout { .. } => {
+            "the service did not answer in time; it may still be at work: look before repeating"
+        }
+        upstream::Error::Client { .. } => "the request's body ended early or is malformed; send it again",
+        upstream::Error::Closed { .. }
+        | upstream::Error::Protocol { .. }
+        | upstream::Error::TooLarge { .. } => {
+            "the service's answer broke off or is not HTTP; it may have acted: look before repeating"
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Which of the client's fields go to a service, and which of a service's come back?
+//!
+//! Hop-by-hop fields and framing are `upstream`'s matter. Here stands what OpenStack's trust is made
+//! of: credentials, identity assertions, and what middleware believes about the way a request came.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// The token's header, which keyway writes and nobody else.
+pub static X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
+
+/// What is asked of a request's fields again and again, found in one pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fields {
+    /// Names and values with their punctuation, bytes.
+    pub size: usize,
+    /// How many Content-Length fields.
+    pub content_lengths: usize,
+    /// How many Transfer-Encoding fields.
+    pub transfer_encodings: usize,
+    /// There is an Expect.
+    pub expect: bool,
+    /// There is a Connection.
+    pub connection: bool,
+}
+
+impl Fields {
+    /// Looks at each field once.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in headers {
+            fields.size += name.as_str().len() + value.len() + 4;
+            match *name {
+                header::CONTENT_LENGTH => fields.content_lengths += 1,
+                header::TRANSFER_ENCODING => fields.transfer_encodings += 1,
+                header::EXPECT => fields.expect = true,
+                header::CONNECTION => fields.connection = true,
+                _ => {}
+            }
+        }
+        fields
+    }
+}
+
+/// Whether a client's field must not reach a service.
+///
+/// WSGI servers fold `_` and `-` together, so a name counts as it would look after that.
+pub fn is_withheld(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    if !name.contains('_') {
+        return is_guarded(name);
+    }
+    let folded = name.replace('_', "-");
+    // A name that is framing or routing once `_` is `-`: no such field goes on under that spelling.
+    is_guarded(&folded)
+        || matches!(
+            folded.as_str(),
+            "content-length" | "transfer-encoding" | "http2-settings" | "keep-alive" | "x-subject-token"
+        )
+}
+
+fn is_guarded(name: &str) -> bool {
+    match name.as_bytes()[0] {
+        b'x' => {
+            let Some(name) = name.strip_prefix("x-") else { return false };
+            matches!(name, "auth-token" | "storage-token" | "is-admin-project" | "role" | "roles" | "user")
+                || ["service-", "identity-", "forwarded-", "user-", "project-", "domain-", "tenant-"]
+                    .iter()
+                    .any(|prefix| name.starts_with(prefix))
+                || matches!(name, "tenant" | "real-ip" | "delegated-roles")
+        }
+        b'a' => name == "authorization",
+        b'c' => name == "cookie",
+        b'f' => name == "forwarded",
+        b'o' => name == "openstack-system-scope",
+        b'p' => name.starts_with("proxy-"),
+        b'r' => name == "remote-user" || name == "remote-addr",
+        b's' => name.starts_with("ssl-client-"),
+        b'v' => name == "via",
+        _ => false,
+    }
+}
+
+/// The fields that the client named in `Connection`, which end here (RFC 9110, section 7.6.1).
+/// Naming a guarded field or the framing changes nothing.
+pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let mut named = Vec::new();
+    for value in headers.get_all(header::CONNECTION) {
+        for option in value.as_bytes().split(|byte| *byte == b',') {
+            let option = option.trim_ascii();
+            if option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"keep-alive") {
+                continue;
+            }
+            if let Ok(name) = HeaderName::from_bytes(option) {
+                named.push(name);
+            }
+        }
+    }
+    named
+}
+
+/// Takes out of a service's answer what is not the client's: tokens (outside identity, where they
+/// are what was asked for), cookies of an origin that all services share, and CORS grants.
+pub fn clean_answer(headers: &mut HeaderMap, identity: bool) {
+    let unwanted = |name: &&HeaderName| match name.as_str() {
+        "x-auth-token" | "x-storage-token" | "set-cookie" => true,
+        "x-subject-token" => !identity,
+        name => name.starts_with("access-control-"),
+    };
+    // One look at each name is cheaper than several look-ups, and there is hardly ever one to take out.
+    if headers.keys().any(|name| unwanted(&name)) {
+        let names: Vec<_> = headers.keys().filter(unwanted).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
+/// The same for its trailers, where no token is ever asked for.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    clean_answer(trailers, false);
+}
+
+/// The service's id of a request: `X-Openstack-Request-Id`, or Swift's `X-Trans-Id`.
+pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    static REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
+    static TRANS_ID: HeaderName = HeaderName::from_static("x-trans-id");
+    headers.get(&REQUEST_ID).or_else(|| headers.get(&TRANS_ID))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(withheld: bool, names: &[&str]) {
+        for name in names {
+            let header = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            assert_eq!(is_withheld(&header), withheld, "{name}");
+        }
+    }
+
+    #[test]
+    fn credentials_and_identity_assertions_stay_behind() {
+        check(
+            true,
+            &[
+                "X-Auth-Token",
+                "x_auth_token",
+                "X-Auth_Token",
+                "X-Storage-Token",
+                "X-Service-Token",
+                "X-Service-Roles",
+                "X-Identity-Status",
+                "X-User-Id",
+                "X_User_Id",
+                "X-Project-Id",
+                "X-Domain-Name",
+                "X-Tenant-Id",
+                "X-Tenant",
+                "X-Roles",
+                "X-Role",
+                "X-Is-Admin-Project",
+                "OpenStack-System-Scope",
+                "Remote-User",
+                "Remote_User",
+                "SSL-Client-S-DN",
+                "Authorization",
+                "Cookie",
+                "Proxy-Authorization",
+                "Forwarded",
+                "X-Forwarded-For",
+                "X-Forwarded-Proto",
+                "X-Forwarded-Prefix",
+                "X_Forwarded_Host",
+                "Transfer_Encoding",
+                "Content_Length",
+                "Via",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_services_are_asked_with_passes() {
+        check(
+            false,
+            &[
+                "Accept",
+                "Content-Type",
+                "User-Agent",
+                "OpenStack-API-Version",
+                "X-OpenStack-Nova-API-Version",
+                "X-Openstack-Request-Id",
+                "X-Subject-Token",
+                "X-Object-Meta-Color",
+                "X-Container-Read",
+                "X-Copy-From",
+                "X-Delete-After",
+                "Destination",
+                "Range",
+                "If-None-Match",
+                "X-Image-Meta-Name",
+                "X-Newest",
+                "X-Timestamp",
+                "Trailer",
+            ],
+        );
+    }
+
+    #[test]
+    fn fields_named_by_connection_are_found() {
+        let mut headers = HeaderMap::new();
+        headers.append("connection", HeaderValue::from_static("close, X-Hop"));
+        headers.append("connection", HeaderValue::from_static("keep-alive,,x-other , bad name"));
+        assert_eq!(named_by_connection(&headers), ["x-hop", "x-other"]);
+    }
+}

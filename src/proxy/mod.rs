@@ -1,0 +1,245 @@
+//! The upstream leg: one request to its service with a token, once more if the token was refused.
+
+pub mod headers;
+pub mod rewrite;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Response, StatusCode, Version};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use self::headers::Fields;
+use crate::body::{ReplayBudget, RequestBody};
+use crate::error::ProxyError;
+use crate::keystone::{self, AuthError, Token, TokenCache};
+use crate::metrics::{Metrics, Retry, ServiceMetrics, WorkerMetrics};
+use crate::upstream::{self, Head, Pool};
+
+/// Tells a client why its 401 was not retried.
+const X_KEYWAY_RETRY: HeaderName = HeaderName::from_static("x-keyway-retry");
+/// How long, and how much, a client may go on sending a body that its service did not want.
+const DRAIN_TIME: Duration = Duration::from_secs(30);
+const DRAIN_BYTES: usize = 64 << 20;
+
+/// Where requests with one path prefix go, and with which token.
+#[derive(Debug)]
+pub struct Destination {
+    /// Whose token.
+    pub key: keystone::Key,
+    /// The token.
+    pub token: Arc<Token>,
+    /// The token cache's version that all of this was read at.
+    pub version: u64,
+    /// The connections to the endpoint.
+    pub pool: Arc<Pool>,
+    /// The endpoint's path.
+    pub base: rewrite::Base,
+    /// The endpoint's URL.
+    pub url: crate::upstream::BaseUrl,
+    /// The service is Keystone.
+    pub identity: bool,
+    /// Where requests are counted.
+    pub metrics: Arc<ServiceMetrics>,
+}
+
+/// What a service answered, and when its head was there.
+#[derive(Debug)]
+pub struct Answer {
+    /// The answer; its body streams.
+    pub response: Response<upstream::Body>,
+    /// When its head was there.
+    pub at: Instant,
+}
+
+/// Sends requests. One per worker.
+#[derive(Debug)]
+pub struct Proxy {
+    tokens: TokenCache,
+    metrics: Arc<Metrics>,
+    worker: Arc<WorkerMetrics>,
+    replay: Arc<ReplayBudget>,
+    proof: Duration,
+}
+
+impl Proxy {
+    /// `replay` bounds what this worker keeps of request bodies. A token that no service accepted for
+    /// `proof` is checked before a body goes out that can't be sent again.
+    pub fn new(
+        tokens: TokenCache,
+        metrics: Arc<Metrics>,
+        worker: Arc<WorkerMetrics>,
+        replay: Arc<ReplayBudget>,
+        proof: Duration,
+    ) -> Self {
+        Self { tokens, metrics, worker, replay, proof }
+    }
+
+    /// Sends one request to its service and returns the service's answer.
+    ///
+    /// A 401 means the service no longer honors our token, so the request goes out once more with a
+    /// new one if its body can still be replayed. A second 401 is the service's answer: it goes back.
+    ///
+    /// # Errors
+    /// There is no answer: no token, no connection, or the client's body broke off.
+    pub async fn forward(
+        &self,
+        destination: &Destination,
+        target: &str,
+        parts: &Parts,
+        fields: Fields,
+        incoming: Incoming,
+    ) -> Result<Answer, ProxyError> {
+        let mut body = RequestBody::new(incoming, Arc::clone(&self.replay));
+        let outcome = self.exchange(destination, target, parts, fields, &mut body).await;
+        let asked = body.received() > 0;
+        if asked {
+            self.worker.bytes_up.fetch_add(body.received(), Ordering::Relaxed);
+        }
+        if let Some(rest) = body.into_rest() {
+            if asked { drain(parts, rest) } else { drain_unasked(parts, rest) }
+        }
+        outcome
+    }
+
+    async fn exchange(
+        &self,
+        destination: &Destination,
+        target: &str,
+        parts: &Parts,
+        fields: Fields,
+        body: &mut RequestBody,
+    ) -> Result<Answer, ProxyError> {
+        let client_waits = fields.expect;
+        if !body.is_empty() && !client_waits && body.length().is_some() && body.may_fit() {
+            body.fill().await.map_err(ProxyError::Body)?;
+        }
+        let listed =
+            if fields.connection { headers::named_by_connection(&parts.headers) } else { Vec::new() };
+        let token = self.proven(destination, body).await?;
+        let mut head = Head {
+            method: &parts.method,
+            target,
+            authority: destination.pool.origin().authority(),
+            headers: &parts.headers,
+            withhold: headers::is_withheld,
+            listed: &listed,
+            extra: Some((&headers::X_AUTH_TOKEN, token.id.header())),
+            had_length: fields.content_lengths > 0,
+            expect_continue: !body.is_whole(),
+            read_ahead: !client_waits,
+        };
+
+        let mut response = destination.pool.send(&head, body).await.map_err(ProxyError::Upstream)?;
+        let mut at = Instant::now();
+        if response.status() != StatusCode::UNAUTHORIZED {
+            token.mark_proved(at);
+        } else if !is_about_other_credentials(destination, &parts.method, target) {
+            match Box::pin(self.after_refusal(destination, &token, body)).await? {
+                Ok(next) => {
+                    head.extra = Some((&headers::X_AUTH_TOKEN, next.id.header()));
+                    head.expect_continue = !body.is_whole();
+                    response =
+                        Box::pin(destination.pool.send(&head, body)).await.map_err(ProxyError::Upstream)?;
+                    at = Instant::now();
+                    let refused = response.status() == StatusCode::UNAUTHORIZED;
+                    if !refused {
+                        next.mark_proved(at);
+                    }
+                    self.count(destination, if refused { Retry::Refused } else { Retry::Accepted });
+                }
+                Err(why) => {
+                    self.count(destination, why);
+                    response.headers_mut().insert(X_KEYWAY_RETRY, HeaderValue::from_static(why.as_str()));
+                }
+            }
+        }
+
+        headers::clean_answer(response.headers_mut(), destination.identity);
+        Ok(Answer { response, at })
+    }
+
+    /// The destination's token; for a body that can't go twice, one that is known to be good.
+    async fn proven(&self, destination: &Destination, body: &RequestBody) -> Result<Arc<Token>, ProxyError> {
+        let token = &destination.token;
+        token.mark_used();
+        if body.is_whole() || token.proved_within(Instant::now(), self.proof) {
+            return Ok(Arc::clone(token));
+        }
+        match Box::pin(self.tokens.validate(destination.key.cloud, token)).await {
+            Ok(false) => {
+                Box::pin(self.tokens.replace(&destination.key, &token.id)).await.map_err(ProxyError::Auth)
+            }
+            // Keystone's trouble is no reason to doubt a token that still lives.
+            Ok(true) | Err(_) => Ok(Arc::clone(token)),
+        }
+    }
+
+    /// A new token and a body at its start; or why there will be no second attempt.
+    async fn after_refusal(
+        &self,
+        destination: &Destination,
+        refused: &Token,
+        body: &mut RequestBody,
+    ) -> Result<Result<Arc<Token>, Retry>, ProxyError> {
+        if !body.rewind() {
+            tracing::warn!(
+                cloud = destination.metrics.cloud,
+                service = destination.metrics.service,
+                "a service refused the token after part of the body was gone, so the request was not sent again; the next one has a new token"
+            );
+            let (tokens, key, id) = (self.tokens.clone(), destination.key.clone(), refused.id.clone());
+            tokio::spawn(async move { tokens.replace(&key, &id).await.map(drop) });
+            return Ok(Err(Retry::BodyGone));
+        }
+        match self.tokens.replace(&destination.key, &refused.id).await {
+            Ok(next) => Ok(Ok(next)),
+            // The service's answer is the better one where Keystone is not at fault.
+            Err(error) if matches!(*error, AuthError::TooManyRefusals { .. } | AuthError::FixedToken) => {
+                Ok(Err(Retry::NoToken))
+            }
+            Err(error) => {
+                self.count(destination, Retry::NoToken);
+                Err(ProxyError::Auth(error))
+            }
+        }
+    }
+
+    fn count(&self, destination: &Destination, retry: Retry) {
+        let metrics = &destination.metrics;
+        self.metrics.retries.with_label_values(&[&metrics.cloud, &metrics.service, retry.as_str()]).inc();
+    }
+}
+
+/// A 401 that says nothing about our token: a login, or a password change with the wrong old one.
+fn is_about_other_credentials(destination: &Destination, method: &Method, target: &str) -> bool {
+    let path = target.split('?').next().unwrap_or_default();
+    destination.identity
+        && method == Method::POST
+        && (path.ends_with("/auth/tokens") || path.ends_with("/tokens") || path.ends_with("/password"))
+}
+
+/// Lets the client finish a body that nobody reads any more, so that it gets to read its answer:
+/// a connection closed while it still sends would be reset, and the answer lost.
+fn drain(parts: &Parts, rest: Incoming) {
+    if parts.version >= Version::HTTP_2 || rest.is_end_stream() {
+        return;
+    }
+    tokio::spawn(tokio::time::timeout(DRAIN_TIME, async move {
+        let mut rest = std::pin::pin!(http_body_util::Limited::new(rest, DRAIN_BYTES));
+        while let Some(Ok(_)) = rest.frame().await {}
+    }));
+}
+
+/// The same for a body of which nothing was read yet. A client that waits for 100 won't send it, and
+/// reading would tell it to.
+pub fn drain_unasked(parts: &Parts, unread: Incoming) {
+    if !parts.headers.contains_key(header::EXPECT) {
+        drain(parts, unread);
+    }
+}

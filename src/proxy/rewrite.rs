@@ -1,0 +1,241 @@
+//! Which path at the service does a path at keyway mean?
+//!
+//! The rest of the client's path is appended to the catalog URL's, byte for byte. Two conveniences,
+//! nothing more: a leading version (and project id) that the catalog URL already ends with is not
+//! doubled, and a different one replaces it; and where the catalog URL has no version and the rest
+//! does not start with one, the service's current version is put in.
+
+/// A catalog URL's path, taken apart: `{root}/{version}/{account}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// What comes before the version; empty, or a path that starts with `/`.
+    root: String,
+    /// `/v2.1`, or empty.
+    version: String,
+    /// What follows the version: `/{project id}`, `/AUTH_{project id}`, or empty.
+    account: String,
+    /// What the account has before the project's id: `/` or `/AUTH_`.
+    account_mark: String,
+}
+
+impl Base {
+    /// Takes a catalog URL's path apart. `path` does not end in `/`; `project` is the token's.
+    pub fn new(path: &str, project: Option<&str>) -> Self {
+        let whole = |root: &str| Self {
+            root: root.to_owned(),
+            version: String::new(),
+            account: String::new(),
+            account_mark: String::new(),
+        };
+        let Some((before, last)) = cut_last(path) else { return whole(path) };
+        if is_version(&last[1..]) {
+            return Self { version: last.to_owned(), ..whole(before) };
+        }
+        // The last segment is an account if it ends with the project's id, or follows a version.
+        let Some((root, version)) = cut_last(before).filter(|(_, version)| is_version(&version[1..])) else {
+            return whole(path);
+        };
+        let id =
+            project.filter(|id| !id.is_empty() && last.ends_with(id)).map_or_else(|| id_in(last), str::len);
+        if id == 0 {
+            return whole(path);
+        }
+        Self {
+            version: version.to_owned(),
+            account: last.to_owned(),
+            account_mark: last[..last.len() - id].to_owned(),
+            ..whole(root)
+        }
+    }
+
+    /// Whether the service's current version has to be known to serve `rest`.
+    pub fn needs_version(&self, rest: &str) -> bool {
+        self.version.is_empty() && !matches!(rest, "" | "/") && version_of(rest).is_none()
+    }
+
+    /// The path at the service, for a `rest` that is empty or starts with `/`; never empty.
+    /// `current` is the service's current version (`v2`), which is asked for with [`Base::needs_version`].
+    pub fn target(&self, rest: &str, current: Option<&str>) -> String {
+        let Self { root, version, account, .. } = self;
+        let mut target = String::with_capacity(root.len() + version.len() + account.len() + rest.len() + 8);
+        target.push_str(root);
+        match version_of(rest) {
+            Some(asked) if !version.is_empty() => {
+                let after = &rest[asked.len()..];
+                target.push_str(asked);
+                // The version alone is its document, which lies outside any account.
+                if !matches!(after, "" | "/") && !self.starts_with_account(after) {
+                    target.push_str(account);
+                }
+                target.push_str(after);
+            }
+            _ => {
+                target.push_str(version);
+                target.push_str(account);
+                if let Some(current) = current.filter(|_| self.needs_version(rest)) {
+                    target.push('/');
+                    target.push_str(current);
+                }
+                target.push_str(rest);
+            }
+        }
+        if target.is_empty() {
+            target.push('/');
+        }
+        target
+    }
+
+    /// Whether the client wrote an account by itself: this one, or another of the same kind.
+    fn starts_with_account(&self, after: &str) -> bool {
+        let end = after[1..].find('/').map_or(after.len(), |end| end + 1);
+        let first = &after[..end];
+        if self.account.is_empty() {
+            return true;
+        }
+        first == self.account
+            || first
+                .strip_prefix(self.account_mark.as_str())
+                .is_some_and(|id| !id.is_empty() && id_in(first) == id.len())
+    }
+}
+
+/// What a catalog URL's path has from its version on: `/v3/{project id}`; empty without a version.
+pub fn version_tail(path: &str) -> &str {
+    let Base { version, account, .. } = Base::new(path, None);
+    &path[path.len() - version.len() - account.len()..]
+}
+
+/// `/a/b/c` into `/a/b` and `/c`.
+fn cut_last(path: &str) -> Option<(&str, &str)> {
+    path.rfind('/').filter(|at| at + 1 < path.len()).map(|at| path.split_at(at))
+}
+
+/// `/v2.1` of `/v2.1/servers`.
+fn version_of(rest: &str) -> Option<&str> {
+    let first = rest.strip_prefix('/')?;
+    let end = first.bytes().position(|byte| byte == b'/').unwrap_or(first.len());
+    is_version(&first[..end]).then(|| &rest[..=end])
+}
+
+/// `v2`, `v2.1`: what the API guidelines call a version in a path.
+pub fn is_version(segment: &str) -> bool {
+    let Some(number) = segment.strip_prefix('v') else { return false };
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match number.split_once('.') {
+        None => digits(number),
+        Some((major, minor)) => digits(major) && digits(minor),
+    }
+}
+
+/// The length of the project id that a text ends with: 32 hex digits, or a UUID with dashes. 0 for none.
+fn id_in(text: &str) -> usize {
+    let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    for length in [36, 32] {
+        let Some(id) = text.len().checked_sub(length).and_then(|from| text.get(from..)) else { continue };
+        let dashed = || id.split('-').map(str::len).eq([8, 4, 4, 4, 12]) && id.split('-').all(hex);
+        if if length == 32 { hex(id) } else { dashed() } {
+            return length;
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef";
+    const OTHER: &str = "fedcba9876543210fedcba9876543210";
+
+    #[track_caller]
+    fn check(catalog: &str, rest: &str, target: &str) {
+        let fill = |text: &str| text.replace("{id}", ID).replace("{other}", OTHER);
+        let base = Base::new(&fill(catalog), Some(ID));
+        assert_eq!(base.target(&fill(rest), Some("v2")), fill(target), "{catalog} + {rest}");
+    }
+
+    #[test]
+    fn the_rest_is_appended() {
+        check("/v2.1", "/servers", "/v2.1/servers");
+        check("/compute/v2.1", "/servers/", "/compute/v2.1/servers/");
+        check("/v3/{id}", "/volumes", "/v3/{id}/volumes");
+        check("/v1/AUTH_{id}", "/c/a%2Fb//c", "/v1/AUTH_{id}/c/a%2Fb//c");
+        check("/v1/AUTH_{id}", "//c", "/v1/AUTH_{id}//c");
+    }
+
+    #[test]
+    fn the_service_alone_is_the_endpoint() {
+        check("/v2.1", "", "/v2.1");
+        check("/v2.1", "/", "/v2.1/");
+        check("", "", "/");
+        check("", "/", "/");
+        check("/image", "", "/image");
+        check("/v1/AUTH_{id}", "", "/v1/AUTH_{id}");
+    }
+
+    #[test]
+    fn a_version_is_not_doubled() {
+        check("/v2.1", "/v2.1/servers", "/v2.1/servers");
+        check("/v2.1", "/v2.1", "/v2.1");
+        check("/v2.1", "/v2.1/", "/v2.1/");
+        check("/v3/{id}", "/v3/{id}/volumes", "/v3/{id}/volumes");
+        check("/v3/{id}", "/v3/volumes", "/v3/{id}/volumes");
+        check("/v3/{id}", "/v3/", "/v3/");
+        check("/v1/AUTH_{id}", "/v1/AUTH_{id}/c", "/v1/AUTH_{id}/c");
+        check("/v1/AUTH_{id}", "/v1/AUTH_{id}", "/v1/AUTH_{id}");
+        check("/v1/AUTH_{id}", "/v1/c/o", "/v1/AUTH_{id}/c/o");
+        check("/v2.1", "/v2.1/{id}/servers", "/v2.1/{id}/servers");
+    }
+
+    #[test]
+    fn a_different_version_or_account_replaces_it() {
+        check("/v2.1", "/v2/servers", "/v2/servers");
+        check("/x/v3/{id}", "/v2/volumes", "/x/v2/{id}/volumes");
+        check("/v3/{id}", "/v2/{id}/volumes", "/v2/{id}/volumes");
+        check("/v3/{id}", "/v3/{other}/volumes", "/v3/{other}/volumes");
+        check("/v1/AUTH_{id}", "/v1/AUTH_{other}/c", "/v1/AUTH_{other}/c");
+        check("/v1/AUTH_{id}", "/v1/{other}/c", "/v1/AUTH_{id}/{other}/c");
+    }
+
+    #[test]
+    fn the_current_version_is_put_in_where_there_is_none() {
+        check("", "/images", "/v2/images");
+        check("/image", "/images", "/image/v2/images");
+        check("", "/v1/images", "/v1/images");
+        check("", "/v2", "/v2");
+        check("/image", "/v2/images", "/image/v2/images");
+        check("/v2beta", "/images", "/v2beta/v2/images");
+        let base = Base::new("", None);
+        assert_eq!(base.target("/resource_providers", None), "/resource_providers");
+        assert!(base.needs_version("/images") && !base.needs_version("/") && !base.needs_version("/v1/x"));
+    }
+
+    #[test]
+    fn an_unusual_account_is_known_by_the_tokens_project() {
+        let base = Base::new("/v1/KEY_default", Some("default"));
+        assert_eq!(base.target("/v1/KEY_default/c", None), "/v1/KEY_default/c");
+        assert_eq!(base.target("/c", None), "/v1/KEY_default/c");
+    }
+
+    proptest! {
+        #[test]
+        fn without_a_version_in_it_the_rest_arrives_byte_for_byte(
+            rest in "(/[a-zA-Z0-9%._~-]{0,6}){1,5}",
+            base in prop::sample::select(vec!["/v2.1", "/v3/0123456789abcdef0123456789abcdef", "/a/v1/AUTH_x"]),
+        ) {
+            prop_assume!(version_of(&rest).is_none());
+            let target = Base::new(base, Some("x")).target(&rest, Some("v9"));
+            if base != "/a/v1/AUTH_x" || !target.contains("v9") {
+                prop_assert_eq!(target, format!("{base}{rest}"));
+            }
+        }
+
+        #[test]
+        fn a_target_is_always_an_absolute_path(base in "(/(v[0-9.]{0,3}|[a-f0-9]{32}|[a-z_]{0,4})){0,4}", rest in "(/[v0-9a-z.]{0,4}){0,4}") {
+            let base = base.trim_end_matches('/');
+            prop_assert!(Base::new(base, None).target(&rest, Some("v2")).starts_with('/'));
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Which service of which cloud does a path name?
+//!
+//! `/{service}/{rest}` is a service of the default cloud;
+//! `/cloud/{cloud}/region/{region}/project/{project}/{service}/{rest}` names more, each selector
+//! optional, in this order. The rest stays as the client wrote it, byte for byte. Whether such a
+//! cloud or service exists is not asked here.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+/// A path, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route<'a> {
+    /// Everything before `rest`, as written: two requests with the same prefix have the same destination.
+    pub prefix: &'a str,
+    /// Cloud, region, project and service, as written.
+    raw: [Option<&'a str>; 4],
+    /// What follows the service: empty, or a path that starts with `/`.
+    pub rest: &'a str,
+}
+
+/// Why a path names nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// `/` alone, or selectors without a service.
+    #[error("the path names no service; ask for /{{service}}/..., for example /compute/servers")]
+    NoService,
+    /// A selector without a value.
+    #[error("`/{0}/` is not followed by a name; write /{0}/{{name}}/{{service}}/...")]
+    EmptySelector(&'static str),
+    /// A selector whose percent-encoding is not UTF-8, or holds control characters.
+    #[error("the name after `/{0}/` is not readable; percent-encode it as UTF-8")]
+    UnreadableSelector(&'static str),
+    /// A dot segment, under any reading.
+    #[error("the path holds a dot segment (`.` or `..`), plain or encoded; send the path that is meant")]
+    DotSegment,
+    /// NUL under any reading, a raw backslash, or a raw byte outside ASCII (RFC 3986, section 2).
+    #[error(
+        "the path holds a NUL, a raw backslash or a raw non-ASCII byte; percent-encode it or leave it out"
+    )]
+    UnsafeByte,
+}
+
+const SELECTORS: [&str; 3] = ["cloud", "region", "project"];
+
+impl<'a> Route<'a> {
+    /// Takes a path apart.
+    ///
+    /// # Errors
+    /// See [`RouteError`].
+    pub fn parse(path: &'a str) -> Result<Self, RouteError> {
+        check_segments(path)?;
+        let mut raw = [None; 4];
+        let mut rest = path;
+        for (index, selector) in SELECTORS.into_iter().enumerate() {
+            let (first, after) = split(rest).ok_or(RouteError::NoService)?;
+            if first != selector {
+                continue;
+            }
+            let (name, after) = split(after).ok_or(RouteError::EmptySelector(selector))?;
+            if name.is_empty() {
+                return Err(RouteError::EmptySelector(selector));
+            }
+            raw[index] = Some(name);
+            rest = after;
+        }
+        let (service, after) = split(rest).ok_or(RouteError::NoService)?;
+        if service.is_empty() {
+            return Err(RouteError::NoService);
+        }
+        raw[3] = Some(service);
+        Ok(Self { prefix: &path[..path.len() - after.len()], raw, rest: after })
+    }
+
+    /// The named cloud.
+    ///
+    /// # Errors
+    /// [`RouteError::UnreadableSelector`], as for the other selectors.
+    pub fn cloud(&self) -> Result<Option<Cow<'a, str>>, RouteError> {
+        self.selector(0, "cloud")
+    }
+
+    /// The named region.
+    ///
+    /// # Errors
+    /// As [`Route::cloud`].
+    pub fn region(&self) -> Result<Option<Cow<'a, str>>, RouteError> {
+        self.selector(1, "region")
+    }
+
+    /// The named project, by id or name.
+    ///
+    /// # Errors
+    /// As [`Route::cloud`].
+    pub fn project(&self) -> Result<Option<Cow<'a, str>>, RouteError> {
+        self.selector(2, "project")
+    }
+
+    /// The named service: a type, an alias or a catalog name.
+    ///
+    /// # Errors
+    /// As [`Route::cloud`].
+    pub fn service(&self) -> Result<Cow<'a, str>, RouteError> {
+        Ok(self.selector(3, "service")?.expect("parse found a service"))
+    }
+
+    fn selector(&self, index: usize, what: &'static str) -> Result<Option<Cow<'a, str>>, RouteError> {
+        let Some(raw) = self.raw[index] else { return Ok(None) };
+        let name = percent_decode_str(raw).decode_utf8().map_err(|_| RouteError::UnreadableSelector(what))?;
+        if name.chars().any(char::is_control) {
+            return Err(RouteError::UnreadableSelector(what));
+        }
+        Ok(Some(name))
+    }
+}
+
+/// `/first/after` into `first` and `/after`.
+fn split(path: &str) -> Option<(&str, &str)> {
+    let path = path.strip_prefix('/')?;
+    let end = path.bytes().position(|byte| byte == b'/').unwrap_or(path.len());
+    Some(path.split_at(end))
+}
+
+/// Refuses what leaves the service's base, or means different things to different servers.
+///
+/// A segment is looked at as a server may look at it: percent-decoded (twice, for those who decode
+/// twice), with `/` and `\` as separators, and without the parameters after `;`.
+fn check_segments(path: &str) -> Result<(), RouteError> {
+    let bytes = path.as_bytes();
+    let (mut encoded, mut dotted, mut before) = (false, false, b'/');
+    for &byte in bytes {
+        match byte {
+            b'\\' | 0x80.. => return Err(RouteError::UnsafeByte),
+            b'%' | b';' => encoded = true,
+            // A dot segment can only start right after a slash.
+            b'.' if before == b'/' => dotted = true,
+            _ => {}
+        }
+        before = byte;
+    }
+    if !encoded {
+        return if dotted { check_reading(bytes) } else { Ok(()) };
+    }
+    let mut reading = Cow::Borrowed(bytes);
+    for _ in 0..3 {
+        check_reading(&reading)?;
+        let decoded: Cow<'_, [u8]> = percent_encoding::percent_decode(&reading).into();
+        if decoded == reading {
+            break;
+        }
+        reading = Cow::Owned(decoded.into_owned());
+    }
+    Ok(())
+}
+
+fn check_reading(path: &[u8]) -> Result<(), RouteError> {
+    if path.contains(&0) {
+        return Err(RouteError::UnsafeByte);
+    }
+    for segment in path.split(|byte| matches!(byte, b'/' | b'\\')) {
+        let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+        if matches!(name, b"." | b"..") {
+            return Err(RouteError::DotSegment);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(path: &str, [cloud, region, project]: [Option<&str>; 3], service: &str, rest: &str) {
+        let route = Route::parse(path).expect(path);
+        assert_eq!(route.cloud().unwrap().as_deref(), cloud);
+        assert_eq!(route.region().unwrap().as_deref(), region);
+        assert_eq!(route.project().unwrap().as_deref(), project);
+        assert_eq!((route.service().unwrap().as_ref(), route.rest), (service, rest));
+        assert_eq!(format!("{}{}", route.prefix, route.rest), path);
+    }
+
+    #[test]
+    fn selectors_are_optional_but_ordered() {
+        check("/compute", [None; 3], "compute", "");
+        check("/compute/", [None; 3], "compute", "/");
+        check("/compute/servers/detail", [None; 3], "compute", "/servers/detail");
+        check("/cloud/lab/image/images", [Some("lab"), None, None], "image", "/images");
+        check("/region/RegionTwo/image", [None, Some("RegionTwo"), None], "image", "");
+        check("/cloud/a/region/b/project/c/d/e", [Some("a"), Some("b"), Some("c")], "d", "/e");
+        check("/project/p/cloud/x", [None, None, Some("p")], "cloud", "/x");
+        check("/project/my%20project/compute", [None, None, Some("my project")], "compute", "");
+        check("/object-store/c/a%2Fb//c/", [None; 3], "object-store", "/c/a%2Fb//c/");
+    }
+
+    #[test]
+    fn a_path_without_a_service_says_so() {
+        assert_eq!(Route::parse("/"), Err(RouteError::NoService));
+        assert_eq!(Route::parse("//servers"), Err(RouteError::NoService));
+        assert_eq!(Route::parse("/cloud/lab"), Err(RouteError::NoService));
+        assert_eq!(Route::parse("/cloud/lab/"), Err(RouteError::NoService));
+        assert_eq!(Route::parse("/cloud"), Err(RouteError::EmptySelector("cloud")));
+        assert_eq!(Route::parse("/region//compute"), Err(RouteError::EmptySelector("region")));
+        assert_eq!(Route::parse("*"), Err(RouteError::NoService));
+        let unreadable = Route::parse("/cloud/%ff/compute").unwrap();
+        assert_eq!(unreadable.cloud(), Err(RouteError::UnreadableSelector("cloud")));
+    }
+
+    #[test]
+    fn no_reading_of_a_path_leaves_its_base() {
+        for path in [
+            "/compute/../identity",
+            "/compute/..",
+            "/compute/./servers",
+            "/compute/%2e%2e/identity",
+            "/compute/.%2E/x",
+            "/compute/%2e/x",
+            "/compute/a%2f..%2fb",
+            "/compute/a%2f%2e%2e",
+            "/compute/..%2fb",
+            "/compute/%252e%252e/x",
+            "/compute/..;a=b/x",
+            "/compute/%2e%2e;x/y",
+            "/compute/..%5cx",
+            "/../compute",
+            "/cloud/../compute",
+        ] {
+            assert_eq!(Route::parse(path), Err(RouteError::DotSegment), "{path}");
+        }
+        for path in ["/compute/a%00b", "/compute/a\\b", "/compute/%2500", "/compute/\u{fc}"] {
+            assert_eq!(Route::parse(path), Err(RouteError::UnsafeByte), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_dot_segment_passes() {
+        for path in [
+            "/o/.hidden",
+            "/o/...",
+            "/o/a..b",
+            "/o/..a",
+            "/o/a.",
+            "/o/a;b=c",
+            "/o/100%",
+            "/o/%25",
+            "/o/a%2Fb",
+        ] {
+            assert!(Route::parse(path).is_ok(), "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_route_gives_back_its_path(path in "/[a-z%2e./;]{0,24}") {
+            if let Ok(route) = Route::parse(&path) {
+                prop_assert_eq!(format!("{}{}", route.prefix, route.rest), path.as_str());
+                prop_assert!(route.rest.is_empty() || route.rest.starts_with('/'));
+            }
+        }
+
+        #[test]
+        fn a_normalizing_server_stays_below_the_service(path in "/s(/([a-c]|\\.|\\.\\.|%2e|%2E|%2f|%252e|\\\\|;){0,4}){0,5}") {
+            if Route::parse(&path).is_ok() {
+                let mut text = path;
+                for _ in 0..2 {
+                    text = percent_decode_str(&text).decode_utf8_lossy().into_owned();
+                    let mut depth = 0i32;
+                    for segment in text.split(['/', '\\']).skip(2) {
+                        depth += if segment == ".." { -1 } else { 1 };
+                        prop_assert!(depth >= 0);
+                    }
+                }
+            }
+        }
+    }
+}
