@@ -1,0 +1,19 @@
+//! keyway through its listeners: real sockets in front of simulated and of raw services.
+
+#[path = "../support/mod.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod support;
+
+mod admin;
+mod demo;
+mod errors;
+mod framing;
+mod http2;
+mod refusal;
+mod replay;
+mod routing;
+mod stopping;
+mod streaming;
+mod tls;
+mod tokens;
+mod versions;
