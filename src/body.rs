@@ -4,7 +4,6 @@
 //! that the same bytes can be sent again from the start. A body that outgrew the buffer flows
 //! through and is gone: it is never replayed in part.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,10 +41,10 @@ impl ReplayBudget {
 pub struct RequestBody {
     /// What the client has still to send; `None` once it ended.
     source: Option<Incoming>,
-    /// What was read and is kept: all of the body so far, unless `passed` is set.
-    kept: VecDeque<Bytes>,
-    kept_bytes: usize,
-    /// How many of `kept` went out in this attempt.
+    /// What was read and is kept: all of the body so far, unless `passed` is set. Copied, so that it
+    /// takes what the budget counts, and not the read buffers that hyper's pieces are cut from.
+    kept: Vec<u8>,
+    /// How much of `kept` went out in this attempt, bytes.
     sent: usize,
     /// Read ahead but too large to keep: goes out next.
     ahead: Option<Bytes>,
@@ -65,8 +64,7 @@ impl RequestBody {
         let source = (!source.is_end_stream()).then_some(source);
         Self {
             source,
-            kept: VecDeque::new(),
-            kept_bytes: 0,
+            kept: Vec::new(),
             sent: 0,
             ahead: None,
             passed: false,
@@ -82,8 +80,7 @@ impl RequestBody {
     pub fn from_bytes(whole: Bytes) -> Self {
         let mut body = Self {
             source: None,
-            kept: VecDeque::new(),
-            kept_bytes: 0,
+            kept: Vec::new(),
             sent: 0,
             ahead: None,
             passed: false,
@@ -99,7 +96,7 @@ impl RequestBody {
 
     /// Its length in bytes where it is known: from Content-Length, or because all of it is here.
     pub fn length(&self) -> Option<u64> {
-        if self.is_whole() && self.trailers.is_none() { Some(self.kept_bytes as u64) } else { self.length }
+        if self.is_whole() && self.trailers.is_none() { Some(self.kept.len() as u64) } else { self.length }
     }
 
     /// There is no body at all, and there never was one.
@@ -159,23 +156,16 @@ impl RequestBody {
         if !self.is_whole() || self.trailers.is_some() {
             return None;
         }
-        match self.kept.len() {
-            0 => Some(Bytes::new()),
-            1 => Some(self.kept[0].clone()),
-            _ => {
-                let mut all = Vec::with_capacity(self.kept_bytes);
-                self.kept.iter().for_each(|piece| all.extend_from_slice(piece));
-                Some(all.into())
-            }
-        }
+        Some(Bytes::copy_from_slice(&self.kept))
     }
 
     /// The next piece to send.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         loop {
-            if let Some(piece) = self.kept.get(self.sent) {
-                self.sent += 1;
-                return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+            if self.sent < self.kept.len() {
+                let piece = Bytes::copy_from_slice(&self.kept[self.sent..]);
+                self.sent = self.kept.len();
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             if let Some(piece) = self.ahead.take() {
                 self.pass();
@@ -213,10 +203,9 @@ impl RequestBody {
         if piece.is_empty() {
             return;
         }
-        let fits = !self.passed && self.kept_bytes + piece.len() <= self.budget.per_request;
+        let fits = !self.passed && self.kept.len() + piece.len() <= self.budget.per_request;
         if fits && self.budget.take(piece.len()) {
-            self.kept_bytes += piece.len();
-            self.kept.push_back(piece);
+            self.kept.extend_from_slice(&piece);
         } else {
             self.ahead = Some(piece);
         }
@@ -230,8 +219,7 @@ impl RequestBody {
     }
 
     fn release(&mut self) {
-        self.kept.clear();
-        self.budget.give_back(std::mem::take(&mut self.kept_bytes));
+        self.budget.give_back(std::mem::take(&mut self.kept).len());
     }
 
     /// What the client has still to send, to be drained once nobody wants it.
