@@ -25,7 +25,7 @@ use crate::keystone::{self, AllowHttp, Auth, Discovery, TokenCache, service_type
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
 use crate::proxy::headers::{self, Fields};
 use crate::proxy::{self, Answer, Destination, Proxy, rewrite};
-use crate::route::Route;
+use crate::route::{Route, RouteError};
 use crate::upstream::{self, BaseUrl, Scheme};
 
 /// Tells keyway's own answers from a service's.
@@ -281,6 +281,10 @@ pub fn may_carry_token(cloud: &keystone::Config, url: &BaseUrl, service: &str) -
 fn check_target(parts: &Parts) -> Result<(), ProxyError> {
     if !parts.uri.path().starts_with('/') {
         return Err(ProxyError::Target);
+    }
+    // The path's own bytes are the route's matter.
+    if !parts.uri.query().is_none_or(str::is_ascii) {
+        return Err(RouteError::UnsafeByte.into());
     }
     let Some(authority) = parts.uri.authority() else { return Ok(()) };
     if parts.version == Version::HTTP_2 {

@@ -63,6 +63,7 @@ async fn no_spelling_of_a_dot_segment_leaves_the_services_base() {
         "/../compute/servers",
         "/region/../compute/servers",
         "/compute/\u{fc}",
+        "/compute/servers?name=\u{fc}",
     ] {
         let answer = keyway.ask(&format!("GET {path}")).await;
         assert_eq!(answer.status, 400, "{path}: {answer:?}");
