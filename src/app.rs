@@ -1,7 +1,6 @@
 //! Builds the parts, binds the listeners, runs the workers, and ends them.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -13,14 +12,15 @@ use http_body_util::Full;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::admin::{self, Admin};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::error::ProxyError;
-use crate::gateway::{self, Gateway, Shared};
+use crate::gateway::{self, Door, Gateway, Shared};
 use crate::keystone::{Discovery, Event, Observer, TokenCache};
 use crate::metrics::Metrics;
-use crate::server::{self, Drain, Fallback};
+use crate::server::{self, Address, Drain, Fallback};
 use crate::upstream::{self, tls};
 
 /// How many requests may be under way per connection that may be open.
@@ -34,13 +34,13 @@ const TICK: Duration = Duration::from_secs(1);
 pub enum StartError {
     /// An address can't be listened on.
     #[error(
-        "can't listen on {address} ({source}); is another keyway running? choose another one with --{flag}"
+        "can't listen on {address} ({source}); is another keyway running? choose another one with {setting}"
     )]
     Bind {
         /// Which one.
-        address: SocketAddr,
-        /// The flag that changes it.
-        flag: &'static str,
+        address: Address,
+        /// The setting that changes it.
+        setting: String,
         /// Why.
         source: io::Error,
     },
@@ -60,8 +60,9 @@ pub enum StartError {
 /// keyway, running.
 #[derive(Debug)]
 pub struct App {
-    listen: SocketAddr,
-    admin: SocketAddr,
+    /// Where the services are served: each listener's address, and its URL.
+    listeners: Vec<(Address, String)>,
+    admin: (Address, String),
     shared: Arc<Shared>,
     drains: Vec<Drain>,
     admin_drain: Drain,
@@ -76,12 +77,19 @@ impl App {
     /// See [`StartError`]. A Keystone that can't be reached is none.
     pub fn start(config: &Config, runtime: &Handle) -> Result<Self, StartError> {
         let _guard = runtime.enter();
-        let bind = |address, count, flag| {
-            server::bind(address, count).map_err(|source| StartError::Bind { address, flag, source })
-        };
-        let listeners = bind(config.listen, config.workers, "listen")?;
-        let admin_listener = bind(config.admin, 1, "admin")?.pop().expect("one was asked for");
-        let (listen, admin) = (listeners[0].local_addr()?, admin_listener.local_addr()?);
+        let mut listeners = Vec::new();
+        // One of each listener's sockets for each worker.
+        let mut sockets: Vec<Vec<std::net::TcpListener>> = Vec::new();
+        sockets.resize_with(config.workers, Vec::new);
+        for listener in &config.listeners {
+            let (address, bound) = bind(listener, config.workers)?;
+            let url = address.url(listener.server.tls.is_some());
+            listeners.push((address, url));
+            sockets.iter_mut().zip(bound).for_each(|(sockets, socket)| sockets.push(socket));
+        }
+        let (address, mut admin_socket) = bind(&config.admin, 1)?;
+        let url = address.url(config.admin.server.tls.is_some());
+        let admin = (address, url);
 
         let tls = load_tls(config)?;
         let timeouts = timeouts(config);
@@ -98,17 +106,15 @@ impl App {
         let (ended, running) = watch::channel(());
         let ended = Arc::new(ended);
         let mut drains = Vec::new();
-        for (index, listener) in listeners.into_iter().enumerate() {
+        let (settings, _) =
+            watch::channel(server::Settings { limits: limits(config), tls: None, users: Vec::new() });
+        for (index, sockets) in sockets.into_iter().enumerate() {
             let drain = Drain::default();
             drains.push(drain.clone());
             let worker = Worker {
-                listener,
+                sockets,
                 gateway: Arc::new(Gateway::new(Arc::clone(&shared), clients(), config.workers)),
-                server: server::Config {
-                    connections: config.limits.max_connections.div_ceil(config.workers),
-                    requests: config.limits.max_connections.div_ceil(config.workers)
-                        * REQUESTS_PER_CONNECTION,
-                },
+                settings: settings.subscribe(),
                 drain,
                 patience: config.drain,
             };
@@ -119,27 +125,37 @@ impl App {
             })?;
         }
         let admin_drain = Drain::default();
-        let handler = Arc::new(Admin::new(Arc::clone(&shared), format!("http://{listen}")));
-        let listener = TcpListener::from_std(admin_listener)?;
+        let handler = Arc::new(Admin::new(Arc::clone(&shared), listeners[0].1.clone()));
+        let listener = TcpListener::from_std(admin_socket.pop().expect("one was asked for"))?;
         runtime.spawn(server::serve(
             listener,
-            server::Config { connections: 256, requests: 256 },
+            settings.subscribe(),
             move |request| Arc::clone(&handler).handle(request),
             ADMIN_FALLBACK,
             admin_drain.clone(),
             Arc::new(AtomicI64::new(0)),
         ));
-        Ok(Self { listen, admin, shared, drains, admin_drain, running })
+        Ok(Self { listeners, admin, shared, drains, admin_drain, running })
     }
 
-    /// Where the services are served.
-    pub fn listen(&self) -> SocketAddr {
-        self.listen
+    /// Where the services are served: each listener's address, in the configuration's order.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.listeners.iter().map(|(address, _)| address)
+    }
+
+    /// The main listener's URL.
+    pub fn url(&self) -> &str {
+        &self.listeners[0].1
     }
 
     /// Where metrics, health and status are served.
-    pub fn admin(&self) -> SocketAddr {
-        self.admin
+    pub fn admin(&self) -> &Address {
+        &self.admin.0
+    }
+
+    /// The admin listener's URL.
+    pub fn admin_url(&self) -> &str {
+        &self.admin.1
     }
 
     /// What the workers share.
@@ -166,6 +182,47 @@ impl Drop for App {
     fn drop(&mut self) {
         self.drain();
         self.admin_drain.begin();
+    }
+}
+
+/// Binds one listener, `count` times; where port 0 was asked for, the address tells which one it is.
+fn bind(
+    listener: &config::Listener,
+    count: usize,
+) -> Result<(Address, Vec<std::net::TcpListener>), StartError> {
+    let address = &listener.server.address;
+    let failed = |source| {
+        let setting = match listener.name.as_str() {
+            "main" => "--listen".to_owned(),
+            "admin" => "--admin".to_owned(),
+            name => format!("[listener.{name}] address"),
+        };
+        StartError::Bind { address: address.clone(), setting, source }
+    };
+    let Some(tcp) = address.tcp() else { return Err(failed(io::ErrorKind::Unsupported.into())) };
+    let sockets = server::bind(tcp, count).map_err(failed)?;
+    let bound = sockets[0].local_addr().map_err(failed)?;
+    Ok((bound.into(), sockets))
+}
+
+/// A listener as the gateway sees it.
+fn door(listener: &config::Listener) -> Door {
+    Door { entry: listener.entry.clone(), policy: listener.policy.clone() }
+}
+
+/// What one worker may take on: its part of what the process may.
+fn limits(config: &Config) -> server::Limits {
+    let (limits, timeouts) = (&config.limits, &config.timeouts);
+    let connections = limits.max_connections.div_ceil(config.workers);
+    server::Limits {
+        connections,
+        requests: connections * REQUESTS_PER_CONNECTION,
+        per_client: limits.connections_per_client,
+        handshake: timeouts.handshake,
+        head: timeouts.head,
+        keepalive: timeouts.keepalive,
+        stall: timeouts.stall,
+        min_rate: limits.min_rate,
     }
 }
 
@@ -215,6 +272,7 @@ fn shared(
     let observer: Observer = Arc::new(move |event: &Event| observe(&observed, &names, event));
     let clouds = config.clouds.iter().cloned().zip(clients.iter().cloned()).collect();
     let shared = Shared {
+        doors: config.listeners.iter().map(door).collect(),
         config: gateway::Config {
             head: config.limits.head,
             target: config.limits.target,
@@ -252,9 +310,10 @@ fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
 }
 
 struct Worker {
-    listener: std::net::TcpListener,
+    /// One for each listener, in the configuration's order.
+    sockets: Vec<std::net::TcpListener>,
     gateway: Arc<Gateway>,
-    server: server::Config,
+    settings: watch::Receiver<server::Settings>,
     drain: Drain,
     patience: Duration,
 }
@@ -266,10 +325,6 @@ impl Worker {
             Err(error) => return tracing::error!(%error, "a worker could not start"),
         };
         runtime.block_on(async {
-            let listener = match TcpListener::from_std(self.listener) {
-                Ok(listener) => listener,
-                Err(error) => return tracing::error!(%error, "a worker could not listen"),
-            };
             for client in self.gateway.clients() {
                 tokio::spawn(client.clone().watch());
             }
@@ -281,10 +336,19 @@ impl Worker {
                     gateway.refresh_counters();
                 }
             });
-            let gateway = Arc::clone(&self.gateway);
-            let open = Arc::clone(&gateway.worker().connections);
-            let handler = move |request| Arc::clone(&gateway).handle(request);
-            server::serve(listener, self.server, handler, DATA_FALLBACK, self.drain.clone(), open).await;
+            let mut serving = JoinSet::new();
+            for (index, socket) in self.sockets.into_iter().enumerate() {
+                let listener = match TcpListener::from_std(socket) {
+                    Ok(listener) => listener,
+                    Err(error) => return tracing::error!(%error, "a worker could not listen"),
+                };
+                let gateway = Arc::clone(&self.gateway);
+                let open = Arc::clone(&gateway.worker().connections);
+                let handler = move |request| Arc::clone(&gateway).handle(index, request);
+                let (settings, drain) = (self.settings.clone(), self.drain.clone());
+                serving.spawn(server::serve(listener, settings, handler, DATA_FALLBACK, drain, open));
+            }
+            serving.join_all().await;
             if tokio::time::timeout(self.patience, self.drain.ended()).await.is_err() {
                 tracing::warn!("requests in flight did not finish in time and are cut off");
             }

@@ -1,7 +1,6 @@
 //! The commands that ask and print, without serving: check, routes, token, env.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -78,13 +77,13 @@ pub async fn check(shared: &Shared) -> Outcome {
 }
 
 /// `keyway routes`: service, local URL, upstream URL.
-pub async fn routes(shared: &Shared, listen: SocketAddr) -> Outcome {
+pub async fn routes(shared: &Shared, base: &str) -> Outcome {
     let mut outcome = Outcome::default();
     for (index, cloud) in shared.clouds.iter().enumerate() {
         match shared.tokens.current(&Key::of_cloud(index)).await {
             Ok(token) => {
                 let entries = directory::entries(cloud, index == 0, &token);
-                outcome.text.push_str(&table(&entries, &format!("http://{listen}")));
+                outcome.text.push_str(&table(&entries, base));
             }
             Err(error) => {
                 outcome.line(&format!("cloud {}: {}", cloud.name, whole(&error)));
@@ -126,10 +125,9 @@ pub async fn token(shared: &Shared) -> Result<String, String> {
 
 /// `keyway env`: what points openstacksdk and the `openstack` client at keyway. They log in nowhere
 /// (`auth_type: none`) and find each service at its own address.
-pub async fn env(shared: &Shared, listen: SocketAddr, as_yaml: bool) -> Result<String, String> {
+pub async fn env(shared: &Shared, base: &str, as_yaml: bool) -> Result<String, String> {
     let cloud = &shared.clouds[0];
     let token = shared.tokens.current(&Key::of_cloud(0)).await.map_err(|error| whole(&error))?;
-    let base = format!("http://{listen}");
     let entries: Vec<_> = directory::entries(cloud, true, &token)
         .into_iter()
         .filter(|entry| entry.problem.is_none() && !entry.path.starts_with("/region/"))
@@ -139,7 +137,7 @@ pub async fn env(shared: &Shared, listen: SocketAddr, as_yaml: bool) -> Result<S
         let _ = writeln!(text, "clouds:\n  keyway:\n    auth_type: none\n    auth:\n      endpoint: {base}");
         for entry in &entries {
             let key = entry.service_type.replace('-', "_");
-            let _ = writeln!(text, "    {key}_endpoint_override: {}", endpoint(&base, entry));
+            let _ = writeln!(text, "    {key}_endpoint_override: {}", endpoint(base, entry));
         }
         return Ok(text);
     }
@@ -148,7 +146,7 @@ pub async fn env(shared: &Shared, listen: SocketAddr, as_yaml: bool) -> Result<S
     let _ = writeln!(text, "export OS_AUTH_TYPE=none\nexport OS_ENDPOINT={base}");
     for entry in &entries {
         let key = entry.service_type.replace('-', "_").to_ascii_uppercase();
-        let _ = writeln!(text, "export OS_{key}_ENDPOINT_OVERRIDE={}", endpoint(&base, entry));
+        let _ = writeln!(text, "export OS_{key}_ENDPOINT_OVERRIDE={}", endpoint(base, entry));
     }
     Ok(text)
 }
@@ -230,15 +228,14 @@ impl Outcome {
 }
 
 /// What `keyway serve` says once it can: the address, the cloud, and each service as a URL.
-pub fn banner(config: &Config, shared: &Shared, listen: SocketAddr, admin: SocketAddr) -> String {
-    let base = format!("http://{listen}");
+pub fn banner(config: &Config, shared: &Shared, base: &str, admin: &str) -> String {
     let mut text = String::new();
     for (index, cloud) in config.clouds.iter().enumerate() {
         let Some(token) = shared.tokens.status(index).token else { continue };
         let project = token.project.as_ref().map_or("(no project)", |project| project.name.as_str());
         let _ = writeln!(text, "\ncloud {}, project {project}:", cloud.name);
-        text.push_str(&table(&directory::entries(cloud, index == 0, &token), &base));
+        text.push_str(&table(&directory::entries(cloud, index == 0, &token), base));
     }
-    let _ = writeln!(text, "\nserving on {base}; metrics and /status on http://{admin}");
+    let _ = writeln!(text, "\nserving on {base}; metrics and /status on {admin}");
     text
 }

@@ -20,9 +20,11 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::body::ReplayBudget;
+use crate::entry;
 use crate::error::ProxyError;
 use crate::keystone::{self, AllowHttp, Auth, Discovery, TokenCache, service_type};
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
+use crate::policy::Policy;
 use crate::proxy::headers::{self, Fields};
 use crate::proxy::{self, Answer, Destination, Proxy, rewrite};
 use crate::route::{Route, RouteError};
@@ -48,9 +50,20 @@ pub struct Config {
     pub proof: Duration,
 }
 
+/// A listener, as a request sees it.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// What it asks of a request before anything else.
+    pub entry: entry::Config,
+    /// What may be done through it.
+    pub policy: Option<Arc<Policy>>,
+}
+
 /// What all workers share.
 #[derive(Debug)]
 pub struct Shared {
+    /// The listeners, in the configuration's order.
+    pub doors: Vec<Door>,
     /// See [`Config`].
     pub config: Config,
     /// The clouds, the default one first.
@@ -107,8 +120,9 @@ impl Gateway {
         &self.worker
     }
 
-    /// Answers one request.
-    pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    /// Answers one request that came in by `listener`, an index into [`Shared::doors`].
+    pub async fn handle(self: Arc<Self>, listener: usize, request: Request<Incoming>) -> Response<Body> {
+        let _door = &self.shared.doors[listener];
         let (parts, incoming) = request.into_parts();
         let mut record = Record::new(parts, Arc::clone(&self.nowhere), Arc::clone(&self.worker));
         let mut incoming = Some(incoming);

@@ -95,9 +95,11 @@ fn ask(runtime: &Runtime, config: &Config, command: &Command) -> anyhow::Result<
         match command {
             Command::Check => Ok(commands::check(&shared).await),
             Command::Token => only(commands::token(&shared).await),
-            Command::Env { clouds_yaml } => only(commands::env(&shared, config.listen, *clouds_yaml).await),
+            Command::Env { clouds_yaml } => {
+                only(commands::env(&shared, &config.listeners[0].url(), *clouds_yaml).await)
+            }
             Command::Routes | Command::Serve | Command::Demo => {
-                Ok(commands::routes(&shared, config.listen).await)
+                Ok(commands::routes(&shared, &config.listeners[0].url()).await)
             }
         }
     })?;
@@ -123,7 +125,7 @@ fn serve_demo(runtime: &Runtime, mut config: Config) -> anyhow::Result<ExitCode>
         let app = App::start(&config, runtime.handle())?;
         let introduction = async {
             announce(&app, &config).await;
-            print(&demo::instructions(&format!("http://{}", app.listen())));
+            print(&demo::instructions(app.url()));
         };
         Ok(signals.run_until_stopped(&app, introduction).await)
     })
@@ -149,10 +151,11 @@ async fn announce(app: &App, config: &Config) {
         tokio::time::sleep(wait.clamp(Duration::from_millis(100), Duration::from_secs(5))).await;
     }
     if std::io::stdout().is_terminal() {
-        print(&commands::banner(config, app.shared(), app.listen(), app.admin()));
+        print(&commands::banner(config, app.shared(), app.url(), app.admin_url()));
     } else {
         let names: Vec<_> = config.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
-        tracing::info!(listen = %app.listen(), admin = %app.admin(), clouds = names.join(","), "serving");
+        let listen: Vec<_> = app.addresses().map(ToString::to_string).collect();
+        tracing::info!(listen = listen.join(","), admin = %app.admin(), clouds = names.join(","), "serving");
     }
 }
 

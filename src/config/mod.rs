@@ -7,13 +7,17 @@
 //! ([`Problems`]), each problem with its file and key. No other part reads a file of the operator's
 //! or asks the environment.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use std::{path::PathBuf, thread};
 
-use crate::keystone;
 use crate::keystone::credentials::AllowHttp;
+use crate::policy::Policy;
+use crate::server::Address;
 use crate::upstream::{BaseUrl, Scheme};
+use crate::{entry, keystone, server};
 
 mod cloud;
 mod clouds;
@@ -31,15 +35,17 @@ pub use problems::{Problem, Problems};
 /// Everything that the operator decides, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the services are served.
-    pub listen: SocketAddr,
+    /// Where the services are served; the first one, `main`, is `listen`. Never empty.
+    pub listeners: Vec<Listener>,
     /// Where metrics, health and status are served.
-    pub admin: SocketAddr,
+    pub admin: Listener,
     /// Worker threads; at least 1.
     pub workers: usize,
     /// The clouds that are served, the default one first. Never empty, but for
     /// [`Config::load_without_clouds`].
     pub clouds: Vec<keystone::Config>,
+    /// What may be done with a cloud, by the cloud's name, whatever the listener.
+    pub cloud_policies: BTreeMap<String, Arc<Policy>>,
     /// What is logged, and how.
     pub log: Log,
     /// How long requests in flight may take to finish once keyway was told to stop.
@@ -50,6 +56,36 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What is allowed but unwise, for the log at start.
     pub warnings: Vec<String>,
+}
+
+/// `[listener.NAME]`: where it is, and what it asks of a request before anything else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// As the configuration calls it.
+    pub name: String,
+    /// Its address, TLS and users.
+    pub server: server::Config,
+    /// Which requests come in.
+    pub entry: entry::Config,
+    /// What they may do.
+    pub policy: Option<Arc<Policy>>,
+}
+
+impl Listener {
+    /// One with nothing but a name and an address.
+    pub fn at(name: &str, address: impl Into<Address>) -> Self {
+        Self {
+            name: name.to_owned(),
+            server: server::Config::at(address.into()),
+            entry: entry::Config::default(),
+            policy: None,
+        }
+    }
+
+    /// How a client names it, see [`Address::url`].
+    pub fn url(&self) -> String {
+        self.server.address.url(self.server.tls.is_some())
+    }
 }
 
 /// `[log]`.
@@ -88,6 +124,11 @@ pub struct Limits {
     pub replay_total: usize,
     /// Connections from clients.
     pub max_connections: usize,
+    /// Connections of one client address. Unless it is set, loopback has no such limit.
+    pub connections_per_client: Option<usize>,
+    /// What a client that is sending a body must send at least, bytes per second, measured over
+    /// `timeouts.stall`.
+    pub min_rate: u64,
     /// A request's head.
     pub head: usize,
     /// A request's target (path and query).
@@ -100,6 +141,8 @@ impl Default for Limits {
             replay_buffer: 64 << 10,
             replay_total: 64 << 20,
             max_connections: 10_000,
+            connections_per_client: None,
+            min_rate: 256,
             head: 64 << 10,
             target: 16 << 10,
         }
@@ -109,6 +152,14 @@ impl Default for Limits {
 /// `[timeouts]`. None of them is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
+    /// For a client's TLS handshake.
+    pub handshake: Duration,
+    /// For a request's whole head.
+    pub head: Duration,
+    /// How long a client's connection is kept without a request.
+    pub keepalive: Duration,
+    /// How long a client that has to send or to read may do neither.
+    pub stall: Duration,
     /// Until there is a connection to a service, TLS included.
     pub connect: Duration,
     /// Until the head of a service's answer is there.
@@ -125,6 +176,10 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(30),
+            keepalive: Duration::from_secs(75),
+            stall: Duration::from_secs(60),
             connect: Duration::from_secs(10),
             response: Duration::from_secs(300),
             keystone: Duration::from_secs(30),
@@ -249,13 +304,13 @@ impl Config {
 
     /// Checks what concerns several settings, or is unwise rather than wrong.
     fn check(&self, layers: &mut Layers<'_>, warnings: &mut Vec<String>) {
-        if self.listen == self.admin && self.listen.port() != 0 {
-            let message =
-                format!("both the services and metrics would listen on {}: change one", self.listen);
+        let (listen, admin) = (&self.listeners[0].server.address, &self.admin.server.address);
+        if listen == admin && listen.tcp().is_none_or(|address| address.port() != 0) {
+            let message = format!("both the services and metrics would listen on {listen}: change one");
             layers.problem("admin", &message);
         }
-        for (key, address) in [("listen", self.listen), ("admin", self.admin)] {
-            if !address.ip().to_canonical().is_loopback() {
+        for (key, address) in [("listen", listen), ("admin", admin)] {
+            if !address.is_local() {
                 warnings.push(format!(
                     "{key} {address} is not a loopback address: whoever reaches it acts as your cloud user, \
                      without a password"
@@ -292,10 +347,17 @@ impl Layers<'_> {
         let (limits, timeouts, log) = (Limits::default(), Timeouts::default(), Log::default());
         let cores = thread::available_parallelism().map_or(1, usize::from);
         Config {
-            listen: self.setting("listen", SocketAddr::from(([127, 0, 0, 1], 8180)), value::address),
-            admin: self.setting("admin", SocketAddr::from(([127, 0, 0, 1], 8181)), value::address),
+            listeners: vec![Listener::at(
+                "main",
+                self.setting("listen", SocketAddr::from(([127, 0, 0, 1], 8180)), value::address),
+            )],
+            admin: Listener::at(
+                "admin",
+                self.setting("admin", SocketAddr::from(([127, 0, 0, 1], 8181)), value::address),
+            ),
             workers: self.setting("workers", cores, |text| at_most(value::count(text)?, 1024)),
             clouds: Vec::new(),
+            cloud_policies: BTreeMap::new(),
             log: Log {
                 format: self.setting("log.format", log.format, log_format),
                 level: self.setting("log.level", log.level, log_level),
@@ -305,6 +367,8 @@ impl Layers<'_> {
                 replay_buffer: self.setting("limits.replay_buffer", limits.replay_buffer, value::size),
                 replay_total: self.setting("limits.replay_total", limits.replay_total, value::size),
                 max_connections: self.setting("limits.max_connections", limits.max_connections, value::count),
+                connections_per_client: limits.connections_per_client,
+                min_rate: limits.min_rate,
                 head: self.setting("limits.head", limits.head, |text| {
                     within(value::size(text)?, SMALLEST_HEAD, 1 << 20)
                 }),
@@ -312,6 +376,10 @@ impl Layers<'_> {
                     .setting("limits.target", limits.target, |text| within(value::size(text)?, 256, 1 << 20)),
             },
             timeouts: Timeouts {
+                handshake: timeouts.handshake,
+                head: timeouts.head,
+                keepalive: timeouts.keepalive,
+                stall: timeouts.stall,
                 connect: self.setting("timeouts.connect", timeouts.connect, nonzero),
                 response: self.setting("timeouts.response", timeouts.response, nonzero),
                 keystone: self.setting("timeouts.keystone", timeouts.keystone, nonzero),

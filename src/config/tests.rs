@@ -153,11 +153,15 @@ fn check_cloud(options: &str, expected: &[&str]) {
 
 // Settings and their layers.
 
+fn port(listener: &Listener) -> u16 {
+    listener.server.address.tcp().expect("an IP address").port()
+}
+
 #[test]
 fn everything_has_a_default() {
     let config = Setup::new().vars(PASSWORD).config();
-    assert_eq!(config.listen, "127.0.0.1:8180".parse().unwrap());
-    assert_eq!(config.admin, "127.0.0.1:8181".parse().unwrap());
+    assert_eq!(config.listeners[0].server.address, "127.0.0.1:8180".parse().unwrap());
+    assert_eq!(config.admin.server.address, "127.0.0.1:8181".parse().unwrap());
     assert!(config.workers >= 1);
     assert_eq!(config.drain, Duration::from_secs(30));
     assert_eq!(config.log, Log::default());
@@ -175,7 +179,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     setup.overrides.workers = Some("4".to_owned());
     let config = setup.config();
     assert_eq!(config.workers, 4);
-    assert_eq!(config.listen.port(), 2);
+    assert_eq!(port(&config.listeners[0]), 2);
     assert_eq!(config.drain, Duration::from_secs(1));
     assert_eq!(config.timeouts.connect, Duration::from_secs(2));
 }
@@ -204,13 +208,20 @@ fn every_setting_reaches_its_field() {
         proof = '10s'
     ";
     let config = Setup::new().vars(PASSWORD).toml(text).config();
-    assert_eq!((config.listen.port(), config.admin.port(), config.workers), (1, 2, 5));
+    assert_eq!((port(&config.listeners[0]), port(&config.admin), config.workers), (1, 2, 5));
     assert_eq!(config.drain, Duration::from_secs(3));
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.log.level, "info,keyway::keystone=debug");
     assert_eq!(
         config.limits,
-        Limits { replay_buffer: 1, replay_total: 2, max_connections: 3, head: 8192, target: 300 }
+        Limits {
+            replay_buffer: 1,
+            replay_total: 2,
+            max_connections: 3,
+            head: 8192,
+            target: 300,
+            ..Limits::default()
+        }
     );
     assert_eq!(
         config.timeouts,
@@ -220,6 +231,7 @@ fn every_setting_reaches_its_field() {
             keystone: Duration::from_secs(180),
             idle: Duration::from_secs(4 * 3600),
             proof: Duration::from_secs(10),
+            ..Timeouts::default()
         }
     );
 }

@@ -1,9 +1,11 @@
 //! Sockets and connections: accept, speak HTTP/1.1 or HTTP/2, drain. Knows no OpenStack.
 
+mod address;
 mod drain;
 mod io;
 mod listener;
 mod streak;
+pub mod tls;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -20,11 +22,12 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tower::{Service, ServiceBuilder, ServiceExt as _};
 
 use self::io::Io;
 
+pub use address::Address;
 pub use drain::Drain;
 pub use listener::bind;
 
@@ -34,13 +37,57 @@ const READ_BUFFER: usize = 400 * 1024;
 const MAX_FIELDS: usize = 200;
 const MAX_STREAMS: u32 = 100;
 
-/// What one listener may take on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a listener is, how it speaks TLS, and who may connect to its socket file.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Connections at a time; further ones wait in the kernel's queue.
+    /// Where.
+    pub address: Address,
+    /// With TLS.
+    pub tls: Option<tls::Config>,
+    /// A socket file's mode.
+    pub mode: u32,
+    /// The users (uid) that may connect to a socket file. Empty: the one that keyway runs as, and root.
+    pub users: Vec<u32>,
+}
+
+impl Config {
+    /// Without TLS; a socket file for its owner alone.
+    pub fn at(address: Address) -> Self {
+        Self { address, tls: None, mode: 0o600, users: Vec::new() }
+    }
+}
+
+/// How much one worker may take on, and how long a client may take. It changes on reload, for
+/// connections that come afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time.
     pub connections: usize,
     /// Requests at a time; further ones are answered with `overloaded`.
     pub requests: usize,
+    /// Connections at a time of one client address, on all workers together. `None`: no limit.
+    pub per_client: Option<usize>,
+    /// For a TLS handshake.
+    pub handshake: Duration,
+    /// For a request's whole head.
+    pub head: Duration,
+    /// How long a connection without a request is kept.
+    pub keepalive: Duration,
+    /// How long a client that has to send or to read may do neither.
+    pub stall: Duration,
+    /// What a client that has to send must send at least, bytes per second, measured over `stall`.
+    pub min_rate: u64,
+}
+
+/// What a listener needs while it serves. A reload replaces it.
+#[derive(Clone)]
+pub struct Settings {
+    /// See [`Limits`].
+    pub limits: Limits,
+    /// With TLS.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// See [`Config::users`].
+    pub users: Vec<u32>,
 }
 
 /// What a handler answers when it can't.
@@ -65,7 +112,7 @@ impl<B> Copy for Fallback<B> {}
 /// `open` counts the connections.
 pub async fn serve<H, F, B>(
     listener: TcpListener,
-    config: Config,
+    settings: watch::Receiver<Settings>,
     handler: H,
     fallback: Fallback<B>,
     drain: Drain,
@@ -75,6 +122,7 @@ pub async fn serve<H, F, B>(
     F: Future<Output = Response<B>> + Send + 'static,
     B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
+    let config = settings.borrow().limits;
     let stack = ServiceBuilder::new()
         .load_shed()
         .concurrency_limit(config.requests)

@@ -118,13 +118,13 @@ async fn status_tells_everything_but_secrets() {
     assert!((1..=300).contains(&left) && demo["token"]["lifetime_seconds"] == 300, "{demo}");
     let services = demo["services"].as_array().unwrap();
     let compute = services.iter().find(|service| service["type"] == "compute").unwrap();
-    assert_eq!(compute["local"], format!("http://{}/compute", keyway.app().listen()));
+    assert_eq!(compute["local"], format!("http://{}/compute", keyway.listen()));
     assert_eq!(compute["upstream"], cloud.url("compute"));
     assert_eq!(compute["problem"], Value::Null);
     // What is shown works.
     for service in services {
         let local = service["local"].as_str().unwrap();
-        let path = local.strip_prefix(&format!("http://{}", keyway.app().listen())).unwrap();
+        let path = local.strip_prefix(&format!("http://{}", keyway.listen())).unwrap();
         assert_eq!(keyway.get(path).await.header("x-keyway-error"), "", "{local}");
     }
 }
@@ -138,7 +138,7 @@ async fn the_admin_listener_has_nothing_else() {
         assert_eq!(answer.status, 404, "{path}");
         assert_eq!(answer.text(), "there are /livez, /readyz, /metrics and /status\n");
     }
-    let mut connection = Connection::open(keyway.app().admin()).await;
+    let mut connection = Connection::open(keyway.admin()).await;
     for method in [Method::POST, Method::DELETE] {
         assert_eq!(connection.send(request(method, "/status", &[], "")).await.status, 405);
     }

@@ -222,12 +222,12 @@ async fn more_requests_than_allowed_are_turned_away_and_the_others_served() {
     })
     .await;
     cloud.set_trouble("compute", slow(Duration::from_secs(2)));
-    let stream = TcpStream::connect(keyway.app().listen()).await.unwrap();
+    let stream = TcpStream::connect(keyway.listen()).await.unwrap();
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let ask = || {
-        let url = format!("http://{}/compute/servers", keyway.app().listen());
+        let url = format!("http://{}/compute/servers", keyway.listen());
         let answer = sender.clone().send_request(request(Method::GET, &url, &[], ""));
         async move { bounded("an answer", answer).await.expect("keyway answers") }
     };

@@ -260,7 +260,7 @@ async fn bodies_that_the_buffers_have_no_room_for_are_treated_as_large_ones() {
 /// An upload by a client that waits for `100 Continue`: what came before the body was sent, and the
 /// rest. Without a 100 the body stays here.
 async fn upload_expecting(keyway: &TestKeyway, path: &str, body: &[u8]) -> (String, String) {
-    let mut stream = TcpStream::connect(keyway.app().listen()).await.expect("keyway listens");
+    let mut stream = TcpStream::connect(keyway.listen()).await.expect("keyway listens");
     let head = format!(
         "PUT {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nExpect: 100-continue\r\n\
          Content-Length: {}\r\n\r\n",

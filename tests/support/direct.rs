@@ -47,7 +47,7 @@ impl Keyway {
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.app.listen()
+        self.app.addresses().next().and_then(keyway::server::Address::tcp).expect("an IP address")
     }
 
     /// A raw client's connection.

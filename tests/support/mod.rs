@@ -29,6 +29,7 @@ use keyway::app::App;
 use keyway::config::{Config, Env, Overrides};
 use keyway::demo::{self, Cloud, Trouble};
 use keyway::keystone::{self, Key};
+use keyway::server::Address;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -109,6 +110,16 @@ impl TestKeyway {
         &self.app
     }
 
+    /// The main listener's address.
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.app.addresses().next().and_then(Address::tcp).expect("the main listener has an IP address")
+    }
+
+    /// The admin listener's address.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.app.admin().tcp().expect("the admin listener has an IP address")
+    }
+
     /// The value of the default cloud's token.
     pub(crate) async fn token(&self) -> String {
         let token = self.app.shared().tokens.current(&Key::of_cloud(0)).await.expect("there is a token");
@@ -116,7 +127,7 @@ impl TestKeyway {
     }
 
     pub(crate) async fn connect(&self) -> Connection {
-        Connection::open(self.app.listen()).await
+        Connection::open(self.listen()).await
     }
 
     pub(crate) async fn send(&self, request: Request<Payload>) -> Answer {
@@ -148,11 +159,11 @@ impl TestKeyway {
 
     /// Sends these very bytes, and reads all answers until the end of the connection.
     pub(crate) async fn raw(&self, text: impl AsRef<[u8]>) -> Answer {
-        raw(self.app.listen(), text.as_ref()).await
+        raw(self.listen(), text.as_ref()).await
     }
 
     pub(crate) async fn admin_get(&self, path: &str) -> Answer {
-        let mut connection = Connection::open(self.app.admin()).await;
+        let mut connection = Connection::open(self.admin()).await;
         connection.send(request(Method::GET, path, &[], "")).await
     }
 
@@ -179,7 +190,7 @@ impl TestKeyway {
 
     /// So many `GET`s of one path at a time, each on a connection of its own; their statuses.
     pub(crate) async fn get_at_once(&self, count: usize, path: &str) -> Vec<u16> {
-        let listen = self.app.listen();
+        let listen = self.listen();
         let mut tasks = JoinSet::new();
         for _ in 0..count {
             let request = request(Method::GET, path, &[], "");
