@@ -11,9 +11,8 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::clouds::warn_if_exposed;
 use super::problems::{ENVIRONMENT, Problems};
-use super::{Env, value};
+use super::{Env, exposure, value};
 use crate::keystone::credentials::AllowHttp;
 use crate::keystone::{
     ApplicationCredential, Auth, Config, Domain, Identity, IdentityVersion, Interface, Method, Project,
@@ -586,7 +585,14 @@ impl Reader<'_> {
         let key_file = key.as_ref().and_then(|at| self.file(at));
         let client_cert = cert.and_then(|at| self.file(&at)).map(|cert| (cert, key_file));
         if let Some((cert, key)) = &client_cert {
-            warn_if_exposed(key.as_ref().unwrap_or(cert), self.env, self.warnings);
+            let (option, file) = match key {
+                Some(key) => ("key", key),
+                None => ("cert", cert),
+            };
+            if let Err(message) = exposure::check_key(file, self.env, self.warnings) {
+                let (source, option) = self.entry.name_of(option, false);
+                self.problems.add(source, option, message);
+            }
         }
         tls::Config { ca_file, insecure, client_cert }
     }

@@ -7,7 +7,6 @@
 //! read is a problem, not a reason to look for another one.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -15,7 +14,7 @@ use serde_json::{Map, Value};
 use super::cloud::{Entry, Place};
 use super::file::is_absent;
 use super::problems::{ENVIRONMENT, Problems};
-use super::{Env, cloud, yaml};
+use super::{Env, cloud, exposure, yaml};
 use crate::keystone;
 
 /// `OS_*` variables that choose or describe, but make no cloud.
@@ -378,7 +377,7 @@ fn read_files(env: &Env, problems: &mut Problems, warnings: &mut Vec<String>) ->
             Found::Broken => files.broken = true,
             Found::File(path, value) => {
                 if holds_secret(&value) {
-                    warn_if_exposed(&path, env, warnings);
+                    exposure::warn(&path, env, warnings);
                 }
                 let Value::Object(map) = value else {
                     if !value.is_null() {
@@ -479,18 +478,5 @@ fn holds_secret(value: &Value) -> bool {
         }),
         Value::Array(items) => items.iter().any(holds_secret),
         _ => false,
-    }
-}
-
-/// Warns of a file with a secret that others may read. systemd's credentials are given to their
-/// service by an access list, which looks like permission for the group: they are fine.
-pub(super) fn warn_if_exposed(path: &Path, env: &Env, warnings: &mut Vec<String>) {
-    let by_systemd = env.var("CREDENTIALS_DIRECTORY").is_some_and(|dir| path.starts_with(dir));
-    if let Ok(metadata) = fs::metadata(path)
-        && metadata.permissions().mode() & 0o044 != 0
-        && !by_systemd
-    {
-        warnings
-            .push(format!("{} holds a secret and can be read by other users: chmod 600 {0}", path.display()));
     }
 }

@@ -21,9 +21,82 @@ pub(super) struct File {
     pub(super) settings: BTreeMap<&'static str, String>,
     /// `clouds`.
     pub(super) clouds: Option<Vec<String>>,
-    /// `[cloud.NAME] allow_http`.
-    pub(super) allow_http: BTreeMap<String, Vec<String>>,
+    /// `[limits.bodies]`: a size by service type.
+    pub(super) bodies: BTreeMap<String, String>,
+    /// `[listener.NAME]`.
+    pub(super) listeners: BTreeMap<String, Options>,
+    /// `[policy.NAME]`, and each `[[policy.NAME.rule]]` of it.
+    pub(super) policies: BTreeMap<String, (Options, Vec<Options>)>,
+    /// `[cloud.NAME]`.
+    pub(super) cloud_tables: BTreeMap<String, Options>,
 }
+
+/// What a table with a name of the operator's has: each option of its schema, as text.
+#[derive(Debug, Default)]
+pub(super) struct Options {
+    texts: BTreeMap<&'static str, String>,
+    lists: BTreeMap<&'static str, Vec<String>>,
+}
+
+impl Options {
+    /// An option that has one value.
+    pub(super) fn text(&self, option: &str) -> Option<&str> {
+        self.texts.get(option).map(|text| text.trim())
+    }
+
+    /// An option that has any number of values; empty where it is not there.
+    pub(super) fn list(&self, option: &str) -> impl Iterator<Item = &str> {
+        self.lists.get(option).into_iter().flatten().map(|text| text.trim())
+    }
+
+    /// Whether an option is there, with or without a value.
+    pub(super) fn has(&self, option: &str) -> bool {
+        self.texts.contains_key(option) || self.lists.contains_key(option)
+    }
+}
+
+/// The form of an option's value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Flag,
+    Texts,
+    Numbers,
+}
+
+type Schema = &'static [(&'static str, Form)];
+
+const LISTENER: Schema = &[
+    ("address", Form::Text),
+    ("hosts", Form::Texts),
+    ("origins", Form::Texts),
+    ("required_header", Form::Text),
+    ("policy", Form::Text),
+    ("tls_cert", Form::Text),
+    ("tls_key", Form::Text),
+    ("client_ca", Form::Text),
+    ("mode", Form::Text),
+    ("users", Form::Numbers),
+];
+const POLICY: Schema = &[("read_only", Form::Flag), ("default", Form::Text)];
+const RULE: Schema = &[
+    ("name", Form::Text),
+    ("effect", Form::Text),
+    ("methods", Form::Texts),
+    ("services", Form::Texts),
+    ("paths", Form::Texts),
+    ("projects", Form::Texts),
+];
+const CLOUD: Schema = &[("allow_http", Form::Texts), ("policy", Form::Text)];
+
+/// Every option of a table with a name of the operator's.
+#[cfg(test)]
+pub(super) fn named_options() -> impl Iterator<Item = &'static str> {
+    [LISTENER, POLICY, RULE, CLOUD].into_iter().flatten().map(|(option, _)| *option)
+}
+
+/// The tables whose names the operator chooses.
+const NAMED_TABLES: [&str; 3] = ["cloud", "listener", "policy"];
 
 impl File {
     /// Reads the file that the arguments or the environment name, else the first that exists where
@@ -85,9 +158,11 @@ impl File {
                     Err(what) => self.problem(problems, key, format!("{what}, not a text or a number")),
                 }
             } else if key == "clouds" {
-                self.clouds = self.strings(key, value, problems);
-            } else if key == "cloud" {
-                self.read_clouds(value, problems);
+                self.clouds = self.list(key, value, Form::Texts, problems);
+            } else if key == "limits.bodies" {
+                self.read_bodies(value, problems);
+            } else if NAMED_TABLES.contains(&key.as_str()) {
+                self.read_named(&key, value, problems);
             } else if SETTINGS.iter().any(|setting| in_table(setting, &key)) {
                 match value {
                     Value::Table(table) => self.read(&format!("{key}."), table, problems),
@@ -101,52 +176,145 @@ impl File {
                     .iter()
                     .filter_map(|setting| setting.strip_prefix(prefix))
                     .map(|rest| rest.split('.').next().unwrap_or(rest))
-                    .chain(["clouds", "cloud"].into_iter().filter(|_| prefix.is_empty()));
+                    .chain(["clouds"].into_iter().chain(NAMED_TABLES).filter(|_| prefix.is_empty()))
+                    .chain(["bodies"].into_iter().filter(|_| prefix == "limits."));
                 self.unknown(key, &name, known, problems);
             }
         }
     }
 
-    fn read_clouds(&mut self, value: Value, problems: &mut Problems) {
-        let Value::Table(clouds) = value else {
-            let message = format!("{}, not a table: write [cloud.NAME], or `clouds = [..]`", what(&value));
-            return self.problem(problems, "cloud".to_owned(), message);
-        };
-        for (name, value) in clouds {
-            let key = format!("cloud.{name}");
-            let Value::Table(cloud) = value else {
-                let message = format!("{}, not a table: write [{key}]", what(&value));
-                self.problem(problems, key, message);
-                continue;
-            };
-            // The table counts even where nothing in it is right: its name is checked later.
-            let mut allowed = Vec::new();
-            for (option, value) in cloud {
-                let key = format!("{key}.{option}");
-                if option == "allow_http" {
-                    allowed = self.strings(key, value, problems).unwrap_or_default();
-                } else {
-                    self.unknown(key, &option, ["allow_http"], problems);
+    fn read_bodies(&mut self, value: Value, problems: &mut Problems) {
+        let Some(table) = self.table("limits.bodies", value, "", problems) else { return };
+        for (service, value) in table {
+            match scalar(value) {
+                Ok(text) => drop(self.bodies.insert(service, text)),
+                Err(what) => {
+                    let key = format!("limits.bodies.{service}");
+                    self.problem(problems, key, format!("{what}, not a text or a number"));
                 }
             }
-            self.allow_http.insert(name, allowed);
         }
     }
 
-    fn strings(&self, key: String, value: Value, problems: &mut Problems) -> Option<Vec<String>> {
+    /// Reads all tables of one kind: `[cloud.NAME]`, `[listener.NAME]`, `[policy.NAME]`. A table
+    /// counts even where nothing in it is right: whether there should be one is checked later.
+    fn read_named(&mut self, kind: &str, value: Value, problems: &mut Problems) {
+        let other_way = if kind == "cloud" { ", or `clouds = [..]`" } else { "" };
+        let Some(tables) = self.table(&format!("{kind}.NAME"), value, other_way, problems) else { return };
+        for (name, value) in tables {
+            let key = format!("{kind}.{name}");
+            if kind != "cloud" && !is_simple_word(&name) {
+                let message = "its name is no simple word: take letters, digits, `-` and `_`";
+                self.problem(problems, key.clone(), message.to_owned());
+            }
+            let Some(mut table) = self.table(&key, value, "", problems) else { continue };
+            match kind {
+                "cloud" => {
+                    let options = self.options(&key, table, CLOUD, &[], problems);
+                    self.cloud_tables.insert(name, options);
+                }
+                "listener" => {
+                    let options = self.options(&key, table, LISTENER, &[], problems);
+                    self.listeners.insert(name, options);
+                }
+                _ => {
+                    let rules = table.remove("rule");
+                    let rules = rules.map_or_else(Vec::new, |rules| self.rules(&key, rules, problems));
+                    let options = self.options(&key, table, POLICY, &["rule"], problems);
+                    self.policies.insert(name, (options, rules));
+                }
+            }
+        }
+    }
+
+    fn rules(&self, policy: &str, value: Value, problems: &mut Problems) -> Vec<Options> {
+        let key = format!("{policy}.rule");
         let found = what(&value);
-        let strings = match value {
+        let tables = match value {
             Value::Array(items) => items
                 .into_iter()
-                .map(|item| if let Value::String(text) = item { Some(text) } else { None })
+                .map(|item| if let Value::Table(table) = item { Some(table) } else { None })
+                .collect::<Option<Vec<_>>>(),
+            _ => None,
+        };
+        let Some(tables) = tables else {
+            self.problem(problems, key.clone(), format!("{found}, not a list of tables: write [[{key}]]"));
+            return Vec::new();
+        };
+        let rule =
+            |(number, table)| self.options(&format!("{key}[{}]", number + 1), table, RULE, &[], problems);
+        tables.into_iter().enumerate().map(rule).collect()
+    }
+
+    /// The options of one table; `others` are known as well, but were read before.
+    fn options(
+        &self,
+        key: &str,
+        table: Table,
+        schema: Schema,
+        others: &[&'static str],
+        problems: &mut Problems,
+    ) -> Options {
+        let mut options = Options::default();
+        for (name, value) in table {
+            let key = format!("{key}.{name}");
+            let Some((option, form)) = schema.iter().find(|(option, _)| *option == name) else {
+                let known = schema.iter().map(|(option, _)| *option).chain(others.iter().copied());
+                self.unknown(key, &name, known, problems);
+                continue;
+            };
+            match (form, value) {
+                (Form::Texts | Form::Numbers, value) => {
+                    let list = self.list(key, value, *form, problems);
+                    options.lists.insert(option, list.unwrap_or_default());
+                }
+                (Form::Flag, Value::Boolean(flag)) => drop(options.texts.insert(option, flag.to_string())),
+                (Form::Flag, value) => {
+                    let found = what(&value);
+                    self.problem(problems, key, format!("{found}, not true or false: write {name} = true"));
+                }
+                (Form::Text, value) => match scalar(value) {
+                    Ok(text) => drop(options.texts.insert(option, text)),
+                    Err(what) => self.problem(problems, key, format!("{what}, not a text")),
+                },
+            }
+        }
+        options
+    }
+
+    fn table(&self, key: &str, value: Value, or: &str, problems: &mut Problems) -> Option<Table> {
+        match value {
+            Value::Table(table) => Some(table),
+            value => {
+                let message = format!("{}, not a table: write [{key}]{or}", what(&value));
+                self.problem(problems, key.trim_end_matches(".NAME").to_owned(), message);
+                None
+            }
+        }
+    }
+
+    fn list(&self, key: String, value: Value, form: Form, problems: &mut Problems) -> Option<Vec<String>> {
+        let found = what(&value);
+        let texts = match value {
+            Value::Array(items) => items
+                .into_iter()
+                .map(|item| match item {
+                    Value::String(text) if form == Form::Texts => Some(text),
+                    Value::Integer(number) if form == Form::Numbers => Some(number.to_string()),
+                    _ => None,
+                })
                 .collect(),
             _ => None,
         };
-        if strings.is_none() {
-            let message = format!("{found}, not a list of texts: write {key} = [\"..\", \"..\"]");
+        if texts.is_none() {
+            let message = if form == Form::Numbers {
+                format!("{found}, not a list of numbers: write {key} = [1000, 1001]")
+            } else {
+                format!("{found}, not a list of texts: write {key} = [\"..\", \"..\"]")
+            };
             self.problem(problems, key, message);
         }
-        strings
+        texts
     }
 
     fn unknown<'a>(
@@ -176,6 +344,10 @@ pub(super) fn is_absent(path: &Path, error: &io::Error) -> bool {
         io::ErrorKind::PermissionDenied => fs::symlink_metadata(path).is_err(),
         _ => false,
     }
+}
+
+fn is_simple_word(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 fn in_table(setting: &str, table: &str) -> bool {
@@ -237,8 +409,8 @@ mod tests {
         let settings: Vec<_> = file.settings.iter().map(|(key, text)| format!("{key}={text}")).collect();
         assert_eq!(settings, ["limits.head=65536", "listen=127.0.0.1:1", "log.level=debug", "workers=3"]);
         assert_eq!(file.clouds.unwrap(), ["a", "b"]);
-        assert_eq!(file.allow_http["a"], ["image"]);
-        assert!(file.allow_http["b c"].is_empty());
+        assert_eq!(file.cloud_tables["a"].list("allow_http").collect::<Vec<_>>(), ["image"]);
+        assert!(!file.cloud_tables["b c"].has("allow_http"));
     }
 
     #[test]

@@ -8,13 +8,14 @@
 //! or asks the environment.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{path::PathBuf, thread};
 
 use crate::keystone::credentials::AllowHttp;
+use crate::keystone::service_type;
 use crate::policy::Policy;
+use crate::proxy::BodyLimits;
 use crate::server::Address;
 use crate::upstream::{BaseUrl, Scheme};
 use crate::{entry, keystone, server};
@@ -22,13 +23,17 @@ use crate::{entry, keystone, server};
 mod cloud;
 mod clouds;
 mod env;
+mod exposure;
 mod file;
+mod listener;
+mod policy;
 mod problems;
 mod value;
 mod yaml;
 
 pub use env::Env;
 use file::File;
+use policy::Policies;
 use problems::{COMMAND_LINE, ENVIRONMENT, closest};
 pub use problems::{Problem, Problems};
 
@@ -52,6 +57,8 @@ pub struct Config {
     pub drain: Duration,
     /// How much of anything is too much.
     pub limits: Limits,
+    /// How large a request's body may be: `limits.body` and `[limits.bodies]`.
+    pub body_limits: BodyLimits,
     /// How long anything may take.
     pub timeouts: Timeouts,
     /// What is allowed but unwise, for the log at start.
@@ -210,7 +217,7 @@ pub struct Overrides {
 
 /// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
 /// `_` for the dot.
-const SETTINGS: [&str; 16] = [
+const SETTINGS: [&str; 23] = [
     "listen",
     "admin",
     "workers",
@@ -220,8 +227,15 @@ const SETTINGS: [&str; 16] = [
     "limits.replay_buffer",
     "limits.replay_total",
     "limits.max_connections",
+    "limits.connections_per_client",
+    "limits.min_rate",
     "limits.head",
     "limits.target",
+    "limits.body",
+    "timeouts.handshake",
+    "timeouts.head",
+    "timeouts.keepalive",
+    "timeouts.stall",
     "timeouts.connect",
     "timeouts.response",
     "timeouts.keystone",
@@ -255,9 +269,14 @@ impl Config {
         let mut warnings = Vec::new();
         env.check(&mut problems);
         let file = File::load(overrides, env, &mut problems);
+        let policies = Policies::check(&file, &mut problems, &mut warnings);
         let mut layers = Layers { overrides, env, file: &file, problems: &mut problems };
-        let mut config = layers.settings();
-        config.check(&mut layers, &mut warnings);
+        let (listeners, admin) = layers.listeners(&policies, &mut warnings);
+        let mut config = layers.settings(listeners, admin);
+        config.check(&mut layers);
+        if config.listeners.iter().chain([&config.admin]).any(|listener| listener.entry.required.is_some()) {
+            exposure::warn(&file.path, env, &mut warnings);
+        }
         warn_of_unknown_variables(env, &mut warnings);
         if with_clouds {
             let wanted = layers.wanted();
@@ -265,7 +284,7 @@ impl Config {
             let served = clouds.served(wanted);
             let listed = file.clouds.iter().flatten();
             let mut misplaced = Vec::new();
-            for name in file.allow_http.keys() {
+            for name in file.cloud_tables.keys() {
                 let elsewhere =
                     !served.by_file && (listed.clone().any(|listed| listed == name) || clouds.knows(name));
                 if !served.names.contains(name) && !elsewhere {
@@ -283,40 +302,43 @@ impl Config {
             }
             config.clouds = served.clouds;
         }
-        for (name, allowed) in &file.allow_http {
-            let key = format!("cloud.{name}.allow_http");
-            let mut checked = Vec::new();
-            for text in allowed {
-                match plain_http(text) {
-                    Ok(allowed) => checked.push(allowed),
-                    Err(message) => problems.add(file.path.display(), &key, message),
-                }
-            }
-            if let Some(cloud) = config.clouds.iter_mut().find(|cloud| cloud.name == *name)
-                && !checked.is_empty()
-            {
-                cloud.allow_http = AllowHttp::Only(checked);
-            }
-        }
+        config.read_cloud_tables(&file, &policies, &mut problems);
+        policies.warn_of_unused(&file, &mut warnings);
         config.warnings = warnings;
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
-    /// Checks what concerns several settings, or is unwise rather than wrong.
-    fn check(&self, layers: &mut Layers<'_>, warnings: &mut Vec<String>) {
-        let (listen, admin) = (&self.listeners[0].server.address, &self.admin.server.address);
-        if listen == admin && listen.tcp().is_none_or(|address| address.port() != 0) {
-            let message = format!("both the services and metrics would listen on {listen}: change one");
-            layers.problem("admin", &message);
-        }
-        for (key, address) in [("listen", listen), ("admin", admin)] {
-            if !address.is_local() {
-                warnings.push(format!(
-                    "{key} {address} is not a loopback address: whoever reaches it acts as your cloud user, \
-                     without a password"
-                ));
+    /// `[cloud.NAME]`, for clouds that are served and for others.
+    fn read_cloud_tables(&mut self, file: &File, policies: &Policies, problems: &mut Problems) {
+        for (name, options) in &file.cloud_tables {
+            let mut problem = |option: &str, message: String| {
+                problems.add(file.path.display(), format!("cloud.{name}.{option}"), message);
+            };
+            let mut allowed = Vec::new();
+            for text in options.list("allow_http") {
+                match plain_http(text) {
+                    Ok(text) => allowed.push(text),
+                    Err(message) => problem("allow_http", message),
+                }
+            }
+            let cloud = self.clouds.iter_mut().find(|cloud| cloud.name == *name);
+            match options.text("policy").map(|policy| policies.named(policy)) {
+                Some(Ok(policy)) if cloud.is_some() => {
+                    self.cloud_policies.insert(name.clone(), policy);
+                }
+                Some(Err(message)) => problem("policy", message),
+                _ => {}
+            }
+            if let Some(cloud) = cloud
+                && !allowed.is_empty()
+            {
+                cloud.allow_http = AllowHttp::Only(allowed);
             }
         }
+    }
+
+    /// Checks what concerns several settings.
+    fn check(&self, layers: &mut Layers<'_>) {
         if self.limits.replay_total < self.limits.replay_buffer {
             let message = "smaller than limits.replay_buffer: it holds all requests' buffers, so raise it";
             layers.problem("limits.replay_total", message);
@@ -343,18 +365,12 @@ struct Written<'a> {
 }
 
 impl Layers<'_> {
-    fn settings(&mut self) -> Config {
+    fn settings(&mut self, listeners: Vec<Listener>, admin: Listener) -> Config {
         let (limits, timeouts, log) = (Limits::default(), Timeouts::default(), Log::default());
         let cores = thread::available_parallelism().map_or(1, usize::from);
         Config {
-            listeners: vec![Listener::at(
-                "main",
-                self.setting("listen", SocketAddr::from(([127, 0, 0, 1], 8180)), value::address),
-            )],
-            admin: Listener::at(
-                "admin",
-                self.setting("admin", SocketAddr::from(([127, 0, 0, 1], 8181)), value::address),
-            ),
+            listeners,
+            admin,
             workers: self.setting("workers", cores, |text| at_most(value::count(text)?, 1024)),
             clouds: Vec::new(),
             cloud_policies: BTreeMap::new(),
@@ -367,19 +383,26 @@ impl Layers<'_> {
                 replay_buffer: self.setting("limits.replay_buffer", limits.replay_buffer, value::size),
                 replay_total: self.setting("limits.replay_total", limits.replay_total, value::size),
                 max_connections: self.setting("limits.max_connections", limits.max_connections, value::count),
-                connections_per_client: limits.connections_per_client,
-                min_rate: limits.min_rate,
+                connections_per_client: self.setting(
+                    "limits.connections_per_client",
+                    limits.connections_per_client,
+                    |text| value::count(text).map(Some),
+                ),
+                min_rate: self.setting("limits.min_rate", limits.min_rate, |text| {
+                    value::size(text).map(|size| size as u64)
+                }),
                 head: self.setting("limits.head", limits.head, |text| {
                     within(value::size(text)?, SMALLEST_HEAD, 1 << 20)
                 }),
                 target: self
                     .setting("limits.target", limits.target, |text| within(value::size(text)?, 256, 1 << 20)),
             },
+            body_limits: self.body_limits(),
             timeouts: Timeouts {
-                handshake: timeouts.handshake,
-                head: timeouts.head,
-                keepalive: timeouts.keepalive,
-                stall: timeouts.stall,
+                handshake: self.setting("timeouts.handshake", timeouts.handshake, nonzero),
+                head: self.setting("timeouts.head", timeouts.head, nonzero),
+                keepalive: self.setting("timeouts.keepalive", timeouts.keepalive, nonzero),
+                stall: self.setting("timeouts.stall", timeouts.stall, nonzero),
                 connect: self.setting("timeouts.connect", timeouts.connect, nonzero),
                 response: self.setting("timeouts.response", timeouts.response, nonzero),
                 keystone: self.setting("timeouts.keystone", timeouts.keystone, nonzero),
@@ -388,6 +411,26 @@ impl Layers<'_> {
             },
             warnings: Vec::new(),
         }
+    }
+
+    fn body_limits(&mut self) -> BodyLimits {
+        let default = self.setting("limits.body", None, value::size_or_none);
+        let mut services = BTreeMap::new();
+        for (service, text) in &self.file.bodies {
+            let checked = policy::service(service).and_then(|service| {
+                let limit = value::size_or_none(text.trim())?.unwrap_or(u64::MAX);
+                Ok((service_type::canonical(&service).into_owned(), limit))
+            });
+            let message = match checked {
+                Ok((service, limit)) => match services.insert(service, limit) {
+                    None => continue,
+                    Some(_) => "another name of this service has a limit too: remove one".to_owned(),
+                },
+                Err(message) => message,
+            };
+            self.problems.add(self.file.path.display(), format!("limits.bodies.{service}"), message);
+        }
+        BodyLimits { default, services }
     }
 
     /// The highest layer's value. The others are checked all the same: a mistake that is hidden today

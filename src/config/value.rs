@@ -2,21 +2,27 @@
 //!
 //! Each error is the end of a sentence that starts with the key, and says how to write it right.
 
-use std::net::SocketAddr;
 use std::time::Duration;
+
+use crate::server::Address;
 
 /// The longest duration: later arithmetic on it must not overflow, and nobody waits longer.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// `ADDRESS:PORT`; `localhost` is 127.0.0.1.
-pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+/// `ADDRESS:PORT` or `unix:/path`; `localhost` is 127.0.0.1.
+pub(super) fn address(text: &str) -> Result<Address, String> {
     let numeric = match text.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}"),
         None => text.to_owned(),
     };
-    numeric
-        .parse()
-        .map_err(|_| format!("`{text}` is no address: write ADDRESS:PORT, for example 127.0.0.1:8180"))
+    numeric.parse().map_err(|error| {
+        if text.starts_with("unix:") {
+            return error;
+        }
+        format!(
+            "`{text}` is no address: write ADDRESS:PORT, for example 127.0.0.1:8180, or unix:/path/to/socket"
+        )
+    })
 }
 
 /// A whole number from 1 up.
@@ -44,6 +50,17 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
         .zip(factor)
         .and_then(|(number, factor)| number.checked_mul(factor))
         .ok_or_else(|| format!("`{text}` is no size: write bytes, or for example 64KiB or 1MiB"))
+}
+
+/// A size, or `none`.
+pub(super) fn size_or_none(text: &str) -> Result<Option<u64>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    match size(text) {
+        Ok(size) => Ok(Some(size as u64)),
+        Err(message) => Err(format!("{message}, or \"none\"")),
+    }
 }
 
 /// A duration with its unit: ms, s, m or h.
@@ -120,6 +137,8 @@ mod tests {
     fn addresses_have_a_port() {
         assert_eq!(address("localhost:1").unwrap(), "127.0.0.1:1".parse().unwrap());
         assert_eq!(address("[::1]:80").unwrap(), "[::1]:80".parse().unwrap());
+        assert_eq!(address("unix:/run/k.sock").unwrap(), Address::Unix("/run/k.sock".into()));
+        assert!(address("unix:k.sock").unwrap_err().contains("unix:/absolute/path"));
         for text in ["", "8180", ":8180", "127.0.0.1", "example.org:80", "127.0.0.1:99999"] {
             assert!(address(text).unwrap_err().contains("ADDRESS:PORT"), "{text}");
         }

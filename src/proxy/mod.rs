@@ -3,6 +3,7 @@
 pub mod headers;
 pub mod rewrite;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -26,6 +27,15 @@ const X_KEYWAY_RETRY: HeaderName = HeaderName::from_static("x-keyway-retry");
 /// How long, and how much, a client may go on sending a body that its service did not want.
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 const DRAIN_BYTES: usize = 64 << 20;
+
+/// How large the body of a request may be, bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BodyLimits {
+    /// For services that have no limit of their own; `None`: any size.
+    pub default: Option<u64>,
+    /// By official service type.
+    pub services: BTreeMap<String, u64>,
+}
 
 /// Where requests with one path prefix go, and with which token.
 #[derive(Debug)]

@@ -1,0 +1,291 @@
+//! `listen`, `admin` and `[listener.NAME]`: where requests come in, and what each place asks of them.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use http::uri::Authority;
+use http::{HeaderName, HeaderValue};
+
+use super::file::Options;
+use super::policy::Policies;
+use super::{Layers, Listener, exposure, value};
+use crate::entry;
+use crate::server::{self, Address, tls};
+
+/// The ways out where an address would let strangers in.
+const WAYS: &str = "bind 127.0.0.1 or a unix:/path socket, or set tls_cert, tls_key and client_ca";
+
+impl Layers<'_> {
+    /// The main listener, then the others by name; and the admin listener.
+    pub(super) fn listeners(
+        &mut self,
+        policies: &Policies,
+        warnings: &mut Vec<String>,
+    ) -> (Vec<Listener>, Listener) {
+        let file = self.file;
+        let none = Options::default();
+        let mut listeners = Vec::new();
+        let mut admin = None;
+        for (name, key, port) in [("main", "listen", 8180), ("admin", "admin", 8181)] {
+            let default = Address::from(SocketAddr::from(([127, 0, 0, 1], port)));
+            let address = self.setting(key, default, value::address);
+            let options = file.listeners.get(name).unwrap_or(&none);
+            if options.has("address") {
+                let message =
+                    format!("this listener's address is the key `{key}` above all tables: move it there");
+                self.listener_problem(name, "address", &message);
+            }
+            let listener = self.listener(name, address, options, policies, warnings);
+            if name == "main" { listeners.push(listener) } else { admin = Some(listener) }
+        }
+        let mut admin = admin.expect("it was just made");
+        if admin.policy.take().is_some() {
+            let message = "the admin listener serves nothing that a policy speaks of: remove it";
+            self.listener_problem("admin", "policy", message);
+        }
+        for (name, options) in &file.listeners {
+            if name == "main" || name == "admin" {
+                continue;
+            }
+            // What is wrong or missing is a problem, so nothing is ever bound here.
+            let mut address = Address::from(SocketAddr::from(([127, 0, 0, 1], 0)));
+            match options.text("address").map(value::address) {
+                Some(Ok(written)) => address = written,
+                Some(Err(message)) => self.listener_problem(name, "address", &message),
+                None => {
+                    let message = "is missing: write ADDRESS:PORT, for example 127.0.0.1:8774, or unix:/path";
+                    self.listener_problem(name, "address", message);
+                }
+            }
+            listeners.push(self.listener(name, address, options, policies, warnings));
+        }
+        self.check_addresses(&listeners, &admin);
+        (listeners, admin)
+    }
+
+    fn listener(
+        &mut self,
+        name: &str,
+        address: Address,
+        options: &Options,
+        policies: &Policies,
+        warnings: &mut Vec<String>,
+    ) -> Listener {
+        let mut hosts = Vec::new();
+        let mut origins = Vec::new();
+        for (option, check, checked) in [
+            ("hosts", host as fn(&str) -> Result<String, String>, &mut hosts),
+            ("origins", origin, &mut origins),
+        ] {
+            for text in options.list(option) {
+                match check(text) {
+                    Ok(text) => checked.push(text),
+                    Err(message) => self.listener_problem(name, option, &message),
+                }
+            }
+        }
+        let required = options.text("required_header").and_then(|text| match required_header(text) {
+            Ok(field) => Some(field),
+            Err(message) => {
+                self.listener_problem(name, "required_header", &message);
+                None
+            }
+        });
+        let policy = options.text("policy").and_then(|policy| match policies.named(policy) {
+            Ok(policy) => Some(policy),
+            Err(message) => {
+                self.listener_problem(name, "policy", &message);
+                None
+            }
+        });
+        self.check_strangers(name, &address, options);
+        let tls = self.listener_tls(name, options, warnings);
+        let (mode, users) = self.socket_file(name, &address, options);
+        Listener {
+            name: name.to_owned(),
+            server: server::Config { address, tls, mode, users },
+            entry: entry::Config { hosts, origins, required },
+            policy,
+        }
+    }
+
+    /// Whoever can connect acts as the cloud's user, so an address that others reach must know them.
+    fn check_strangers(&mut self, name: &str, address: &Address, options: &Options) {
+        let known = options.has("tls_cert") && options.has("tls_key") && options.has("client_ca");
+        if address.is_local() || known {
+            return;
+        }
+        let table = format!("in [listener.{name}]");
+        let message = if options.has("tls_cert") || options.has("tls_key") {
+            format!(
+                "{address} is no loopback address, and TLS alone does not say who a client is: set client_ca {table} \
+                 too, or bind 127.0.0.1 or a unix:/path socket"
+            )
+        } else {
+            format!(
+                "{address} is no loopback address, and whoever reaches it would act as your cloud user: {WAYS} {table}"
+            )
+        };
+        match name {
+            "main" => self.problem("listen", &message),
+            "admin" => self.problem("admin", &message),
+            name => self.listener_problem(name, "address", &message),
+        }
+    }
+
+    fn listener_tls(
+        &mut self,
+        name: &str,
+        options: &Options,
+        warnings: &mut Vec<String>,
+    ) -> Option<tls::Config> {
+        let [cert, key, client_ca] = ["tls_cert", "tls_key", "client_ca"].map(|option| {
+            let text = options.text(option)?;
+            let path = self.env.path(text);
+            let readable = match fs::File::open(&path).and_then(|file| file.metadata()) {
+                Ok(metadata) if metadata.is_file() => Ok(()),
+                Ok(_) => Err(format!("{} is not a file", path.display())),
+                Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
+            };
+            let readable = readable.and_then(|()| match option {
+                "tls_key" => exposure::check_key(&path, self.env, warnings),
+                _ => Ok(()),
+            });
+            if let Err(message) = readable {
+                self.listener_problem(name, option, &message);
+            }
+            Some(path)
+        });
+        match (cert, key, client_ca) {
+            (Some(cert), Some(key), client_ca) => Some(tls::Config { cert, key, client_ca }),
+            (None, None, None) => None,
+            (Some(_), None, _) => self.lacks(name, "tls_key", "it belongs to tls_cert"),
+            (None, Some(_), _) => self.lacks(name, "tls_cert", "tls_key belongs to it"),
+            (None, None, Some(_)) => self.lacks(name, "tls_cert", "client_ca asks for tls_cert and tls_key"),
+        }
+    }
+
+    fn lacks(&mut self, name: &str, option: &str, why: &str) -> Option<tls::Config> {
+        self.listener_problem(name, option, &format!("is missing, but {why}: set it"));
+        None
+    }
+
+    /// Mode and users of a socket file.
+    fn socket_file(&mut self, name: &str, address: &Address, options: &Options) -> (u32, Vec<u32>) {
+        let default = server::Config::at(address.clone());
+        if let Some(tcp) = address.tcp() {
+            for option in ["mode", "users"] {
+                if options.has(option) {
+                    let message =
+                        format!("only a unix:/path socket has it, and this listener is at {tcp}: remove it");
+                    self.listener_problem(name, option, &message);
+                }
+            }
+            return (default.mode, default.users);
+        }
+        let mut users = Vec::new();
+        for text in options.list("users") {
+            match text.parse() {
+                Ok(user) => users.push(user),
+                Err(_) => {
+                    let message = format!("{text} is no user id (see `id -u NAME`), such as 1000");
+                    self.listener_problem(name, "users", &message);
+                }
+            }
+        }
+        let mode = match options.text("mode").map(|text| text.trim_start_matches('0')) {
+            None | Some("600") => 0o600,
+            Some("660") => 0o660,
+            Some("666") => 0o666,
+            Some(_) => {
+                let written = options.text("mode").unwrap_or_default();
+                let message = format!("`{written}` is none of the modes \"0600\", \"0660\" and \"0666\"");
+                self.listener_problem(name, "mode", &message);
+                0o600
+            }
+        };
+        if mode != 0o600 && options.list("users").next().is_none() {
+            let message =
+                "lets others connect, so it takes a list of who may: set users = [1000, ..], or remove it";
+            self.listener_problem(name, "mode", message);
+        }
+        (mode, users)
+    }
+
+    /// No two listeners share an address; port 0 is another one each time.
+    fn check_addresses(&mut self, listeners: &[Listener], admin: &Listener) {
+        let shared = |address: &Address| address.tcp().is_none_or(|address| address.port() != 0);
+        let main = &listeners[0];
+        if main.server.address == admin.server.address && shared(&main.server.address) {
+            let address = &main.server.address;
+            let message = format!("both the services and metrics would listen on {address}: change one");
+            self.problem("admin", &message);
+        }
+        for (index, listener) in listeners.iter().enumerate().skip(1) {
+            let address = &listener.server.address;
+            let earlier = listeners[..index].iter().chain([admin]);
+            if let Some(other) = earlier.into_iter().find(|other| other.server.address == *address)
+                && shared(address)
+            {
+                let message =
+                    format!("the listener `{}` would listen on {address} too: change one", other.name);
+                self.listener_problem(&listener.name, "address", &message);
+            }
+        }
+    }
+
+    fn listener_problem(&mut self, name: &str, option: &str, message: &str) {
+        self.problems.add(self.file.path.display(), format!("listener.{name}.{option}"), message);
+    }
+}
+
+/// What may stand in `Host`: a name or an address, perhaps with a port.
+fn host(text: &str) -> Result<String, String> {
+    let authority = text.parse::<Authority>().ok().filter(|authority| {
+        !authority.as_str().contains(['@', '*']) && !authority.host().is_empty() && !text.ends_with(':')
+    });
+    match authority {
+        Some(authority) => Ok(authority.as_str().to_ascii_lowercase()),
+        None => Err(format!(
+            "`{text}` is no host: write for example keyway.example, or keyway.example:8443 with a port"
+        )),
+    }
+}
+
+/// An origin as browsers write it: no default port, no path.
+fn origin(text: &str) -> Result<String, String> {
+    if text == "null" {
+        return Err("`null` is the origin of any sandboxed page or local file: it can't be told from others"
+            .to_owned());
+    }
+    let bad =
+        || format!("`{text}` is no origin: write scheme and host, for example https://dashboard.example");
+    let (scheme, authority) = text.split_once("://").ok_or_else(bad)?;
+    let scheme = scheme.to_ascii_lowercase();
+    if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    {
+        return Err(bad());
+    }
+    let authority = host(authority).map_err(|_| bad())?;
+    let authority = match scheme.as_str() {
+        "https" => authority.strip_suffix(":443"),
+        "http" => authority.strip_suffix(":80"),
+        _ => None,
+    }
+    .unwrap_or(&authority);
+    Ok(format!("{scheme}://{authority}"))
+}
+
+/// `Name: value`. The value is a secret in all but name, so it is not shown.
+fn required_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').unwrap_or_default();
+    let name = HeaderName::from_bytes(name.trim().as_bytes()).ok();
+    let value = HeaderValue::from_str(value.trim()).ok().filter(|value| !value.is_empty());
+    match name.zip(value) {
+        Some((name, mut value)) => {
+            value.set_sensitive(true);
+            Ok((name, value))
+        }
+        None => Err("not a header: write it as \"Name: value\", for example \"X-Keyway: 1\"".to_owned()),
+    }
+}

@@ -1,0 +1,263 @@
+//! `listen`, `admin` and `[listener.NAME]`.
+
+use super::*;
+
+/// Files as a listener's TLS needs them: a certificate and an authority for all, a key for its owner.
+fn with_tls_files() -> Setup {
+    let setup =
+        Setup::new().vars(PASSWORD).file("srv/tls.pem", "").file("srv/tls.key", "").file("srv/ca.pem", "");
+    setup.mode("srv/tls.pem", 0o644).mode("srv/ca.pem", 0o644)
+}
+
+const TLS: &str = "tls_cert = 'tls.pem'\ntls_key = 'tls.key'\nclient_ca = 'ca.pem'";
+
+/// Checks the problems of a keyway.toml, each as `key: message`.
+#[track_caller]
+fn check(toml: &str, expected: &[&str]) {
+    let expected: Vec<_> = expected.iter().map(|line| format!("{TOML}: {line}")).collect();
+    let expected: Vec<_> = expected.iter().map(String::as_str).collect();
+    with_tls_files().toml(toml).check_problems(&expected);
+}
+
+#[test]
+fn a_listener_has_everything_that_its_table_says() {
+    let text = "
+        [listener.compute]
+        address = 'localhost:8774'
+        hosts = ['Nova.Example', 'nova.example:8443']
+        origins = ['https://dashboard.example', 'http://10.0.0.1:8080', 'chrome-extension://abc']
+        required_header = 'X-Keyway: let me in'
+        policy = 'look'
+        [listener.team]
+        address = '10.0.0.1:8443'
+        tls_cert = 'tls.pem'
+        tls_key = 'tls.key'
+        client_ca = 'ca.pem'
+        [listener.socket]
+        address = 'unix:/run/keyway.sock'
+        mode = '0660'
+        users = [1000, 1001]
+        [listener.main]
+        hosts = ['keyway.example']
+        [listener.admin]
+        required_header = 'X-Admin: 1'
+        [policy.look]
+        read_only = true
+    ";
+    let setup = with_tls_files().toml(text);
+    let config = setup.config();
+    let names: Vec<_> = config.listeners.iter().map(|listener| listener.name.as_str()).collect();
+    assert_eq!(names, ["main", "compute", "socket", "team"]);
+    let [main, compute, socket, team] = &config.listeners[..] else { panic!("four listeners") };
+    assert_eq!((port(main), port(compute), port(&config.admin)), (8180, 8774, 8181));
+    assert_eq!(main.entry.hosts, ["keyway.example"]);
+    assert_eq!(compute.entry.hosts, ["nova.example", "nova.example:8443"]);
+    let origins = ["https://dashboard.example", "http://10.0.0.1:8080", "chrome-extension://abc"];
+    assert_eq!(compute.entry.origins, origins);
+    let (name, value) = compute.entry.required.as_ref().expect("a header");
+    assert_eq!((name.as_str(), value.to_str().unwrap()), ("x-keyway", "let me in"));
+    assert_eq!(compute.policy.as_ref().map(|policy| policy.name.as_str()), Some("look"));
+    assert_eq!(socket.server.address, Address::Unix("/run/keyway.sock".into()));
+    assert_eq!((socket.server.mode, socket.server.users.as_slice()), (0o660, &[1000, 1001][..]));
+    let srv = setup.dir.path().join("srv");
+    let tls = team.server.tls.as_ref().expect("TLS");
+    assert_eq!((&tls.cert, &tls.key), (&srv.join("tls.pem"), &srv.join("tls.key")));
+    assert_eq!(tls.client_ca, Some(srv.join("ca.pem")));
+    assert!(config.admin.entry.required.is_some());
+    assert_eq!(config.warnings, [""; 0]);
+    // The header's value is as good as a password.
+    assert!(!format!("{config:?}").contains("let me in"));
+}
+
+// Promise 1.
+#[test]
+fn an_address_that_others_reach_needs_tls_and_client_certificates() {
+    let ways = "is no loopback address, and whoever reaches it would act as your cloud user: bind 127.0.0.1 or a \
+                unix:/path socket, or set tls_cert, tls_key and client_ca in [listener.";
+    for address in
+        ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1", "255.255.255.255:1"]
+    {
+        let shown = address.parse::<std::net::SocketAddr>().unwrap();
+        let of = |table: &str| format!("{shown} {ways}{table}]");
+        check(&format!("listen = '{address}'"), &[&format!("listen: {}", of("main"))]);
+        check(&format!("admin = '{address}'"), &[&format!("admin: {}", of("admin"))]);
+        check(
+            &format!("[listener.x]\naddress = '{address}'"),
+            &[&format!("listener.x.address: {}", of("x"))],
+        );
+        for (listen, table) in [("listen", "main"), ("admin", "admin")] {
+            let known = format!("{listen} = '{address}'\n[listener.{table}]\n{TLS}");
+            with_tls_files().toml(&known).config();
+        }
+    }
+    let alone = "listen = '10.0.0.1:1'\n[listener.main]\ntls_cert = 'tls.pem'\ntls_key = 'tls.key'";
+    check(
+        alone,
+        &[
+            "listen: 10.0.0.1:1 is no loopback address, and TLS alone does not say who a client is: set client_ca",
+        ],
+    );
+    for address in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "unix:/run/k.sock"] {
+        with_tls_files().toml(&format!("listen = '{address}'")).config();
+    }
+    // Wherever it is written.
+    let mut setup = with_tls_files().vars("KEYWAY_ADMIN=0.0.0.0:2");
+    setup.overrides.listen = Some("0.0.0.0:1".to_owned());
+    setup.check_problems(&[
+        "command line: --listen: 0.0.0.0:1 is no",
+        "environment: KEYWAY_ADMIN: 0.0.0.0:2 is no",
+    ]);
+}
+
+#[test]
+fn addresses_are_there_once_each() {
+    check("[listener.x]\nhosts = []", &["listener.x.address: is missing: write ADDRESS:PORT"]);
+    check("[listener.x]\naddress = 'here'", &["listener.x.address: `here` is no address"]);
+    check(
+        "[listener.x]\naddress = 'unix:k.sock'",
+        &["listener.x.address: `unix:k.sock` names no socket file"],
+    );
+    check(
+        "listen = '127.0.0.1:1'\n[listener.main]\naddress = '127.0.0.1:2'\n[listener.admin]\naddress = '127.0.0.1:3'",
+        &[
+            "listener.main.address: this listener's address is the key `listen`",
+            "listener.admin.address: this listener's address is the key `admin`",
+        ],
+    );
+    let x = |address: &str| format!("[listener.x]\naddress = '{address}'\n");
+    let y = |address: &str| format!("[listener.y]\naddress = '{address}'\n");
+    check(
+        &x("127.0.0.1:8181"),
+        &["listener.x.address: the listener `admin` would listen on 127.0.0.1:8181 too"],
+    );
+    check(&x("127.0.0.1:8180"), &["listener.x.address: the listener `main` would"]);
+    let socket = "unix:/run/k.sock";
+    check(
+        &(x(socket) + &y(socket)),
+        &["listener.y.address: the listener `x` would listen on unix:/run/k.sock too"],
+    );
+    with_tls_files().toml(&(x("127.0.0.1:0") + &y("127.0.0.1:0"))).config();
+}
+
+#[test]
+fn names_are_simple_words_and_unknown_keys_are_named() {
+    check("[listener.'a b']\naddress = '127.0.0.1:1'", &["listener.a b: its name is no simple word"]);
+    check(
+        "listner = 1\n[listener.x]\naddress = '127.0.0.1:1'\nhost = ['a']",
+        &[
+            "listener.x.host: unknown key: did you mean `hosts`?",
+            "listner: unknown key: did you mean `listener`?",
+        ],
+    );
+    check("listener = 1", &["listener: a number, not a table: write [listener.NAME]"]);
+    check("[listener]\ny = 1", &["listener.y: a number, not a table: write [listener.y]"]);
+    check(
+        "[listener.main]\nhosts = 'a'\nusers = ['root']\nrequired_header = 1.5",
+        &[
+            "listener.main.hosts: a text, not a list of texts: write listener.main.hosts = [\"..\", \"..\"]",
+            "listener.main.required_header: a fraction, not a text",
+            "listener.main.users: a list, not a list of numbers: write listener.main.users = [1000, 1001]",
+            "listener.main.users: only a unix:/path socket has it, and this listener is at 127.0.0.1:8180",
+        ],
+    );
+}
+
+#[test]
+fn hosts_origins_and_headers_are_checked() {
+    for host in ["https://a.example", "a.example/x", "me@a.example", "a b", "*.example", "a:"] {
+        let toml = format!("[listener.main]\nhosts = ['{host}']");
+        check(&toml, &[&format!("listener.main.hosts: `{host}` ")]);
+    }
+    for origin in ["null", "dashboard.example", "https://", "https://a/x", "https://me@a", "*"] {
+        let toml = format!("[listener.main]\norigins = ['{origin}']");
+        check(&toml, &[&format!("listener.main.origins: `{origin}` ")]);
+    }
+    // The value is not shown, whatever is wrong with it.
+    for header in ["hunter2", "a b: hunter2", ": hunter2", "x: hunter2\\u0007", "x:"] {
+        let toml = format!("[listener.main]\nrequired_header = \"{header}\"");
+        check(&toml, &["listener.main.required_header: "]);
+    }
+}
+
+#[test]
+fn tls_files_belong_together_and_are_there() {
+    let main = |lines: &str| format!("[listener.main]\n{lines}");
+    check(&main("tls_cert = 'tls.pem'"), &["listener.main.tls_key: is missing, but it belongs to tls_cert"]);
+    check(&main("tls_key = 'tls.key'"), &["listener.main.tls_cert: is missing, but tls_key belongs to it"]);
+    check(
+        &main("client_ca = 'ca.pem'"),
+        &["listener.main.tls_cert: is missing, but client_ca asks for tls_cert"],
+    );
+    check(
+        &main("tls_cert = 'none.pem'\ntls_key = '~'\nclient_ca = '/'"),
+        &[
+            "listener.main.tls_cert: /srv/none.pem cannot be read",
+            "listener.main.tls_key: /home/ is not a file",
+            "listener.main.client_ca: / is not a file",
+        ],
+    );
+}
+
+// Promise 14.
+#[test]
+fn a_listeners_key_that_everyone_can_read_is_refused() {
+    let setup = with_tls_files().toml(&format!("[listener.main]\n{TLS}"));
+    assert_eq!(setup.config().warnings, [""; 0]);
+    setup.mode("srv/tls.key", 0o644).check_problems(&[&format!(
+        "{TOML}: listener.main.tls_key: /srv/tls.key holds a private key and can be read by every user of this machine: \
+         chmod 600 /srv/tls.key"
+    )]);
+}
+
+// Promise 14.
+#[test]
+fn a_keyway_toml_with_a_secret_that_others_can_read_is_warned_of() {
+    let path = "home/.config/keyway/keyway.toml";
+    let setup = Setup::new().vars(PASSWORD).toml("[listener.main]\nrequired_header = 'X-Keyway: hunter2'");
+    assert_eq!(setup.config().warnings, [""; 0]);
+    let warnings = setup.mode(path, 0o644).config().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("keyway.toml holds a secret and can be read by other users: chmod 600 /"));
+    let setup = Setup::new().vars(PASSWORD).toml("[listener.main]\nhosts = ['a.example']").mode(path, 0o644);
+    assert_eq!(setup.config().warnings, [""; 0]);
+}
+
+#[test]
+fn a_socket_files_mode_goes_with_its_users() {
+    let socket = |lines: &str| format!("listen = 'unix:/run/k.sock'\n[listener.main]\n{lines}");
+    let main = |lines: &str| with_tls_files().toml(&socket(lines)).config().listeners[0].server.clone();
+    assert_eq!((main("").mode, main("").users), (0o600, vec![]));
+    assert_eq!(main("mode = '0666'\nusers = [0]").mode, 0o666);
+    assert_eq!(main("mode = 600").mode, 0o600);
+    for mode in ["0660", "0666"] {
+        let toml = socket(&format!("mode = '{mode}'\nusers = []"));
+        check(&toml, &["listener.main.mode: lets others connect, so it takes a list of who may"]);
+    }
+    check(&socket("mode = '0777'\nusers = [1]"), &["listener.main.mode: `0777` is none of the modes"]);
+    check(
+        &socket("users = [-1, 4294967296]"),
+        &["listener.main.users: -1 is no user id", "listener.main.users: 4294967296 is no user id"],
+    );
+    check("[listener.main]\nmode = '0600'", &["listener.main.mode: only a unix:/path socket has it"]);
+}
+
+#[test]
+fn a_policy_that_is_not_there_is_a_problem() {
+    check(
+        "[listener.main]\npolicy = 'x'",
+        &["listener.main.policy: there is no policy `x`: write a table [policy.x]"],
+    );
+    let policy = "[policy.look]\nread_only = true\n";
+    check(
+        &format!("{policy}[listener.main]\npolicy = 'lock'"),
+        &["listener.main.policy: there is no policy `lock`: did you mean `look`?"],
+    );
+    check(
+        &format!("{policy}[listener.main]\npolicy = 'nothing'"),
+        &["listener.main.policy: there is no policy `nothing`: there is look"],
+    );
+    check(
+        &format!("{policy}[listener.admin]\npolicy = 'look'"),
+        &["listener.admin.policy: the admin listener serves nothing that a policy speaks of"],
+    );
+}

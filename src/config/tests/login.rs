@@ -1,0 +1,317 @@
+//! Logging in.
+
+use super::*;
+
+#[test]
+fn a_password_is_for_a_user_by_id_or_by_name_and_domain() {
+    let setup = || Setup::new().vars(PASSWORD);
+    let identity = setup().identity();
+    assert_eq!(identity.auth_url.to_string(), "https://cloud.example:5000/v3");
+    assert_eq!(identity.version, IdentityVersion::V3);
+    assert_eq!(identity.scope, Scope::Default);
+    assert_password(&identity.method, "hunter2");
+
+    for (vars, user) in [
+        ("", ada(default_domain())),
+        ("OS_USER_DOMAIN_NAME=Users", ada(Domain::Name("Users".to_owned()))),
+        ("OS_USER_DOMAIN_ID=u1\nOS_USER_DOMAIN_NAME=Users", ada(Domain::Id("u1".to_owned()))),
+        ("OS_DEFAULT_DOMAIN_NAME=Dflt", ada(Domain::Name("Dflt".to_owned()))),
+        ("OS_DOMAIN_NAME=D\nOS_PROJECT_NAME=p", ada(Domain::Name("D".to_owned()))),
+        ("OS_DOMAIN_NAME=D", ada(default_domain())),
+        (
+            "OS_DOMAIN_ID=d\nOS_PROJECT_NAME=p\nOS_USER_DOMAIN_NAME=Users",
+            ada(Domain::Name("Users".to_owned())),
+        ),
+        ("OS_USER_ID=42", User::Id("42".to_owned())),
+    ] {
+        match setup().vars(vars).identity().method {
+            Method::Password { user: found, .. } => assert_eq!(found, user, "{vars}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_token_is_a_login() {
+    for vars in ["OS_AUTH_TYPE=token", "OS_AUTH_TYPE=v3token", ""] {
+        let setup = Setup::new().vars("OS_AUTH_URL=https://c.example\nOS_TOKEN=gAAAA").vars(vars);
+        match setup.identity().method {
+            Method::Token(token) => assert_eq!(token.expose(), "gAAAA"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let setup = Setup::new().clouds(
+        "clouds: {prod: {auth_type: token, auth-token: gAAAA, auth: {auth_url: 'https://c.example', token: no}}}",
+    );
+    assert!(matches!(setup.identity().method, Method::Token(token) if token.expose() == "no"));
+    let setup = Setup::new().vars(PASSWORD).vars("OS_TOKEN=gAAAA");
+    assert_password(&setup.identity().method, "hunter2");
+}
+
+#[test]
+fn an_application_credential_is_by_id_or_by_name_and_user() {
+    let base = "OS_AUTH_URL=https://c.example\nOS_APPLICATION_CREDENTIAL_SECRET=hunter2";
+    let check = |vars: &str, expected: ApplicationCredential| {
+        let identity = Setup::new().vars(base).vars(vars).identity();
+        assert_eq!(identity.version, IdentityVersion::V3);
+        assert_eq!(identity.scope, Scope::Default);
+        match identity.method {
+            Method::ApplicationCredential { which, secret } => {
+                assert_eq!(which, expected);
+                assert_eq!(secret, Secret::new("hunter2"));
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    check("OS_APPLICATION_CREDENTIAL_ID=a1", ApplicationCredential::Id("a1".to_owned()));
+    check(
+        "OS_AUTH_TYPE=v3applicationcredential\nOS_APPLICATION_CREDENTIAL_ID=a1",
+        ApplicationCredential::Id("a1".to_owned()),
+    );
+    check(
+        "OS_APPLICATION_CREDENTIAL_NAME=deploy\nOS_USER_ID=42",
+        ApplicationCredential::Name { name: "deploy".to_owned(), user: User::Id("42".to_owned()) },
+    );
+    check(
+        "OS_APPLICATION_CREDENTIAL_NAME=deploy\nOS_USERNAME=ada\nOS_USER_DOMAIN_ID=d",
+        ApplicationCredential::Name { name: "deploy".to_owned(), user: ada(Domain::Id("d".to_owned())) },
+    );
+}
+
+#[test]
+fn an_application_credential_has_no_scope_of_its_own() {
+    let setup = Setup::new().vars(
+        "OS_AUTH_URL=https://c.example\nOS_APPLICATION_CREDENTIAL_ID=a\nOS_APPLICATION_CREDENTIAL_SECRET=s\n\
+         OS_PROJECT_NAME=p",
+    );
+    assert_eq!(setup.identity().scope, Scope::Default);
+    assert!(setup.config().warnings[0].starts_with("environment: OS_PROJECT_NAME: ignored"));
+}
+
+#[test]
+fn a_fixed_token_needs_no_keystone() {
+    for auth_type in ["admin_token", "token_endpoint"] {
+        let setup = Setup::new().clouds(&format!(
+            "clouds: {{prod: {{auth_type: {auth_type}, auth: {{endpoint: 'https://c.example/', token: t}}}}}}"
+        ));
+        match setup.config().clouds.remove(0).auth {
+            Auth::Fixed { endpoint, token } => {
+                assert_eq!((endpoint.to_string().as_str(), token.expose()), ("https://c.example", "t"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    check_cloud("{auth_type: admin_token}", &["auth.endpoint: missing", "auth.token: missing"]);
+}
+
+#[test]
+fn the_identity_version_comes_from_auth_type_key_or_url() {
+    use IdentityVersion::{Discover, V2, V3};
+    for (url, vars, version) in [
+        ("https://c", "", Discover),
+        ("https://c/identity", "", Discover),
+        ("https://c/identity/v3/", "", V3),
+        ("https://c/v2.0", "", V2),
+        ("https://c", "OS_IDENTITY_API_VERSION=2", V2),
+        ("https://c", "OS_IDENTITY_API_VERSION=2.0", V2),
+        ("https://c", "OS_IDENTITY_API_VERSION=3", V3),
+        ("https://c", "OS_AUTH_TYPE=v2password", V2),
+        ("https://c", "OS_AUTH_TYPE=v3password\nOS_IDENTITY_API_VERSION=2", V3),
+    ] {
+        let setup =
+            Setup::new().vars("OS_USERNAME=ada\nOS_PASSWORD=hunter2").vars(&format!("OS_AUTH_URL={url}"));
+        assert_eq!(setup.vars(vars).identity().version, version, "{url} {vars}");
+    }
+    let numbers = "clouds: {prod: {identity_api_version: 2.0, auth: {auth_url: 'http://127.0.0.1', username: ada, password: 1}}}";
+    assert_eq!(Setup::new().clouds(numbers).identity().version, V2);
+}
+
+#[test]
+fn identity_v2_knows_no_domains_and_tenants_are_projects() {
+    let setup = Setup::new().vars(
+        "OS_AUTH_URL=https://c.example/v2.0\nOS_USERNAME=ada\nOS_PASSWORD=hunter2\nOS_TENANT_NAME=t\n\
+         OS_USER_DOMAIN_NAME=Default",
+    );
+    let identity = setup.identity();
+    assert_eq!(identity.scope, Scope::Project(Project::Name { name: "t".to_owned(), domain: None }));
+    match identity.method {
+        Method::Password { user, .. } => {
+            assert_eq!(user, User::Name { name: "ada".to_owned(), domain: None })
+        }
+        other => panic!("{other:?}"),
+    }
+    let setup =
+        Setup::new().vars("OS_AUTH_URL=https://c.example\nOS_TOKEN=t\nOS_AUTH_TYPE=v2token\nOS_TENANT_ID=1");
+    assert_eq!(setup.identity().scope, Scope::Project(Project::Id("1".to_owned())));
+}
+
+#[test]
+fn a_scope_is_a_project_a_domain_the_system_or_none() {
+    let by_name = |domain| Scope::Project(Project::Name { name: "p".to_owned(), domain: Some(domain) });
+    let named = |name: &str| Domain::Name(name.to_owned());
+    check_scope("x: y", &Scope::Default);
+    check_scope("unscoped: true", &Scope::Unscoped);
+    check_scope("project_id: 0123", &Scope::Project(Project::Id("0123".to_owned())));
+    check_scope("project_id: 90617e46, project_name: p", &Scope::Project(Project::Id("90617e46".to_owned())));
+    check_scope("tenant-id: 1", &Scope::Project(Project::Id("1".to_owned())));
+    check_scope("project_name: p", &by_name(default_domain()));
+    check_scope("tenant_name: q, project_name: p", &by_name(default_domain()));
+    check_scope("project_name: p, project_domain_name: D", &by_name(named("D")));
+    check_scope("project_name: p, domain_name: D", &by_name(named("D")));
+    check_scope("project_name: p, default_domain_name: D", &by_name(named("D")));
+    check_scope("project-name: p, project-domain-id: d", &by_name(Domain::Id("d".to_owned())));
+    check_scope("domain_id: d", &Scope::Domain(Domain::Id("d".to_owned())));
+    check_scope("domain_name: D", &Scope::Domain(named("D")));
+    check_scope("system_scope: all", &Scope::System);
+    check_scope("project_name: '', domain_name: ~, system_scope: all", &Scope::System);
+}
+
+#[test]
+fn login_options_may_stand_beside_auth() {
+    let setup = Setup::new().clouds(
+        "clouds: {prod: {auth-url: 'https://c.example', username: bob, password: no, project-name: q, \
+         auth: {username: ada, password: 007, project_name: p}}}",
+    );
+    let identity = setup.identity();
+    assert_password(&identity.method, "007");
+    let Method::Password { user, .. } = identity.method else { panic!("a password") };
+    assert_eq!(user, ada(default_domain()));
+    let project = Project::Name { name: "q".to_owned(), domain: Some(default_domain()) };
+    assert_eq!(identity.scope, Scope::Project(project));
+}
+
+#[test]
+fn an_unknown_auth_type_lists_those_there_are() {
+    check_cloud(
+        "{auth_type: v3oidcpassword}",
+        &["auth_type: `v3oidcpassword` is not supported: there is password, v3password, v2password, token"],
+    );
+    let setup = Setup::new().vars(PASSWORD).vars("OS_AUTH_TYPE=none");
+    setup.check_problems(&["environment: OS_AUTH_TYPE: `none` is not supported"]);
+}
+
+#[test]
+fn missing_options_are_named_all_at_once() {
+    check_cloud(
+        "{auth: {project_name: p}}",
+        &["auth.auth_url: missing", "auth.username: missing", "auth.password: missing"],
+    );
+    check_cloud("{}", &["auth.auth_url: missing", "auth.username: missing", "auth.password: missing"]);
+    check_cloud("{auth: [x]}", &["auth: not a mapping", "auth.auth_url", "auth.username", "auth.password"]);
+    check_cloud(
+        "{auth: {auth_url: 'https://c.example', username: [ada], password: hunter2}}",
+        &["auth.username: a list or a mapping", "auth.username: missing"],
+    );
+    check_cloud(
+        "{auth_type: token, auth: {auth_url: 'https://c.example'}}",
+        &["auth.token: missing: auth_type token needs a token"],
+    );
+    check_cloud(
+        "{auth_type: v3applicationcredential, auth: {auth_url: 'https://c.example'}}",
+        &["auth.application_credential_id: missing", "auth.application_credential_secret: missing"],
+    );
+    check_cloud(
+        "{auth: {auth_url: 'https://c.example', application_credential_name: n, application_credential_secret: s}}",
+        &["auth.username: missing: an application credential's name is unique per user only"],
+    );
+    let setup = Setup::new().vars("OS_AUTH_URL=https://c.example\nOS_USERNAME=ada\nOS_PASSWORD=");
+    setup.check_problems(&["environment: OS_PASSWORD: missing"]);
+}
+
+#[test]
+fn auth_url_must_be_a_plain_url() {
+    for (url, message) in [
+        ("cloud.example", "no usable URL: not an absolute URL"),
+        ("ftp://cloud.example", "no usable URL: the scheme must be http or https"),
+        ("https://ada:hunter2@cloud.example", "no usable URL: it must not hold a user name or password"),
+        ("https://cloud.example?x=hunter2", "no usable URL: it must not have a query"),
+        ("https://{region_name}.example", "templates in URLs are not supported yet"),
+    ] {
+        check_cloud(
+            &format!("{{auth: {{auth_url: '{url}', username: ada, password: hunter2}}}}"),
+            &[&format!("auth.auth_url: {message}")],
+        );
+    }
+}
+
+#[test]
+fn one_login_has_one_scope() {
+    let check = |options: &str, expected: &[&str]| {
+        let base = "auth_url: 'https://c.example/v3', username: ada, password: hunter2";
+        check_cloud(&format!("{{auth: {{{base}, {options}}}}}"), expected);
+    };
+    check(
+        "project_name: p, system_scope: all",
+        &["auth.system_scope: one login has one scope, and clouds.prod.auth.project_name asks for another"],
+    );
+    check(
+        "domain_name: d, system_scope: all",
+        &["auth.system_scope: one login has one scope, and clouds.prod.auth.domain_name asks for another"],
+    );
+    check("project_id: p, unscoped: yes", &["auth.project_id: `unscoped` is set too"]);
+    check("system_scope: some", &["auth.system_scope: `some` is no system scope: the only one is `all`"]);
+    check("trust_id: t", &["auth.trust_id: trusts are not supported yet"]);
+    check("project_id: p, project_name: q, project_domain_name: d", &[]);
+}
+
+#[test]
+fn identity_v2_takes_one_tenant_and_nothing_else() {
+    let base = "OS_USERNAME=ada\nOS_PASSWORD=hunter2\nOS_TENANT_ID=1\nOS_TENANT_NAME=t";
+    for how in [
+        "OS_AUTH_URL=https://c.example/v2.0",
+        "OS_AUTH_URL=https://c.example\nOS_IDENTITY_API_VERSION=2",
+        "OS_AUTH_URL=https://c.example\nOS_AUTH_TYPE=v2password",
+    ] {
+        Setup::new().vars(base).vars(how).check_problems(&[
+            "environment: OS_TENANT_ID: Identity v2.0 takes a tenant's id or its name, and OS_TENANT_NAME is set too",
+        ]);
+    }
+    let setup = Setup::new()
+        .vars("OS_AUTH_URL=https://c.example/v2.0\nOS_USERNAME=ada\nOS_PASSWORD=hunter2\nOS_DOMAIN_NAME=d");
+    setup.check_problems(&[
+        "environment: OS_DOMAIN_NAME: Identity v2.0 has neither domains nor a system scope",
+    ]);
+    let setup = Setup::new().vars(
+        "OS_AUTH_URL=https://c.example/v2.0\nOS_APPLICATION_CREDENTIAL_ID=a\nOS_APPLICATION_CREDENTIAL_SECRET=s",
+    );
+    setup.check_problems(&[
+        "environment: OS_APPLICATION_CREDENTIAL_ID: Identity v2.0 has no application credentials",
+    ]);
+}
+
+#[test]
+fn versions_that_contradict_each_other_are_problems() {
+    let setup = |vars| Setup::new().vars("OS_USERNAME=ada\nOS_PASSWORD=hunter2").vars(vars);
+    setup("OS_AUTH_URL=https://c.example/v2.0\nOS_IDENTITY_API_VERSION=3").check_problems(&[
+        "environment: OS_AUTH_URL: ends in /v2.0, but identity_api_version asks for Identity v3",
+    ]);
+    setup("OS_AUTH_URL=https://c.example/v3\nOS_AUTH_TYPE=v2password")
+        .check_problems(&["environment: OS_AUTH_URL: ends in /v3, but auth_type asks for Identity v2.0"]);
+    setup("OS_AUTH_URL=https://c.example\nOS_IDENTITY_API_VERSION=4")
+        .check_problems(&["environment: OS_IDENTITY_API_VERSION: `4` is no Identity API version"]);
+}
+
+#[test]
+fn problems_of_several_clouds_come_together() {
+    let setup = Setup::new()
+        .clouds("clouds: {a: {auth: {auth_url: x}}, b: {auth_type: magic}}")
+        .toml("listen = 1")
+        .cloud("a")
+        .cloud("b")
+        .cloud("c");
+    setup.check_problems(&[
+        &format!("{TOML}: listen: "),
+        &format!("{CLOUDS}: clouds.a.auth.auth_url: "),
+        &format!("{CLOUDS}: clouds.a.auth.username: missing"),
+        &format!("{CLOUDS}: clouds.a.auth.password: missing"),
+        &format!("{CLOUDS}: clouds.b.auth_type: `magic` is not supported"),
+        "command line: --cloud: there is no cloud `c`: there is a, b",
+    ]);
+}
+
+#[test]
+fn a_configuration_is_printed_without_secrets() {
+    let config = Setup::new().vars(PASSWORD).config();
+    let shown = format!("{config:?}");
+    assert!(shown.contains("ada") && !shown.contains("hunter2"), "{shown}");
+}

@@ -1,0 +1,193 @@
+//! Settings and their layers.
+
+use super::*;
+
+#[test]
+fn everything_has_a_default() {
+    let config = Setup::new().vars(PASSWORD).config();
+    assert_eq!(config.listeners[0].server.address, "127.0.0.1:8180".parse().unwrap());
+    assert_eq!(config.admin.server.address, "127.0.0.1:8181".parse().unwrap());
+    assert!(config.workers >= 1);
+    assert_eq!(config.drain, Duration::from_secs(30));
+    assert_eq!(config.log, Log::default());
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.body_limits, BodyLimits::default());
+    assert_eq!(config.timeouts, Timeouts::default());
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let setup = Setup::new().vars(PASSWORD).toml("workers = 2\nlisten = '127.0.0.1:1'\ndrain = '1s'");
+    assert_eq!(setup.config().workers, 2);
+    let mut setup = setup.vars("KEYWAY_WORKERS=3\nKEYWAY_TIMEOUTS_CONNECT=2s\nKEYWAY_LISTEN=127.0.0.1:2");
+    assert_eq!(setup.config().workers, 3);
+    setup.overrides.workers = Some("4".to_owned());
+    let config = setup.config();
+    assert_eq!(config.workers, 4);
+    assert_eq!(port(&config.listeners[0]), 2);
+    assert_eq!(config.drain, Duration::from_secs(1));
+    assert_eq!(config.timeouts.connect, Duration::from_secs(2));
+}
+
+#[test]
+fn every_setting_reaches_its_field() {
+    let text = "
+        listen = 'localhost:1'
+        admin = '[::1]:2'
+        workers = 5
+        drain = '3s'
+        [log]
+        format = 'json'
+        level = 'info,keyway::keystone=debug'
+        [limits]
+        replay_buffer = 1
+        replay_total = 2
+        max_connections = 3
+        connections_per_client = 2
+        min_rate = '1KiB'
+        head = '8KiB'
+        target = 300
+        body = '1MiB'
+        [limits.bodies]
+        Volumev3 = '10GiB'
+        object_store = 'none'
+        [timeouts]
+        handshake = '5s'
+        head = '6s'
+        keepalive = '7s'
+        stall = '8s'
+        connect = '1ms'
+        response = '2s'
+        keystone = '3m'
+        idle = '4h'
+        proof = '10s'
+    ";
+    let config = Setup::new().vars(PASSWORD).toml(text).config();
+    assert_eq!((port(&config.listeners[0]), port(&config.admin), config.workers), (1, 2, 5));
+    assert_eq!(config.drain, Duration::from_secs(3));
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.log.level, "info,keyway::keystone=debug");
+    assert_eq!(
+        config.limits,
+        Limits {
+            replay_buffer: 1,
+            replay_total: 2,
+            max_connections: 3,
+            connections_per_client: Some(2),
+            min_rate: 1024,
+            head: 8192,
+            target: 300,
+        }
+    );
+    assert_eq!(config.body_limits.default, Some(1 << 20));
+    let services = [("block-storage".to_owned(), 10 << 30), ("object-store".to_owned(), u64::MAX)];
+    assert_eq!(config.body_limits.services, BTreeMap::from(services));
+    assert_eq!(
+        config.timeouts,
+        Timeouts {
+            handshake: Duration::from_secs(5),
+            head: Duration::from_secs(6),
+            keepalive: Duration::from_secs(7),
+            stall: Duration::from_secs(8),
+            connect: Duration::from_millis(1),
+            response: Duration::from_secs(2),
+            keystone: Duration::from_secs(180),
+            idle: Duration::from_secs(4 * 3600),
+            proof: Duration::from_secs(10),
+        }
+    );
+}
+
+#[test]
+fn problems_of_all_layers_are_reported_at_once() {
+    let mut setup = Setup::new()
+        .toml(
+            "listen = '8180'\nlisen = 1\n[log]\nlevel = 'inof'\nformat = 'xml'\n\
+             [limits]\nhead = '1KiB'\n[timeouts]\nidle = '0s'\nconnect = 10",
+        )
+        .vars("KEYWAY_WORKERS=0\nKEYWAY_DRAIN=soon");
+    setup.overrides.admin = Some("nowhere".to_owned());
+    setup.check_problems(&[
+        &format!("{TOML}: lisen: unknown key: did you mean `listen`?"),
+        &format!("{TOML}: listen: `8180` is no address"),
+        "command line: --admin: `nowhere` is no address",
+        "environment: KEYWAY_WORKERS: must be at least 1",
+        &format!("{TOML}: log.format: `xml` is no log format"),
+        &format!("{TOML}: log.level: `inof` is no log level"),
+        "environment: KEYWAY_DRAIN: `soon` is no duration",
+        &format!("{TOML}: limits.head: must be at least 8192"),
+        &format!("{TOML}: timeouts.connect: `10` is no duration: write it with its unit"),
+        &format!("{TOML}: timeouts.idle: must not be zero"),
+        "environment: no cloud is configured: ",
+    ]);
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_problems() {
+    let setup = Setup::new().vars(PASSWORD).toml(
+        "listen = '127.0.0.1:8181'\n[limits]\nreplay_buffer = '1MiB'\nreplay_total = '1KiB'\n\
+         head = '8KiB'\ntarget = '9KiB'",
+    );
+    setup.check_problems(&[
+        "default: admin: both the services and metrics would listen on 127.0.0.1:8181",
+        &format!("{TOML}: limits.replay_total: smaller than limits.replay_buffer"),
+        &format!("{TOML}: limits.target: larger than limits.head"),
+    ]);
+}
+
+#[test]
+fn every_setting_is_a_variable_too() {
+    let variables = SETTINGS.map(|key| {
+        let value = match key {
+            "listen" => "127.0.0.1:1",
+            "admin" => "127.0.0.1:2",
+            "log.format" => "json",
+            "log.level" => "debug",
+            "workers" => "3",
+            key if key == "drain" || key.starts_with("timeouts.") => "11s",
+            "limits.head" | "limits.target" => "9KiB",
+            _ => "77",
+        };
+        format!("{}={value}", variable(key))
+    });
+    let config = Setup::new().vars(PASSWORD).vars(&variables.join("\n")).config();
+    assert_eq!((port(&config.listeners[0]), port(&config.admin), config.workers), (1, 2, 3));
+    let eleven = Duration::from_secs(11);
+    let timeouts = config.timeouts;
+    for duration in [timeouts.handshake, timeouts.head, timeouts.keepalive, timeouts.stall, config.drain] {
+        assert_eq!(duration, eleven);
+    }
+    assert_eq!((config.limits.connections_per_client, config.limits.min_rate), (Some(77), 77));
+    assert_eq!((config.body_limits.default, config.limits.head), (Some(77), 9 << 10));
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn limits_of_bodies_are_by_service() {
+    let setup = Setup::new()
+        .vars(PASSWORD)
+        .toml("limits.body = 'much'\n[limits.bodies]\nimage = true\n'a b' = 1\ncompute = '1 banana'");
+    setup.check_problems(&[
+        &format!("{TOML}: limits.bodies.image: true or false, not a text or a number"),
+        &format!(
+            "{TOML}: limits.body: `much` is no size: write bytes, or for example 64KiB or 1MiB, or \"none\""
+        ),
+        &format!("{TOML}: limits.bodies.a b: `a b` is no service type"),
+        &format!("{TOML}: limits.bodies.compute: `1 banana` is no size"),
+    ]);
+    let setup = Setup::new().vars(PASSWORD).toml("[limits.bodies]\nvolume = 1\nvolumev3 = 2");
+    setup.check_problems(&[&format!(
+        "{TOML}: limits.bodies.volumev3: another name of this service has a limit too"
+    )]);
+}
+
+#[test]
+fn a_misspelt_variable_is_warned_of() {
+    let setup = Setup::new()
+        .vars(PASSWORD)
+        .vars("KEYWAY_WORKER=2\nKEYWAY_SERVICE_HOST=10.0.0.1\nKEYWAY_PORT=tcp://10.0.0.1:1");
+    let warnings = setup.config().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("KEYWAY_WORKER means nothing: did you mean KEYWAY_WORKERS?"));
+}
