@@ -4,21 +4,21 @@
 //! an answer, and writes the request's line in the log once its answer has ended. Destinations are
 //! kept by path prefix, and read anew when the token cache says that anything changed.
 
+mod body;
+mod record;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
-use http_body::{Frame, SizeHint};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
+use self::record::Record;
 use crate::body::ReplayBudget;
 use crate::entry;
 use crate::error::ProxyError;
@@ -30,8 +30,8 @@ use crate::proxy::{self, Answer, Destination, Proxy, rewrite};
 use crate::route::{Route, RouteError};
 use crate::upstream::{self, BaseUrl, Scheme};
 
-/// Tells keyway's own answers from a service's.
-pub const X_KEYWAY_ERROR: HeaderName = HeaderName::from_static("x-keyway-error");
+pub use self::body::{Body, X_KEYWAY_ERROR, refuse};
+
 /// Destinations that one worker keeps; clients decide how many different prefixes there are.
 const MAX_DESTINATIONS: usize = 1024;
 
@@ -137,14 +137,14 @@ impl Gateway {
                 record.ended = response.body().is_buffered().then_some(at);
                 record.status = response.status();
                 record.request_id = headers::request_id(response.headers()).cloned();
-                response.map(|body| Body { kind: Kind::Upstream(body), broken: false, record: Some(record) })
+                response.map(|body| Body::upstream(body, record))
             }
             Err(error) => {
                 self.shared.metrics.errors.with_label_values(&[error.reason().as_str()]).inc();
                 let mut response = refuse(&error, record.parts.method == Method::HEAD);
                 record.status = error.status();
                 record.error = Some(error);
-                response.body_mut().record = Some(record);
+                response.body_mut().record(record);
                 response
             }
         }
@@ -330,221 +330,5 @@ fn check_framing(parts: &Parts, fields: &Fields) -> Result<(), ProxyError> {
         (1, 0) => Ok(()),
         (1, _) => Err(ProxyError::Framing("Content-Length and Transfer-Encoding came together")),
         _ => Err(ProxyError::Framing("Transfer-Encoding came more than once")),
-    }
-}
-
-/// An error as the client sees it, in Keystone's shape.
-fn describe(error: &ProxyError, head_only: bool) -> (StatusCode, HeaderMap, Option<Bytes>) {
-    let (status, reason) = (error.status(), error.reason().as_str());
-    let document = serde_json::json!({"error": {
-        "code": status.as_u16(),
-        "title": status.canonical_reason().unwrap_or("Error"),
-        "message": error.to_string(),
-        "reason": reason,
-    }});
-    let text = format!("{document}\n");
-    let mut headers = HeaderMap::new();
-    headers.insert(X_KEYWAY_ERROR, HeaderValue::from_static(reason));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_LENGTH, text.len().into());
-    if let Some(wait) = error.retry_after() {
-        headers.insert(
-            header::RETRY_AFTER,
-            wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).into(),
-        );
-    }
-    (status, headers, (!head_only).then(|| text.into()))
-}
-
-/// keyway's own answer to a request.
-pub fn refuse(error: &ProxyError, head_only: bool) -> Response<Body> {
-    let (status, headers, text) = describe(error, head_only);
-    let mut response = Response::new(Body { kind: Kind::Own(text), broken: false, record: None });
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
-}
-
-/// A request from its head to the end of its answer; then one line in the log and one observation,
-/// also when its client went away before.
-#[derive(Debug)]
-struct Record {
-    parts: Parts,
-    start: Instant,
-    upstream: Option<Duration>,
-    /// When all of the answer was there, if that is known before it went out.
-    ended: Option<Instant>,
-    status: StatusCode,
-    bytes: u64,
-    /// The answer was passed on to its end.
-    whole: bool,
-    /// The token was at hand.
-    cached_token: bool,
-    request_id: Option<HeaderValue>,
-    error: Option<ProxyError>,
-    service: Arc<ServiceMetrics>,
-    worker: Arc<WorkerMetrics>,
-}
-
-/// What is counted for a client that went away before its answer began (nginx's convention).
-const CLIENT_GONE: u16 = 499;
-
-impl Record {
-    /// Boxed, since it moves with the answer through many hands.
-    fn new(parts: Parts, service: Arc<ServiceMetrics>, worker: Arc<WorkerMetrics>) -> Box<Self> {
-        worker.in_flight.fetch_add(1, Ordering::Relaxed);
-        Box::new(Self {
-            parts,
-            start: Instant::now(),
-            upstream: None,
-            ended: None,
-            status: StatusCode::from_u16(CLIENT_GONE).expect("three digits"),
-            bytes: 0,
-            whole: false,
-            cached_token: false,
-            request_id: None,
-            error: None,
-            service,
-            worker,
-        })
-    }
-
-    #[cold]
-    fn log(&self, duration: Duration) {
-        let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
-        let error = self.error.as_ref().map(|error| error.reason().as_str());
-        let cause = self.error.as_ref().and_then(cause);
-        tracing::event!(
-            target: "keyway::request",
-            tracing::Level::INFO,
-            http.request.method = %self.parts.method,
-            url.path = %without_tokens(self.parts.uri.path()),
-            url.query = self.parts.uri.query().map(names_only),
-            http.response.status_code = self.status.as_u16(),
-            http.response.body.size = self.bytes,
-            cloud = self.service.cloud,
-            service = self.service.service,
-            duration_ms = (duration.as_secs_f64() * 1e6).round() / 1e3,
-            openstack.request_id = request_id,
-            "error.type" = error,
-            "error.cause" = cause,
-            aborted = (!self.whole).then_some(true),
-            "request"
-        );
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        let duration = self.ended.unwrap_or_else(Instant::now) - self.start;
-        self.worker.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.worker.bytes_down.fetch_add(self.bytes, Ordering::Relaxed);
-        self.service.record(&self.parts.method, self.status, duration, self.upstream, self.cached_token);
-        if tracing::enabled!(target: "keyway::request", tracing::Level::INFO) {
-            self.log(duration);
-        }
-    }
-}
-
-/// A path without the token that Identity v2.0 puts into it: `/identity/v2.0/tokens/{token}`.
-fn without_tokens(path: &str) -> Cow<'_, str> {
-    let Some((before, after)) = path.split_once("/tokens/") else { return path.into() };
-    let rest = after.find('/').map_or("", |end| &after[end..]);
-    format!("{before}/tokens/***{rest}").into()
-}
-
-/// `a=1&b=2` as `a=&b=`: values may be signatures or secrets.
-fn names_only(query: &str) -> String {
-    let names = query.split('&').map(|pair| match pair.split_once('=') {
-        Some((name, _)) => format!("{name}="),
-        None => pair.to_owned(),
-    });
-    names.collect::<Vec<_>>().join("&")
-}
-
-/// What is behind an error, for the operator only.
-fn cause(error: &ProxyError) -> Option<String> {
-    let first: &dyn std::error::Error = match error {
-        ProxyError::Auth(error) => error,
-        ProxyError::Upstream(error) => error,
-        _ => return None,
-    };
-    let mut text = first.to_string();
-    let mut source = first.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    Some(text)
-}
-
-/// An answer's body; when it has ended, so has the request.
-#[derive(Debug)]
-pub struct Body {
-    kind: Kind,
-    broken: bool,
-    record: Option<Box<Record>>,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Own(Option<Bytes>),
-    Upstream(upstream::Body),
-}
-
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let mut frame = match &mut self.kind {
-            Kind::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Kind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
-        };
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-        {
-            headers::clean_trailers(trailers);
-        }
-        match (&frame, &mut self.record) {
-            (Some(Ok(frame)), Some(record)) => {
-                record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-            }
-            (Some(Err(error)), _) => {
-                tracing::warn!(%error, "a service's answer broke off");
-                self.broken = true;
-            }
-            _ => {}
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Own(text) => text.is_none(),
-            Kind::Upstream(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Kind::Upstream(body) => body.size_hint(),
-        }
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        let whole = !self.broken && http_body::Body::is_end_stream(self);
-        if let Some(record) = &mut self.record {
-            record.whole = whole;
-        }
     }
 }
