@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, Admin};
 use crate::config::{self, Config};
+use crate::entry::Entry;
 use crate::error::ProxyError;
 use crate::gateway::{self, Door, Gateway, Shared};
 use crate::keystone::{Discovery, Event, Observer, TokenCache};
@@ -97,7 +98,12 @@ impl App {
             tls.iter().map(|tls| upstream::Client::with_tls(Arc::clone(tls), timeouts)).collect::<Vec<_>>()
         };
         let metrics = Metrics::new();
-        let (shared, clients_of_side) = shared(config, clients(), metrics, runtime.clone());
+        let doors = config.listeners.iter().zip(&listeners);
+        let doors = doors.map(|(listener, (address, _))| Door {
+            entry: entry(listener, address),
+            policy: listener.policy.clone(),
+        });
+        let (shared, clients_of_side) = shared(config, doors.collect(), clients(), metrics, runtime.clone());
         for client in clients_of_side {
             runtime.spawn(client.watch());
         }
@@ -125,7 +131,8 @@ impl App {
             })?;
         }
         let admin_drain = Drain::default();
-        let handler = Arc::new(Admin::new(Arc::clone(&shared), listeners[0].1.clone()));
+        let door = entry(&config.admin, &admin.0);
+        let handler = Arc::new(Admin::new(Arc::clone(&shared), listeners[0].1.clone(), door));
         let listener = TcpListener::from_std(admin_socket.pop().expect("one was asked for"))?;
         runtime.spawn(server::serve(
             listener,
@@ -205,9 +212,9 @@ fn bind(
     Ok((bound.into(), sockets))
 }
 
-/// A listener as the gateway sees it.
-fn door(listener: &config::Listener) -> Door {
-    Door { entry: listener.entry.clone(), policy: listener.policy.clone() }
+/// What a listener that is bound to `address` lets in.
+fn entry(listener: &config::Listener, address: &Address) -> Entry {
+    Entry::new(&listener.entry, address, listener.server.tls.is_some())
 }
 
 /// What one worker may take on: its part of what the process may.
@@ -254,7 +261,7 @@ fn timeouts(config: &Config) -> upstream::Timeouts {
 pub fn parts(config: &Config, runtime: &Handle) -> Result<Arc<Shared>, StartError> {
     let tls = load_tls(config)?;
     let clients = tls.into_iter().map(|tls| upstream::Client::with_tls(tls, timeouts(config))).collect();
-    let (shared, clients) = shared(config, clients, Metrics::new(), runtime.clone());
+    let (shared, clients) = shared(config, Vec::new(), clients, Metrics::new(), runtime.clone());
     for client in clients {
         runtime.spawn(client.watch());
     }
@@ -263,16 +270,18 @@ pub fn parts(config: &Config, runtime: &Handle) -> Result<Arc<Shared>, StartErro
 
 fn shared(
     config: &Config,
+    doors: Vec<Door>,
     clients: Vec<upstream::Client>,
     metrics: Arc<Metrics>,
     runtime: Handle,
 ) -> (Arc<Shared>, Vec<upstream::Client>) {
     let names: Vec<_> = config.clouds.iter().map(|cloud| cloud.name.clone()).collect();
+    let policies = names.iter().map(|name| config.cloud_policies.get(name).cloned()).collect();
     let observed = Arc::clone(&metrics);
     let observer: Observer = Arc::new(move |event: &Event| observe(&observed, &names, event));
     let clouds = config.clouds.iter().cloned().zip(clients.iter().cloned()).collect();
     let shared = Shared {
-        doors: config.listeners.iter().map(door).collect(),
+        doors,
         config: gateway::Config {
             head: config.limits.head,
             target: config.limits.target,
@@ -281,6 +290,7 @@ fn shared(
             proof: config.timeouts.proof,
         },
         clouds: config.clouds.iter().cloned().map(Arc::new).collect(),
+        cloud_policies: policies,
         tokens: TokenCache::new(clouds, config.timeouts.keystone, runtime, observer),
         discovery: Discovery::new(),
         clients: clients.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::entry::Refusal;
 use crate::keystone::{AuthError, NoEndpoint};
 use crate::route::RouteError;
 use crate::upstream;
@@ -13,6 +14,20 @@ use crate::upstream;
 /// for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
+    /// The listener does not let it in.
+    #[error("{0}")]
+    Entry(#[from] Refusal),
+    /// A policy forbids it.
+    #[error(
+        "rule `{rule}` of policy `{policy}` denies this request; ask for what the policy allows, or have it \
+         changed in keyway.toml"
+    )]
+    Denied {
+        /// The policy's name.
+        policy: String,
+        /// The rule's name; `read_only` or `default` where no rule decided.
+        rule: String,
+    },
     /// The path names nothing.
     #[error("{0}")]
     Route(#[from] RouteError),
@@ -97,6 +112,8 @@ impl ProxyError {
     /// The status the client sees. Never 401 for our own trouble: the client sent no credential.
     pub fn status(&self) -> StatusCode {
         match self {
+            Self::Entry(refusal) => refusal.status(),
+            Self::Denied { .. } => StatusCode::FORBIDDEN,
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) | Self::UnknownCloud { .. } => {
                 StatusCode::NOT_FOUND
             }
@@ -122,6 +139,8 @@ impl ProxyError {
     /// See [`Reason`].
     pub fn reason(&self) -> Reason {
         Reason(match self {
+            Self::Entry(refusal) => refusal.reason(),
+            Self::Denied { .. } => "denied",
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) => "no_route",
             Self::UnknownCloud { .. } => "unknown_cloud",
             Self::Route(_) | Self::Target | Self::Framing(_) => "bad_request",

@@ -6,14 +6,17 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use crate::directory;
-use crate::gateway::Shared;
+use crate::entry::{Entry, Refusal};
+use crate::gateway::{Shared, X_KEYWAY_ERROR};
 use crate::keystone::{self, Auth};
+use crate::proxy::headers::Fields;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -25,21 +28,38 @@ pub struct Admin {
     shared: Arc<Shared>,
     /// `http://address:port` of the data listener.
     base: String,
+    entry: Entry,
     started: Instant,
 }
 
 impl Admin {
-    /// `base` is the data listener's URL, without a trailing `/`.
-    pub fn new(shared: Arc<Shared>, base: String) -> Self {
-        Self { shared, base, started: Instant::now() }
+    /// `base` is the data listener's URL, without a trailing `/`; `entry` is this listener's own.
+    pub fn new(shared: Arc<Shared>, base: String, entry: Entry) -> Self {
+        Self { shared, base, entry, started: Instant::now() }
     }
 
     /// Answers `GET` and `HEAD` of `/livez`, `/readyz`, `/metrics` and `/status`.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
+        let (parts, _) = request.into_parts();
+        let mut response = match self.entry.check(&parts, &Fields::of(&parts.headers)) {
+            Ok(()) => self.answer(&parts),
+            Err(refusal) => self.refuse(&refusal),
+        };
+        if parts.method == Method::HEAD {
+            let length = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+            response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+            *response.body_mut() = Full::default();
         }
-        match request.uri().path() {
+        response
+    }
+
+    fn answer(&self, parts: &Parts) -> Response<Full<Bytes>> {
+        if !matches!(parts.method, Method::GET | Method::HEAD) {
+            let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match parts.uri.path() {
             "/livez" => answer(StatusCode::OK, TEXT, "ok\n".to_owned()),
             "/readyz" => self.ready(),
             "/metrics" => answer(StatusCode::OK, METRICS, self.shared.metrics.render()),
@@ -50,6 +70,14 @@ impl Admin {
                 "there are /livez, /readyz, /metrics and /status\n".to_owned(),
             ),
         }
+    }
+
+    #[cold]
+    fn refuse(&self, refusal: &Refusal) -> Response<Full<Bytes>> {
+        self.shared.metrics.errors.with_label_values(&[refusal.reason()]).inc();
+        let mut response = answer(refusal.status(), TEXT, format!("{refusal}\n"));
+        response.headers_mut().insert(X_KEYWAY_ERROR, HeaderValue::from_static(refusal.reason()));
+        response
     }
 
     /// The default cloud has a token: what other clouds lack must not take this process out of service.

@@ -20,11 +20,11 @@ use hyper::body::Incoming;
 
 use self::record::Record;
 use crate::body::ReplayBudget;
-use crate::entry;
+use crate::entry::Entry;
 use crate::error::ProxyError;
-use crate::keystone::{self, AllowHttp, Auth, Discovery, TokenCache, service_type};
+use crate::keystone::{self, AllowHttp, Auth, Discovery, Token, TokenCache, service_type};
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
-use crate::policy::Policy;
+use crate::policy::{Denied, Policy, View};
 use crate::proxy::headers::{self, Fields};
 use crate::proxy::{self, Answer, Destination, Proxy, rewrite};
 use crate::route::{Route, RouteError};
@@ -54,7 +54,7 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct Door {
     /// What it asks of a request before anything else.
-    pub entry: entry::Config,
+    pub entry: Entry,
     /// What may be done through it.
     pub policy: Option<Arc<Policy>>,
 }
@@ -68,6 +68,8 @@ pub struct Shared {
     pub config: Config,
     /// The clouds, the default one first.
     pub clouds: Vec<Arc<keystone::Config>>,
+    /// What may be done with each of them, whatever the listener.
+    pub cloud_policies: Vec<Option<Arc<Policy>>>,
     /// Their tokens.
     pub tokens: TokenCache,
     /// What services say of their versions.
@@ -122,11 +124,11 @@ impl Gateway {
 
     /// Answers one request that came in by `listener`, an index into [`Shared::doors`].
     pub async fn handle(self: Arc<Self>, listener: usize, request: Request<Incoming>) -> Response<Body> {
-        let _door = &self.shared.doors[listener];
+        let door = &self.shared.doors[listener];
         let (parts, incoming) = request.into_parts();
         let mut record = Record::new(parts, Arc::clone(&self.nowhere), Arc::clone(&self.worker));
         let mut incoming = Some(incoming);
-        let outcome = self.answer(&mut incoming, &mut record).await;
+        let outcome = self.answer(door, listener, &mut incoming, &mut record).await;
         if let Some(unread) = incoming {
             proxy::drain_unasked(&record.parts, unread);
         }
@@ -140,7 +142,7 @@ impl Gateway {
                 response.map(|body| Body::upstream(body, record))
             }
             Err(error) => {
-                self.shared.metrics.errors.with_label_values(&[error.reason().as_str()]).inc();
+                self.count(&error);
                 let mut response = refuse(&error, record.parts.method == Method::HEAD);
                 record.status = error.status();
                 record.error = Some(error);
@@ -150,18 +152,34 @@ impl Gateway {
         }
     }
 
+    #[cold]
+    fn count(&self, error: &ProxyError) {
+        let metrics = &self.shared.metrics;
+        metrics.errors.with_label_values(&[error.reason().as_str()]).inc();
+        if let ProxyError::Denied { policy, rule } = error {
+            metrics.denied.with_label_values(&[policy, rule]).inc();
+        }
+    }
+
     async fn answer(
         &self,
+        door: &Door,
+        listener: usize,
         incoming: &mut Option<Incoming>,
         record: &mut Record,
     ) -> Result<Answer, ProxyError> {
         let parts = &record.parts;
-        let fields = self.check(parts)?;
+        let fields = Fields::of(&parts.headers);
+        door.entry.check(parts, &fields)?;
+        self.check(parts, &fields)?;
         let route = Route::parse(parts.uri.path())?;
+        if let Some(policy) = &door.policy {
+            policy.before(&parts.method)?;
+        }
         let (destination, cached_token) = match self.known(route.prefix, record.start) {
             Some(destination) => (destination, true),
             // Boxed, as all that is rare: a request's future is moved a few times, so it should be small.
-            None => Box::pin(self.resolve(&route, &mut record.service)).await?,
+            None => Box::pin(self.resolve(&route, &parts.method, &mut record.service)).await?,
         };
         record.service = Arc::clone(&destination.metrics);
         record.cached_token = cached_token;
@@ -169,6 +187,10 @@ impl Gateway {
             match self.shared.discovery.known(&destination.url) {
                 Some(known) => known,
                 None => {
+                    // The question carries a token too, so nobody asks it for a request that is denied.
+                    // Which version it will be does not matter to a policy.
+                    let likely = destination.base.target(route.rest, Some("v1"));
+                    destination.permits(listener, &parts.method, &likely)?;
                     let client = &self.clients[destination.key.cloud];
                     let asked =
                         self.shared.discovery.current(client, &destination.url, Some(&destination.token.id));
@@ -179,16 +201,17 @@ impl Gateway {
             None
         };
         let mut target = destination.base.target(route.rest, current.as_deref());
+        destination.permits(listener, &parts.method, &target)?;
         if let Some(query) = parts.uri.query() {
             target.push('?');
             target.push_str(query);
         }
         let incoming = incoming.take().expect("it is taken here only");
-        self.proxy.forward(&destination, &target, parts, fields, incoming).await
+        self.proxy.forward(&destination, &target, parts, fields, door.entry.required(), incoming).await
     }
 
     /// Refuses what could be read in two ways, or is larger than allowed.
-    fn check(&self, parts: &Parts) -> Result<Fields, ProxyError> {
+    fn check(&self, parts: &Parts, fields: &Fields) -> Result<(), ProxyError> {
         let config = &self.shared.config;
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(ProxyError::Method { method: parts.method.clone() });
@@ -198,12 +221,10 @@ impl Gateway {
         if target > config.target {
             return Err(ProxyError::TargetTooLong { limit: config.target });
         }
-        let fields = Fields::of(&parts.headers);
         if fields.size > config.head {
             return Err(ProxyError::HeadTooLarge { limit: config.head });
         }
-        check_framing(parts, &fields)?;
-        Ok(fields)
+        check_framing(parts, fields)
     }
 
     /// A destination that was resolved before and still holds.
@@ -219,6 +240,7 @@ impl Gateway {
     async fn resolve(
         &self,
         route: &Route<'_>,
+        method: &Method,
         counted: &mut Arc<ServiceMetrics>,
     ) -> Result<(Arc<Destination>, bool), ProxyError> {
         let shared = &self.shared;
@@ -232,6 +254,10 @@ impl Gateway {
             })?,
         };
         let cloud = &shared.clouds[index];
+        let cloud_policy = &shared.cloud_policies[index];
+        if let Some(policy) = cloud_policy {
+            policy.before(method)?;
+        }
         *counted = shared.metrics.service(&self.worker, &cloud.name, "none");
         let key = keystone::Key { cloud: index, project: route.project()?.map(Cow::into_owned) };
         // Read first: what changes while this goes on is noticed by the next request.
@@ -244,11 +270,20 @@ impl Gateway {
         if !may_carry_token(cloud, found.url, found.service_type) {
             return Err(ProxyError::PlainHttp { service: official.into_owned(), cloud: cloud.name.clone() });
         }
+        let project = token.project.as_ref();
+        let base = rewrite::Base::new(found.url.path(), project.map(|project| project.id.as_str()));
+        let policies: Vec<_> =
+            shared.doors.iter().map(|door| &door.policy).chain([cloud_policy]).map(Option::as_ref).collect();
+        let policies = if policies.iter().all(Option::is_none) {
+            None
+        } else {
+            let views = views(&token, &found, &base);
+            let project = project.map(|project| (project.id.as_str(), project.name.as_str()));
+            Some(policies.into_iter().map(|policy| policy.map(|policy| policy.at(&views, project))).collect())
+        };
         let destination = Arc::new(Destination {
-            base: rewrite::Base::new(
-                found.url.path(),
-                token.project.as_ref().map(|project| project.id.as_str()),
-            ),
+            base,
+            policies,
             pool: self.clients[index].pool(found.url.origin()).map_err(ProxyError::Upstream)?,
             url: found.url.clone(),
             identity: official == "identity",
@@ -287,6 +322,47 @@ pub fn may_carry_token(cloud: &keystone::Config, url: &BaseUrl, service: &str) -
                 service_type::same(&service_type::canonical(allowed), &service_type::canonical(service))
             }
         }),
+    }
+}
+
+/// What the URLs of an endpoint may belong to: its service, and every other service of the catalog on
+/// the same origin that lies above or below it.
+fn views(token: &Token, found: &keystone::Destination<'_>, base: &rewrite::Base) -> Arc<[View]> {
+    let catalog = &token.catalog;
+    let names = |service: &str, url: Option<&BaseUrl>| -> Vec<&str> {
+        let of_service = catalog.endpoints().filter(|endpoint| endpoint.service_type == service);
+        let there = of_service.filter(|endpoint| url.is_none() || endpoint.url.as_ref().ok() == url);
+        there.map(|endpoint| endpoint.service_name.as_str()).collect()
+    };
+    if catalog.is_single() && found.service_type == "*" {
+        return [View::new(None, [], base.clone())].into();
+    }
+    let own = View::new(Some(found.service_type), names(found.service_type, None), base.clone());
+    let mut views = vec![own];
+    let above = |upper: &str, lower: &str| {
+        lower.strip_prefix(upper).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    for endpoint in catalog.endpoints() {
+        let Ok(url) = &endpoint.url else { continue };
+        if url.origin() != found.url.origin() || endpoint.service_type == found.service_type {
+            continue;
+        }
+        let other = rewrite::Base::new(url.path(), token.project.as_ref().map(|project| project.id.as_str()));
+        if !above(base.root(), other.root()) && !above(other.root(), base.root()) {
+            continue;
+        }
+        let view = View::new(Some(&endpoint.service_type), names(&endpoint.service_type, Some(url)), other);
+        if !views.contains(&view) {
+            views.push(view);
+        }
+    }
+    views.into()
+}
+
+impl From<Denied<'_>> for ProxyError {
+    #[cold]
+    fn from(denied: Denied<'_>) -> Self {
+        Self::Denied { policy: denied.policy.to_owned(), rule: denied.rule.to_owned() }
     }
 }
 

@@ -113,6 +113,8 @@ fn cause(error: &ProxyError) -> Option<String> {
     let first: &dyn std::error::Error = match error {
         ProxyError::Auth(error) => error,
         ProxyError::Upstream(error) => error,
+        // No input of the client's: the names are the configuration's.
+        ProxyError::Denied { .. } => return Some(error.to_string()),
         _ => return None,
     };
     let mut text = first.to_string();
