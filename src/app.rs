@@ -98,12 +98,8 @@ impl App {
             tls.iter().map(|tls| upstream::Client::with_tls(Arc::clone(tls), timeouts)).collect::<Vec<_>>()
         };
         let metrics = Metrics::new();
-        let doors = config.listeners.iter().zip(&listeners);
-        let doors = doors.map(|(listener, (address, _))| Door {
-            entry: entry(listener, address),
-            policy: listener.policy.clone(),
-        });
-        let (shared, clients_of_side) = shared(config, doors.collect(), clients(), metrics, runtime.clone());
+        let doors = doors(config, listeners.iter().chain([&admin]).map(|(address, _)| address));
+        let (shared, clients_of_side) = shared(config, doors, clients(), metrics, runtime.clone());
         for client in clients_of_side {
             runtime.spawn(client.watch());
         }
@@ -131,8 +127,7 @@ impl App {
             })?;
         }
         let admin_drain = Drain::default();
-        let door = entry(&config.admin, &admin.0);
-        let handler = Arc::new(Admin::new(Arc::clone(&shared), listeners[0].1.clone(), door));
+        let handler = Arc::new(Admin::new(Arc::clone(&shared), listeners[0].1.clone()));
         let listener = TcpListener::from_std(admin_socket.pop().expect("one was asked for"))?;
         runtime.spawn(server::serve(
             listener,
@@ -212,9 +207,15 @@ fn bind(
     Ok((bound.into(), sockets))
 }
 
-/// What a listener that is bound to `address` lets in.
-fn entry(listener: &config::Listener, address: &Address) -> Entry {
-    Entry::new(&listener.entry, address, listener.server.tls.is_some())
+/// Each listener as a request sees it, the admin listener last; `addresses` are where they are bound.
+fn doors<'a>(config: &Config, addresses: impl Iterator<Item = &'a Address>) -> Vec<Door> {
+    let listeners = config.listeners.iter().chain([&config.admin]);
+    listeners.zip(addresses).map(|(listener, address)| door(listener, address)).collect()
+}
+
+fn door(listener: &config::Listener, address: &Address) -> Door {
+    let entry = Entry::new(&listener.entry, address, listener.server.tls.is_some());
+    Door { entry, policy: listener.policy.clone() }
 }
 
 /// What one worker may take on: its part of what the process may.

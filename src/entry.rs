@@ -214,12 +214,14 @@ impl Entry {
             Some(tcp) => usual.push(format!("localhost:{}", tcp.port()).into_bytes().into()),
             None => usual.push((*b"localhost").into()),
         }
+        // What `host` can't read, it has refused when the configuration was checked.
+        let hosts = config.hosts.iter().filter_map(|text| host(text).ok()).collect();
         Self {
             usual,
             address: own.map(|own| own.ip()),
             port: tcp.map(|tcp| tcp.port()),
             scheme: if tls { "https" } else { "http" },
-            config: config.clone(),
+            config: Config { hosts, ..config.clone() },
         }
     }
 

@@ -11,7 +11,7 @@ use crate::route::RouteError;
 use crate::upstream;
 
 /// See the module's documentation. A message is for the client: what, and what to do; the cause is
-/// for the log.
+/// for the log. It never repeats what the client sent: an answer is no place to plant text in.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     /// The listener does not let it in.
@@ -61,15 +61,13 @@ pub enum ProxyError {
     #[error("the request's body ended early or is malformed; send it again")]
     Body(#[source] hyper::Error),
     /// No cloud of that name.
-    #[error("there is no cloud `{asked}`; there are: {}", .known.join(", "))]
+    #[error("there is no such cloud; there are: {}", .known.join(", "))]
     UnknownCloud {
-        /// The name asked for.
-        asked: String,
         /// The clouds served.
         known: Vec<String>,
     },
     /// The catalog lacks it.
-    #[error("{0}")]
+    #[error("{}", missing(.0))]
     NoEndpoint(#[from] NoEndpoint),
     /// A token must not travel in the clear.
     #[error(
@@ -212,6 +210,29 @@ fn auth_reason(error: &AuthError) -> &'static str {
     }
 }
 
+fn list(items: &[String]) -> String {
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
+/// What there is instead of what was asked for.
+fn missing(error: &NoEndpoint) -> String {
+    match error {
+        NoEndpoint::NoService { available, .. } => {
+            format!("the catalog has no such service; it has {}", list(available))
+        }
+        NoEndpoint::NoRegion { available, .. } => {
+            format!("the service is in no such region; it is in {}", list(available))
+        }
+        NoEndpoint::NoInterface { asked, available, .. } => format!(
+            "the service has no {} endpoint there; choose an interface of {}",
+            list(asked),
+            list(available)
+        ),
+        // These name what the catalog has.
+        NoEndpoint::NoCatalog | NoEndpoint::BadUrl { .. } => error.to_string(),
+    }
+}
+
 /// What the client may know: no address and no cause, which are in keyway's log.
 fn for_client(error: &AuthError) -> String {
     let what = match error.root() {
@@ -223,6 +244,17 @@ fn for_client(error: &AuthError) -> String {
             "Keystone's answer was of no use, so there is no token"
         }
         AuthError::Stopped => "keyway is stopping",
+        AuthError::UnknownProject { available, .. } => {
+            return format!("the user has no such project; there are: {}", list(available));
+        }
+        AuthError::AmbiguousProject { ids, .. } => {
+            return format!("the user has several projects of that name; use an id: {}", list(ids));
+        }
+        AuthError::ScopeFixed { .. } => {
+            return "these credentials belong to one project and can't be used for another; use a password to \
+                    reach several projects"
+                .to_owned();
+        }
         // These name what there is instead, and hold nothing else.
         named => return named.to_string(),
     };

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use crate::directory;
-use crate::entry::{Entry, Refusal};
+use crate::entry::Refusal;
 use crate::gateway::{Shared, X_KEYWAY_ERROR};
 use crate::keystone::{self, Auth};
 use crate::proxy::headers::Fields;
@@ -28,20 +28,20 @@ pub struct Admin {
     shared: Arc<Shared>,
     /// `http://address:port` of the data listener.
     base: String,
-    entry: Entry,
     started: Instant,
 }
 
 impl Admin {
-    /// `base` is the data listener's URL, without a trailing `/`; `entry` is this listener's own.
-    pub fn new(shared: Arc<Shared>, base: String, entry: Entry) -> Self {
-        Self { shared, base, entry, started: Instant::now() }
+    /// `base` is the data listener's URL, without a trailing `/`.
+    pub fn new(shared: Arc<Shared>, base: String) -> Self {
+        Self { shared, base, started: Instant::now() }
     }
 
     /// Answers `GET` and `HEAD` of `/livez`, `/readyz`, `/metrics` and `/status`.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (parts, _) = request.into_parts();
-        let mut response = match self.entry.check(&parts, &Fields::of(&parts.headers)) {
+        let door = self.shared.doors.last().expect("the admin listener's is the last");
+        let mut response = match door.entry.check(&parts, &Fields::of(&parts.headers)) {
             Ok(()) => self.answer(&parts),
             Err(refusal) => self.refuse(&refusal),
         };

@@ -62,7 +62,7 @@ pub struct Door {
 /// What all workers share.
 #[derive(Debug)]
 pub struct Shared {
-    /// The listeners, in the configuration's order.
+    /// The listeners, in the configuration's order; the admin listener last.
     pub doors: Vec<Door>,
     /// See [`Config`].
     pub config: Config,
@@ -248,7 +248,6 @@ impl Gateway {
             None => 0,
             Some(asked) => shared.clouds.iter().position(|cloud| cloud.name == asked).ok_or_else(|| {
                 ProxyError::UnknownCloud {
-                    asked: asked.into_owned(),
                     known: shared.clouds.iter().map(|cloud| cloud.name.clone()).collect(),
                 }
             })?,

@@ -409,3 +409,6 @@ impl Scoped {
         self.project.as_ref().is_some_and(|own| own.as_bytes() == id)
     }
 }
+
+#[cfg(test)]
+mod tests;
