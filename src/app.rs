@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, Admin};
 use crate::config::{self, Config, Problems};
+use crate::entry::Entry;
 use crate::error::ProxyError;
 use crate::gateway::{self, Door, Gateway, Shared};
 use crate::keystone::{Auth, Discovery, Event, Observer, TokenCache};
@@ -420,17 +421,13 @@ fn same_logins(old: &Config, new: &Config) -> Vec<(usize, usize)> {
 
 /// Each listener as a request sees it, the admin listener last; `addresses` are where they are bound.
 fn doors<'a>(config: &Config, addresses: impl Iterator<Item = &'a Address>) -> Vec<Door> {
-    config
-        .listeners
-        .iter()
-        .chain([&config.admin])
-        .zip(addresses)
-        .map(|(l, address)| door(l, address))
-        .collect()
+    let listeners = config.listeners.iter().chain([&config.admin]);
+    listeners.zip(addresses).map(|(listener, address)| door(listener, address)).collect()
 }
 
-fn door(listener: &config::Listener, _address: &Address) -> Door {
-    Door { entry: listener.entry.clone(), policy: listener.policy.clone() }
+fn door(listener: &config::Listener, address: &Address) -> Door {
+    let entry = Entry::new(&listener.entry, address, listener.server.tls.is_some());
+    Door { entry, policy: listener.policy.clone() }
 }
 
 /// What one worker may take on: its part of what the process may.
@@ -523,6 +520,11 @@ impl Parts<'_> {
                 proof: config.timeouts.proof,
             },
             clouds: config.clouds.iter().cloned().map(Arc::new).collect(),
+            cloud_policies: config
+                .clouds
+                .iter()
+                .map(|cloud| config.cloud_policies.get(&cloud.name).cloned())
+                .collect(),
             tokens: TokenCache::new(clouds, config.timeouts.keystone, runtime.clone(), observer),
             discovery: self.discovery.clone(),
             clients,

@@ -35,7 +35,7 @@ pub async fn check(config: &Config, shared: &Shared) -> Outcome {
     outcome.line("configuration is right");
     for listener in config.listeners.iter().chain([&config.admin]) {
         let Listener { name, server, policy, .. } = listener;
-        let policy = policy.as_ref().map_or_else(String::new, |policy| format!(", policy {}", policy.name));
+        let policy = policy.as_ref().map_or_else(String::new, |policy| format!(", policy {}", policy.name()));
         let tls = match &server.tls {
             Some(tls) if tls.client_ca.is_some() => ", TLS with client certificates",
             Some(_) => ", TLS",

@@ -5,14 +5,29 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::entry::Refusal;
 use crate::keystone::{AuthError, NoEndpoint};
 use crate::route::RouteError;
 use crate::upstream;
 
 /// See the module's documentation. A message is for the client: what, and what to do; the cause is
-/// for the log.
+/// for the log. It never repeats what the client sent: an answer is no place to plant text in.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
+    /// The listener does not let it in.
+    #[error("{0}")]
+    Entry(#[from] Refusal),
+    /// A policy forbids it.
+    #[error(
+        "rule `{rule}` of policy `{policy}` denies this request; ask for what the policy allows, or have it \
+         changed in keyway.toml"
+    )]
+    Denied {
+        /// The policy's name.
+        policy: String,
+        /// The rule's name; `read_only` or `default` where no rule decided.
+        rule: String,
+    },
     /// The path names nothing.
     #[error("{0}")]
     Route(#[from] RouteError),
@@ -46,15 +61,13 @@ pub enum ProxyError {
     #[error("the request's body ended early or is malformed; send it again")]
     Body(#[source] hyper::Error),
     /// No cloud of that name.
-    #[error("there is no cloud `{asked}`; there are: {}", .known.join(", "))]
+    #[error("there is no such cloud; there are: {}", .known.join(", "))]
     UnknownCloud {
-        /// The name asked for.
-        asked: String,
         /// The clouds served.
         known: Vec<String>,
     },
     /// The catalog lacks it.
-    #[error("{0}")]
+    #[error("{}", missing(.0))]
     NoEndpoint(#[from] NoEndpoint),
     /// A token must not travel in the clear.
     #[error(
@@ -97,6 +110,8 @@ impl ProxyError {
     /// The status the client sees. Never 401 for our own trouble: the client sent no credential.
     pub fn status(&self) -> StatusCode {
         match self {
+            Self::Entry(refusal) => refusal.status(),
+            Self::Denied { .. } => StatusCode::FORBIDDEN,
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) | Self::UnknownCloud { .. } => {
                 StatusCode::NOT_FOUND
             }
@@ -122,6 +137,8 @@ impl ProxyError {
     /// See [`Reason`].
     pub fn reason(&self) -> Reason {
         Reason(match self {
+            Self::Entry(refusal) => refusal.reason(),
+            Self::Denied { .. } => "denied",
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) => "no_route",
             Self::UnknownCloud { .. } => "unknown_cloud",
             Self::Route(_) | Self::Target | Self::Framing(_) => "bad_request",
@@ -193,6 +210,29 @@ fn auth_reason(error: &AuthError) -> &'static str {
     }
 }
 
+fn list(items: &[String]) -> String {
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
+/// What there is instead of what was asked for.
+fn missing(error: &NoEndpoint) -> String {
+    match error {
+        NoEndpoint::NoService { available, .. } => {
+            format!("the catalog has no such service; it has {}", list(available))
+        }
+        NoEndpoint::NoRegion { available, .. } => {
+            format!("the service is in no such region; it is in {}", list(available))
+        }
+        NoEndpoint::NoInterface { asked, available, .. } => format!(
+            "the service has no {} endpoint there; choose an interface of {}",
+            list(asked),
+            list(available)
+        ),
+        // These name what the catalog has.
+        NoEndpoint::NoCatalog | NoEndpoint::BadUrl { .. } => error.to_string(),
+    }
+}
+
 /// What the client may know: no address and no cause, which are in keyway's log.
 fn for_client(error: &AuthError) -> String {
     let what = match error.root() {
@@ -204,6 +244,17 @@ fn for_client(error: &AuthError) -> String {
             "Keystone's answer was of no use, so there is no token"
         }
         AuthError::Stopped => "keyway is stopping",
+        AuthError::UnknownProject { available, .. } => {
+            return format!("the user has no such project; there are: {}", list(available));
+        }
+        AuthError::AmbiguousProject { ids, .. } => {
+            return format!("the user has several projects of that name; use an id: {}", list(ids));
+        }
+        AuthError::ScopeFixed { .. } => {
+            return "these credentials belong to one project and can't be used for another; use a password to \
+                    reach several projects"
+                .to_owned();
+        }
         // These name what there is instead, and hold nothing else.
         named => return named.to_string(),
     };

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub retries: IntCounterVec,
     /// Requests that keyway answered itself with an error: `{reason}`.
     pub errors: IntCounterVec,
+    /// Requests that a policy denied: `{policy,rule}`, both as the configuration calls them.
+    pub denied: IntCounterVec,
     /// Calls to Keystone for a token: `{cloud,reason,result}`.
     pub token_requests: IntCounterVec,
     /// How long they took: `{cloud}`.
@@ -154,6 +156,7 @@ impl Metrics {
                 &["cloud", "service", "result"],
             ),
             errors: counters("keyway_errors_total", "Errors that keyway answered itself", &["reason"]),
+            denied: counters("keyway_denied_total", "Requests that a policy denied", &["policy", "rule"]),
             token_requests: counters(
                 "keyway_token_requests_total",
                 "Calls to Keystone for a token",

@@ -40,6 +40,12 @@ pub enum RouteError {
         "the path holds a NUL, a raw backslash or a raw non-ASCII byte; percent-encode it or leave it out"
     )]
     UnsafeByte,
+    /// An ASCII character in an overlong UTF-8 encoding, or `%u002e`: no URI has it, and some servers
+    /// decode it all the same.
+    #[error(
+        "the path holds an overlong UTF-8 encoding or `%u` with four digits; percent-encode the bytes of UTF-8"
+    )]
+    OddEncoding,
 }
 
 const SELECTORS: [&str; 3] = ["cloud", "region", "project"];
@@ -158,6 +164,9 @@ fn check_reading(path: &[u8]) -> Result<(), RouteError> {
     if path.contains(&0) {
         return Err(RouteError::UnsafeByte);
     }
+    if path.windows(2).any(|pair| is_overlong([pair[0], pair[1]])) || path.windows(6).any(is_percent_u) {
+        return Err(RouteError::OddEncoding);
+    }
     for segment in path.split(|byte| matches!(byte, b'/' | b'\\')) {
         let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
         if matches!(name, b"." | b"..") {
@@ -165,6 +174,16 @@ fn check_reading(path: &[u8]) -> Result<(), RouteError> {
         }
     }
     Ok(())
+}
+
+/// The start of a longer encoding of what has a shorter one (RFC 3629, section 3).
+fn is_overlong(pair: [u8; 2]) -> bool {
+    matches!(pair, [0xc0 | 0xc1, 0x80..=0xbf] | [0xe0, 0x80..=0x9f] | [0xf0, 0x80..=0x8f])
+}
+
+/// `%u002e`, as some servers took for a character.
+fn is_percent_u(bytes: &[u8]) -> bool {
+    matches!(bytes, [b'%', b'u' | b'U', digits @ ..] if digits.iter().all(u8::is_ascii_hexdigit))
 }
 
 #[cfg(test)]
@@ -196,6 +215,18 @@ mod tests {
         check("/object-store/c/a%2Fb//c/", [None; 3], "object-store", "/c/a%2Fb//c/");
     }
 
+    // Promise 40.
+    #[test]
+    fn a_service_ends_at_a_slash_of_the_raw_path() {
+        check("/computeevil/servers", [None; 3], "computeevil", "/servers");
+        check("/compute@x/servers", [None; 3], "compute@x", "/servers");
+        check("/compute%2Fservers", [None; 3], "compute/servers", "");
+        check("/compute;x/servers", [None; 3], "compute;x", "/servers");
+        check("/clouds/lab/image", [None; 3], "clouds", "/lab/image");
+        check("/%63loud/lab/image", [None; 3], "cloud", "/lab/image");
+        check("/cloud/a%2Fimage/b", [Some("a/image"), None, None], "b", "");
+    }
+
     #[test]
     fn a_path_without_a_service_says_so() {
         assert_eq!(Route::parse("/"), Err(RouteError::NoService));
@@ -209,6 +240,7 @@ mod tests {
         assert_eq!(unreadable.cloud(), Err(RouteError::UnreadableSelector("cloud")));
     }
 
+    // Promise 41.
     #[test]
     fn no_reading_of_a_path_leaves_its_base() {
         for path in [
@@ -233,8 +265,24 @@ mod tests {
         for path in ["/compute/a%00b", "/compute/a\\b", "/compute/%2500", "/compute/\u{fc}"] {
             assert_eq!(Route::parse(path), Err(RouteError::UnsafeByte), "{path}");
         }
+        for path in [
+            "/compute/%c0%ae%c0%ae/identity",
+            "/compute/%C0%AE%C0%ae",
+            "/compute/%e0%80%ae%e0%80%ae/x",
+            "/compute/%f0%80%80%ae/x",
+            "/compute/..%c0%af",
+            "/compute/%c1%9c",
+            "/compute/%25c0%25ae/x",
+            "/compute/%u002e%u002e/identity",
+            "/compute/%U002e",
+            "/compute/%25u002e",
+            "/compute/%u0073ervers",
+        ] {
+            assert_eq!(Route::parse(path), Err(RouteError::OddEncoding), "{path}");
+        }
     }
 
+    // Promise 42.
     #[test]
     fn what_only_looks_like_a_dot_segment_passes() {
         for path in [
@@ -247,6 +295,13 @@ mod tests {
             "/o/100%",
             "/o/%25",
             "/o/a%2Fb",
+            "/o/%c3%a4",
+            "/o/%e4",
+            "/o/%e0%a0%80",
+            "/o/%f0%9f%98%80",
+            "/o/%u",
+            "/o/%upper",
+            "/o/%u00",
         ] {
             assert!(Route::parse(path).is_ok(), "{path}");
         }
@@ -261,6 +316,7 @@ mod tests {
             }
         }
 
+        // Promise 41.
         #[test]
         fn a_normalizing_server_stays_below_the_service(path in "/s(/([a-c]|\\.|\\.\\.|%2e|%2E|%2f|%252e|\\\\|;){0,4}){0,5}") {
             if Route::parse(&path).is_ok() {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -13,8 +14,10 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::directory;
-use crate::gateway::Shared;
+use crate::entry::Refusal;
+use crate::gateway::{Shared, X_KEYWAY_ERROR};
 use crate::keystone::{self, Auth};
+use crate::proxy::headers::Fields;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -37,15 +40,32 @@ impl Admin {
 
     /// Answers `GET` and `HEAD` of `/livez`, `/readyz`, `/metrics` and `/status`.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
-        }
+        let (parts, _) = request.into_parts();
         let shared = Arc::clone(&self.shared.borrow());
-        match request.uri().path() {
+        let door = shared.doors.last().expect("the admin listener's is the last");
+        let mut response = match door.entry.check(&parts, &Fields::of(&parts.headers)) {
+            Ok(()) => self.answer(&shared, &parts),
+            Err(refusal) => refuse(&shared, &refusal),
+        };
+        if parts.method == Method::HEAD {
+            let length = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+            response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+            *response.body_mut() = Full::default();
+        }
+        response
+    }
+
+    fn answer(&self, shared: &Shared, parts: &Parts) -> Response<Full<Bytes>> {
+        if !matches!(parts.method, Method::GET | Method::HEAD) {
+            let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match parts.uri.path() {
             "/livez" => answer(StatusCode::OK, TEXT, "ok\n".to_owned()),
-            "/readyz" => ready(&shared),
+            "/readyz" => ready(shared),
             "/metrics" => answer(StatusCode::OK, METRICS, shared.metrics.render()),
-            "/status" => answer(StatusCode::OK, JSON, format!("{:#}\n", self.status(&shared))),
+            "/status" => answer(StatusCode::OK, JSON, format!("{:#}\n", self.status(shared))),
             _ => answer(
                 StatusCode::NOT_FOUND,
                 TEXT,
@@ -130,6 +150,14 @@ fn ready(shared: &Shared) -> Response<Full<Bytes>> {
 /// A time without its fraction.
 fn seconds(time: jiff::Timestamp) -> jiff::Timestamp {
     jiff::Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+#[cold]
+fn refuse(shared: &Shared, refusal: &Refusal) -> Response<Full<Bytes>> {
+    shared.metrics.errors.with_label_values(&[refusal.reason()]).inc();
+    let mut response = answer(refusal.status(), TEXT, format!("{refusal}\n"));
+    response.headers_mut().insert(X_KEYWAY_ERROR, HeaderValue::from_static(refusal.reason()));
+    response
 }
 
 /// An answer of the admin listener that nobody should keep or guess the type of.

@@ -3,9 +3,6 @@
 use std::fs;
 use std::net::SocketAddr;
 
-use http::uri::Authority;
-use http::{HeaderName, HeaderValue};
-
 use super::file::Options;
 use super::policy::Policies;
 use super::{Layers, Listener, exposure, value};
@@ -74,8 +71,8 @@ impl Layers<'_> {
         let mut hosts = Vec::new();
         let mut origins = Vec::new();
         for (option, check, checked) in [
-            ("hosts", host as fn(&str) -> Result<String, String>, &mut hosts),
-            ("origins", origin, &mut origins),
+            ("hosts", entry::host as fn(&str) -> Result<String, String>, &mut hosts),
+            ("origins", entry::origin, &mut origins),
         ] {
             for text in options.list(option) {
                 match check(text) {
@@ -84,7 +81,7 @@ impl Layers<'_> {
                 }
             }
         }
-        let required = options.text("required_header").and_then(|text| match required_header(text) {
+        let required = options.text("required_header").and_then(|text| match entry::required_header(text) {
             Ok(field) => Some(field),
             Err(message) => {
                 self.listener_problem(name, "required_header", &message);
@@ -92,7 +89,7 @@ impl Layers<'_> {
             }
         });
         let policy = options.text("policy").and_then(|policy| match policies.named(policy) {
-            Ok(policy) => Some(policy),
+            Ok(policy) => policy,
             Err(message) => {
                 self.listener_problem(name, "policy", &message);
                 None
@@ -236,56 +233,5 @@ impl Layers<'_> {
 
     fn listener_problem(&mut self, name: &str, option: &str, message: &str) {
         self.problems.add(self.file.path.display(), format!("listener.{name}.{option}"), message);
-    }
-}
-
-/// What may stand in `Host`: a name or an address, perhaps with a port.
-fn host(text: &str) -> Result<String, String> {
-    let authority = text.parse::<Authority>().ok().filter(|authority| {
-        !authority.as_str().contains(['@', '*']) && !authority.host().is_empty() && !text.ends_with(':')
-    });
-    match authority {
-        Some(authority) => Ok(authority.as_str().to_ascii_lowercase()),
-        None => Err(format!(
-            "`{text}` is no host: write for example keyway.example, or keyway.example:8443 with a port"
-        )),
-    }
-}
-
-/// An origin as browsers write it: no default port, no path.
-fn origin(text: &str) -> Result<String, String> {
-    if text == "null" {
-        return Err("`null` is the origin of any sandboxed page or local file: it can't be told from others"
-            .to_owned());
-    }
-    let bad =
-        || format!("`{text}` is no origin: write scheme and host, for example https://dashboard.example");
-    let (scheme, authority) = text.split_once("://").ok_or_else(bad)?;
-    let scheme = scheme.to_ascii_lowercase();
-    if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
-    {
-        return Err(bad());
-    }
-    let authority = host(authority).map_err(|_| bad())?;
-    let authority = match scheme.as_str() {
-        "https" => authority.strip_suffix(":443"),
-        "http" => authority.strip_suffix(":80"),
-        _ => None,
-    }
-    .unwrap_or(&authority);
-    Ok(format!("{scheme}://{authority}"))
-}
-
-/// `Name: value`. The value is a secret in all but name, so it is not shown.
-fn required_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').unwrap_or_default();
-    let name = HeaderName::from_bytes(name.trim().as_bytes()).ok();
-    let value = HeaderValue::from_str(value.trim()).ok().filter(|value| !value.is_empty());
-    match name.zip(value) {
-        Some((name, mut value)) => {
-            value.set_sensitive(true);
-            Ok((name, value))
-        }
-        None => Err("not a header: write it as \"Name: value\", for example \"X-Keyway: 1\"".to_owned()),
     }
 }

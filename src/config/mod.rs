@@ -323,7 +323,7 @@ impl Config {
             }
             let cloud = self.clouds.iter_mut().find(|cloud| cloud.name == *name);
             match options.text("policy").map(|policy| policies.named(policy)) {
-                Some(Ok(policy)) if cloud.is_some() => {
+                Some(Ok(Some(policy))) if cloud.is_some() => {
                     self.cloud_policies.insert(name.clone(), policy);
                 }
                 Some(Err(message)) => problem("policy", message),

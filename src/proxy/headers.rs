@@ -7,6 +7,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// The token's header, which keyway writes and nobody else.
 pub static X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
+/// Where the page is from that a browser sends a request for (Fetch Metadata).
+pub static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What is asked of a request's fields again and again, found in one pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +23,10 @@ pub struct Fields {
     pub expect: bool,
     /// There is a Connection.
     pub connection: bool,
+    /// How many Host fields.
+    pub hosts: usize,
+    /// There is an Origin or a Sec-Fetch-Site: a browser sent it.
+    pub browser: bool,
 }
 
 impl Fields {
@@ -34,7 +40,9 @@ impl Fields {
                 header::TRANSFER_ENCODING => fields.transfer_encodings += 1,
                 header::EXPECT => fields.expect = true,
                 header::CONNECTION => fields.connection = true,
-                _ => {}
+                header::HOST => fields.hosts += 1,
+                header::ORIGIN => fields.browser = true,
+                _ => fields.browser |= *name == SEC_FETCH_SITE,
             }
         }
         fields
@@ -67,6 +75,9 @@ fn is_guarded(name: &str) -> bool {
                     .iter()
                     .any(|prefix| name.starts_with(prefix))
                 || matches!(name, "tenant" | "real-ip" | "delegated-roles")
+                // What would make a request another one than the policy allowed.
+                || matches!(name, "http-method-override" | "http-method" | "method-override")
+                || matches!(name, "original-url" | "original-method" | "rewrite-url")
         }
         b'a' => name == "authorization",
         b'c' => name == "cookie",
@@ -175,6 +186,13 @@ mod tests {
                 "Transfer_Encoding",
                 "Content_Length",
                 "Via",
+                "X-HTTP-Method-Override",
+                "X_HTTP_Method_Override",
+                "X-HTTP-Method",
+                "X-Method-Override",
+                "X-Original-URL",
+                "X-Original-Method",
+                "X-Rewrite-URL",
             ],
         );
     }

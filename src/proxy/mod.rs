@@ -20,6 +20,7 @@ use crate::body::{ReplayBudget, RequestBody};
 use crate::error::ProxyError;
 use crate::keystone::{self, AuthError, Token, TokenCache};
 use crate::metrics::{Metrics, Retry, ServiceMetrics, WorkerMetrics};
+use crate::policy;
 use crate::upstream::{self, Head, Pool};
 
 /// Tells a client why its 401 was not retried.
@@ -52,10 +53,28 @@ pub struct Destination {
     pub base: rewrite::Base,
     /// The endpoint's URL.
     pub url: crate::upstream::BaseUrl,
+    /// What may be done there: one for each listener, then the cloud's. `None` if there is no policy
+    /// at all.
+    pub policies: Option<Vec<Option<policy::Scoped>>>,
     /// The service is Keystone.
     pub identity: bool,
     /// Where requests are counted.
     pub metrics: Arc<ServiceMetrics>,
+}
+
+impl Destination {
+    /// Asks the policies of a listener and of the cloud about a request with this path at the service.
+    ///
+    /// # Errors
+    /// One of them denies it.
+    pub fn permits(&self, listener: usize, method: &Method, path: &str) -> Result<(), policy::Denied<'_>> {
+        let Some(policies) = &self.policies else { return Ok(()) };
+        let cloud = policies.len() - 1;
+        for policy in [listener, cloud].into_iter().filter_map(|index| policies[index].as_ref()) {
+            policy.decide(method, path)?;
+        }
+        Ok(())
+    }
 }
 
 /// What a service answered, and when its head was there.
@@ -90,7 +109,8 @@ impl Proxy {
         Self { tokens, metrics, worker, replay, proof }
     }
 
-    /// Sends one request to its service and returns the service's answer.
+    /// Sends one request to its service and returns the service's answer. The field `withheld` is
+    /// between the client and this listener.
     ///
     /// A 401 means the service no longer honors our token, so the request goes out once more with a
     /// new one if its body can still be replayed. A second 401 is the service's answer: it goes back.
@@ -103,10 +123,11 @@ impl Proxy {
         target: &str,
         parts: &Parts,
         fields: Fields,
+        withheld: Option<&HeaderName>,
         incoming: Incoming,
     ) -> Result<Answer, ProxyError> {
         let mut body = RequestBody::new(incoming, Arc::clone(&self.replay));
-        let outcome = self.exchange(destination, target, parts, fields, &mut body).await;
+        let outcome = self.exchange(destination, target, parts, fields, withheld, &mut body).await;
         let asked = body.received() > 0;
         if asked {
             self.worker.bytes_up.fetch_add(body.received(), Ordering::Relaxed);
@@ -123,14 +144,16 @@ impl Proxy {
         target: &str,
         parts: &Parts,
         fields: Fields,
+        withheld: Option<&HeaderName>,
         body: &mut RequestBody,
     ) -> Result<Answer, ProxyError> {
         let client_waits = fields.expect;
         if !body.is_empty() && !client_waits && body.length().is_some() && body.may_fit() {
             body.fill().await.map_err(ProxyError::Body)?;
         }
-        let listed =
+        let mut listed =
             if fields.connection { headers::named_by_connection(&parts.headers) } else { Vec::new() };
+        listed.extend(withheld.cloned());
         let token = self.proven(destination, body).await?;
         let mut head = Head {
             method: &parts.method,

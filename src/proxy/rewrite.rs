@@ -16,6 +16,19 @@ pub struct Base {
     account: String,
     /// What the account has before the project's id: `/` or `/AUTH_`.
     account_mark: String,
+    /// The token's project.
+    project: Option<String>,
+}
+
+/// What a path has below an endpoint, see [`Base::below`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Below<'s, 'p> {
+    /// Its segments.
+    pub segments: &'s [&'p [u8]],
+    /// The id of the project that came before them, where the endpoint has one.
+    pub project: Option<&'p [u8]>,
+    /// The endpoint has no project, but the first of the segments may be one.
+    pub may_have_project: bool,
 }
 
 impl Base {
@@ -26,6 +39,7 @@ impl Base {
             version: String::new(),
             account: String::new(),
             account_mark: String::new(),
+            project: project.map(str::to_owned),
         };
         let Some((before, last)) = cut_last(path) else { return whole(path) };
         if is_version(&last[1..]) {
@@ -85,6 +99,39 @@ impl Base {
         target
     }
 
+    /// What comes before the version; empty, or a path that starts with `/`.
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// What a path at the service, given by its segments, has below this endpoint: without root,
+    /// version and account. `None` if it lies outside of the root.
+    pub fn below<'s, 'p>(&self, path: &'s [&'p [u8]]) -> Option<Below<'s, 'p>> {
+        let mut segments = path;
+        for root in self.root.split('/').skip(1) {
+            segments = segments.split_first().filter(|(first, _)| **first == root.as_bytes())?.1;
+        }
+        let text = |segment: &'p [u8]| std::str::from_utf8(segment).unwrap_or_default();
+        if let [first, after @ ..] = segments
+            && is_version(text(first))
+        {
+            segments = after;
+        }
+        let first = segments.first().map_or("", |first| text(first));
+        if let Some(account) = self.account.strip_prefix('/') {
+            let mark = &self.account_mark[1..];
+            let id = first.strip_prefix(mark).filter(|id| first == account || is_id(id));
+            return Some(match id {
+                Some(id) => {
+                    Below { segments: &segments[1..], project: Some(id.as_bytes()), may_have_project: false }
+                }
+                None => Below { segments, project: None, may_have_project: false },
+            });
+        }
+        let may_have_project = is_id(first) || (!first.is_empty() && self.project.as_deref() == Some(first));
+        Some(Below { segments, project: None, may_have_project })
+    }
+
     /// Whether the client wrote an account by itself: this one, or another of the same kind.
     fn starts_with_account(&self, after: &str) -> bool {
         let end = after[1..].find('/').map_or(after.len(), |end| end + 1);
@@ -125,6 +172,11 @@ pub fn is_version(segment: &str) -> bool {
         None => digits(number),
         Some((major, minor)) => digits(major) && digits(minor),
     }
+}
+
+/// Whether a segment is a project's id, as Keystone makes them.
+pub fn is_id(segment: &str) -> bool {
+    !segment.is_empty() && id_in(segment) == segment.len()
 }
 
 /// The length of the project id that a text ends with: 32 hex digits, or a UUID with dashes. 0 for none.

@@ -98,6 +98,7 @@ async fn made_up_names_do_not_become_labels() {
     }
 }
 
+// Promise 13.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_tells_everything_but_secrets() {
     let cloud = cloud().await;
@@ -129,6 +130,7 @@ async fn status_tells_everything_but_secrets() {
     }
 }
 
+// Promises 12, 13.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_admin_listener_has_nothing_else() {
     let cloud = cloud().await;
@@ -139,17 +141,24 @@ async fn the_admin_listener_has_nothing_else() {
         assert_eq!(answer.text(), "there are /livez, /readyz, /metrics and /status\n");
     }
     let mut connection = Connection::open(keyway.admin()).await;
-    for method in [Method::POST, Method::DELETE] {
-        assert_eq!(connection.send(request(method, "/status", &[], "")).await.status, 405);
+    for method in ["POST", "DELETE", "PUT", "OPTIONS", "get", "BREW"] {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let answer = connection.send(request(method, "/status", &[], "")).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, "GET, HEAD"));
     }
+    let head = connection.send(request(Method::HEAD, "/status", &[], "")).await;
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert!(head.header("content-length").parse::<usize>().unwrap() > 100);
     assert!(cloud.requests("compute").is_empty());
 }
 
+// Promise 12.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_data_listener_serves_no_admin_paths() {
     let cloud = cloud().await;
     let keyway = TestKeyway::in_front_of(&cloud).await;
-    for path in ["/metrics", "/status", "/livez", "/readyz"] {
+    for path in ["/metrics", "/status", "/livez", "/readyz", "/metrics/", "/cloud/demo/metrics"] {
         keyway.get(path).await.message(404, "no_service");
     }
+    assert_eq!(keyway.send(request(Method::POST, "/status", &[], "")).await.status, 404);
 }

@@ -6,9 +6,11 @@ mod support;
 
 mod admin;
 mod demo;
+mod entry;
 mod errors;
 mod framing;
 mod http2;
+mod policy;
 mod refusal;
 mod reload;
 mod replay;

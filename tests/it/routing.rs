@@ -152,12 +152,9 @@ async fn a_region_is_chosen_by_the_path() {
 async fn an_unknown_region_lists_those_that_there_are() {
     let (_cloud, keyway) = start().await;
     let message = keyway.get("/region/Atlantis/compute/servers").await.message(404, "no_region");
-    assert_eq!(
-        message,
-        "the catalog has no `compute` in region `Atlantis`; it has it in RegionOne, RegionTwo"
-    );
+    assert_eq!(message, "the service is in no such region; it is in RegionOne, RegionTwo");
     let message = keyway.get("/region/RegionTwo/network/networks").await.message(404, "no_region");
-    assert!(message.ends_with("it has it in RegionOne"), "{message}");
+    assert!(message.ends_with("it is in RegionOne"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +196,7 @@ async fn an_unknown_project_lists_the_users_own() {
     let (cloud, keyway) = start().await;
     for _ in 0..20 {
         let message = keyway.get("/project/nobodys/compute/servers").await.message(404, "unknown_project");
-        assert_eq!(message, "the user has no project `nobodys`; there are: demo, other");
+        assert_eq!(message, "the user has no such project; there are: demo, other");
     }
     assert_eq!(cloud.token_requests(), 1);
     let lists = targets(&cloud, "identity").iter().filter(|target| *target == "/v3/auth/projects").count();
@@ -233,18 +230,41 @@ async fn two_clouds_are_told_apart() {
 async fn an_unknown_cloud_lists_those_that_there_are() {
     let (_cloud, keyway) = start().await;
     let message = keyway.get("/cloud/prod/compute/servers").await.message(404, "unknown_cloud");
-    assert_eq!(message, "there is no cloud `prod`; there are: demo");
+    assert_eq!(message, "there is no such cloud; there are: demo");
 }
 
+// Promises 9, 40.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_service_lists_those_that_there_are() {
-    let (_cloud, keyway) = start().await;
+    let (cloud, keyway) = start().await;
     let known = "block-storage, compute, identity, image, network, object-store";
-    // 40: a prefix of a name is none.
-    for asked in ["orchestration", "computeevil", "compute@elsewhere.example", "comput", "admin"] {
+    // A prefix of a name is none.
+    for asked in [
+        "orchestration",
+        "computeevil",
+        "compute@x",
+        "compute@elsewhere.example",
+        "compute%40x",
+        "compute;x",
+        "compute%3Bx",
+        "compute%2Fservers",
+        "compute%252Fservers",
+        "compute:80",
+        "compute.",
+        "compute%20",
+        "comput",
+        "admin",
+        "@compute",
+    ] {
         let message = keyway.get(&format!("/{asked}/servers")).await.message(404, "no_service");
-        assert_eq!(message, format!("the catalog has no service `{asked}`; it has {known}"));
+        assert_eq!(message, format!("the catalog has no such service; it has {known}"));
     }
+    for service in ["compute", "image", "network"] {
+        assert!(cloud.requests(service).is_empty(), "{service}");
+    }
+    // The same name in other bytes is the same service.
+    assert_eq!(keyway.get("/comp%75te/servers").await.status, 200);
+    assert_eq!(targets(&cloud, "compute"), ["/v2.1/servers"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,10 +277,7 @@ async fn an_interface_that_the_catalog_lacks_names_those_that_it_has() {
     cloud.set_catalog(catalog);
     let keyway = TestKeyway::for_cloud(&cloud, |config| config.interfaces = vec![Interface::Admin]).await;
     let message = keyway.get("/compute/servers").await.message(502, "no_endpoint");
-    assert_eq!(
-        message,
-        "the catalog has no admin endpoint of `compute`; choose an interface of public, internal"
-    );
+    assert_eq!(message, "the service has no admin endpoint there; choose an interface of public, internal");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -318,7 +335,7 @@ async fn an_endpoint_override_wins_over_the_catalog() {
     assert!(cloud.requests("compute").is_empty());
 }
 
-// 17
+// Promise 17.
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_http_behind_an_https_keystone_gets_no_token() {
     let cloud = cloud().await;
@@ -337,7 +354,7 @@ async fn plain_http_behind_an_https_keystone_gets_no_token() {
     }
 }
 
-// 20, 21, 22, 23, 24
+// Promises 8, 20, 21, 22, 23, 24.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_credential_and_no_assertion_of_the_client_arrives() {
     let (cloud, keyway) = start().await;
@@ -400,7 +417,7 @@ async fn no_credential_and_no_assertion_of_the_client_arrives() {
     }
 }
 
-// 35
+// Promise 35.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_client_lists_in_connection_ends_here() {
     let (cloud, keyway) = start().await;
@@ -421,7 +438,7 @@ async fn what_the_client_lists_in_connection_ends_here() {
     assert_eq!(seen.headers["host"], host(&cloud, "compute").as_str());
 }
 
-// 46, 47
+// Promises 7, 18, 46, 47.
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_and_cookies_of_a_service_stay_behind() {
     let (cloud, keyway) = start().await;

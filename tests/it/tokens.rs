@@ -342,7 +342,7 @@ async fn a_client_that_goes_away_takes_no_login_with_it() {
     let keyway = TestKeyway::cold(vec![cloud.keystone_config()], |_| {});
     let listen = keyway.listen();
     let mut impatient = tokio::net::TcpStream::connect(listen).await.unwrap();
-    impatient.write_all(b"GET /compute/servers HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+    impatient.write_all(b"GET /compute/servers HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     eventually("the login", async || (cloud.token_requests() == 1).then_some(())).await;
     drop(impatient);
 

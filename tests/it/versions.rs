@@ -117,7 +117,7 @@ async fn an_application_credential_by_id() {
     check_works(&keyway, "web-1").await;
     // It can't change its project.
     let message = keyway.get("/project/other/compute/servers").await.message(403, "scope_fixed");
-    assert!(message.contains("can't be used for `other`"), "{message}");
+    assert!(message.contains("can't be used for another"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

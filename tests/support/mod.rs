@@ -162,6 +162,11 @@ impl TestKeyway {
         raw(self.listen(), text.as_ref()).await
     }
 
+    /// The same with the admin listener.
+    pub(crate) async fn admin_raw(&self, text: impl AsRef<[u8]>) -> Answer {
+        raw(self.admin(), text.as_ref()).await
+    }
+
     pub(crate) async fn admin_get(&self, path: &str) -> Answer {
         let mut connection = Connection::open(self.admin()).await;
         connection.send(request(Method::GET, path, &[], "")).await
@@ -328,7 +333,8 @@ impl Answer {
     }
 }
 
-async fn raw(address: SocketAddr, text: &[u8]) -> Answer {
+/// Sends these very bytes, and reads all answers until the end of the connection.
+pub(crate) async fn raw(address: SocketAddr, text: &[u8]) -> Answer {
     bounded("an answer", async {
         let mut stream = TcpStream::connect(address).await.expect("keyway listens");
         // keyway may answer and close before it read everything.

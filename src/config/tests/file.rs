@@ -90,7 +90,7 @@ fn the_annotated_file_holds_every_key_with_its_default() {
         .iter()
         .filter_map(|listener| listener.policy.as_ref())
         .chain(config.cloud_policies.values())
-        .map(|policy| policy.name.as_str())
+        .map(|policy| policy.name())
         .collect();
     assert_eq!(policies, ["compute-of-x", "list-only", "no-identity-writes"]);
     assert_eq!(config.warnings, [""; 0]);

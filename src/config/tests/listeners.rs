@@ -56,7 +56,7 @@ fn a_listener_has_everything_that_its_table_says() {
     assert_eq!(compute.entry.origins, origins);
     let (name, value) = compute.entry.required.as_ref().expect("a header");
     assert_eq!((name.as_str(), value.to_str().unwrap()), ("x-keyway", "let me in"));
-    assert_eq!(compute.policy.as_ref().map(|policy| policy.name.as_str()), Some("look"));
+    assert_eq!(compute.policy.as_ref().map(|policy| policy.name()), Some("look"));
     assert_eq!(socket.server.address, Address::Unix("/run/keyway.sock".into()));
     assert_eq!((socket.server.mode, socket.server.users.as_slice()), (0o660, &[1000, 1001][..]));
     let srv = setup.dir.path().join("srv");

@@ -1,7 +1,7 @@
 //! `[policy.NAME]`, and who refers to it.
 
 use super::*;
-use crate::policy::{Effect, Rule};
+use crate::policy::{Effect, Policy, Rule};
 
 const PROD: &str = "[cloud.prod]\npolicy = 'p'\n";
 
@@ -25,30 +25,30 @@ fn a_policy_has_its_rules_in_their_order() {
         [[policy.p.rule]]
         name = 'no identity writes'
         effect = 'deny'
-        methods = ['POST', 'PUT']
+        methods = ['GET', 'HEAD']
         services = ['Key_Manager', 'identity']
         paths = ['/servers', '/servers/*/action']
         projects = ['ops', '8c1d6f0b3a7e4b5c9d2e1f0a6b7c8d02']
         [[policy.p.rule]]
-        name = 'all'
-        effect = 'allow'",
+        name = 'rest'
+        effect = 'allow'
+        services = ['image']",
     );
     let config = setup.config();
     let policy = &config.cloud_policies["prod"];
-    assert_eq!((policy.name.as_str(), policy.read_only, policy.default), ("p", true, Effect::Deny));
     let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(
-        policy.rules[0],
+    let rules = vec![
         Rule {
             name: "no identity writes".to_owned(),
             effect: Effect::Deny,
-            methods: texts(&["POST", "PUT"]),
-            services: texts(&["key-manager", "identity"]),
+            methods: texts(&["GET", "HEAD"]),
+            services: texts(&["Key_Manager", "identity"]),
             paths: texts(&["/servers", "/servers/*/action"]),
             projects: texts(&["ops", "8c1d6f0b3a7e4b5c9d2e1f0a6b7c8d02"]),
-        }
-    );
-    assert_eq!((policy.rules[1].effect, policy.rules[1].paths.len()), (Effect::Allow, 0));
+        },
+        Rule { name: "rest".to_owned(), services: texts(&["image"]), ..Rule::default() },
+    ];
+    assert_eq!(**policy, Policy::new("p", true, Effect::Deny, rules).expect("a right policy"));
     assert_eq!(config.warnings, [""; 0]);
 }
 
@@ -71,26 +71,28 @@ fn everything_wrong_with_a_policy_is_told_at_once() {
         [[policy.p.rule]]
         name = 'twice'
         effect = 'maybe'
+        services = ['image']
         [[policy.p.rule]]
         name = 'caf\u{e9}'
-        effect = 'allow'",
+        effect = 'allow'
+        services = ['image']",
         &[
             "rule[1].efect: unknown key: did you mean `effect`?",
             "read_only: a text, not true or false: write read_only = true",
             "default: `refuse` is neither allow nor deny",
-            "rule[1].name: is missing: it tells a refused client",
             "rule[1].effect: is missing: write effect = \"allow\" or effect = \"deny\"",
-            "rule[1].methods: `get` is no method: write GET",
-            "rule[1].methods: `B AD` is no method: write for example GET",
-            "rule[1].services: `a/b` is no service type",
-            "rule[1].paths: `servers` is no pattern of a path",
-            "rule[1].paths: `/a?b` is no pattern of a path",
-            "rule[1].paths: `/a b` is no pattern of a path",
-            "rule[1].projects: an empty name",
             "rule[2].services: an empty list",
             "rule[3].effect: `maybe` is neither allow nor deny",
-            "rule[3].name: `twice` is another rule's too",
-            "rule[4].name: at most 64 printable ASCII characters",
+            "rule[1].name: a name has 1 to 64 letters",
+            "rule[1].methods: `get` is no method that keyway knows: write one of GET",
+            "rule[1].methods: `B AD` is no method that keyway knows",
+            "rule[1].services: `a/b` is no service's name",
+            "rule[1].projects: `` is no project's name",
+            "rule[1].paths: `servers` does not start with `/`",
+            "rule[1].paths: `/a?b` has `?`",
+            "rule[2]: the rule speaks of every request",
+            "rule[3].name: another rule is called `twice` already",
+            "rule[4].name: a name has 1 to 64 letters",
         ],
     );
     check("[policy.p]\nrule = 1", &["rule: a number, not a list of tables: write [[policy.p.rule]]"]);
@@ -105,7 +107,7 @@ fn a_policy_that_protects_nothing_is_warned_of() {
         unused[0].contains("keyway.toml: policy.p is in force nowhere: write policy = \"p\""),
         "{unused:?}"
     );
-    let idle = setup("[policy.p]\n[[policy.p.rule]]\nname = 'a'\neffect = 'allow'").config().warnings;
+    let idle = setup("[policy.p]\n[[policy.p.rule]]\nname = 'a'\neffect = 'allow'\nservices = ['image']").config().warnings;
     assert_eq!(idle.len(), 1, "{idle:?}");
     assert!(idle[0].contains("policy.p refuses nothing: set read_only = true"), "{idle:?}");
 }

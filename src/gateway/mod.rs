@@ -4,34 +4,34 @@
 //! an answer, and writes the request's line in the log once its answer has ended. Destinations are
 //! kept by path prefix, and read anew when the token cache says that anything changed.
 
+mod body;
+mod record;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
-use http_body::{Frame, SizeHint};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
+use self::record::Record;
 use crate::body::ReplayBudget;
-use crate::entry;
+use crate::entry::Entry;
 use crate::error::ProxyError;
-use crate::keystone::{self, AllowHttp, Auth, Discovery, TokenCache, service_type};
+use crate::keystone::{self, AllowHttp, Auth, Discovery, Token, TokenCache, service_type};
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
-use crate::policy::Policy;
+use crate::policy::{Denied, Policy, View};
 use crate::proxy::headers::{self, Fields};
 use crate::proxy::{self, Answer, Destination, Proxy, rewrite};
 use crate::route::{Route, RouteError};
 use crate::upstream::{self, BaseUrl, Scheme};
 
-/// Tells keyway's own answers from a service's.
-pub const X_KEYWAY_ERROR: HeaderName = HeaderName::from_static("x-keyway-error");
+pub use self::body::{Body, X_KEYWAY_ERROR, refuse};
+
 /// Destinations that one worker keeps; clients decide how many different prefixes there are.
 const MAX_DESTINATIONS: usize = 1024;
 
@@ -54,7 +54,7 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct Door {
     /// What it asks of a request before anything else.
-    pub entry: entry::Config,
+    pub entry: Entry,
     /// What may be done through it.
     pub policy: Option<Arc<Policy>>,
 }
@@ -62,12 +62,14 @@ pub struct Door {
 /// What all workers share. A reload makes a new one.
 #[derive(Debug)]
 pub struct Shared {
-    /// The listeners, in the configuration's order, and the admin listener last.
+    /// The listeners, in the configuration's order; the admin listener last.
     pub doors: Vec<Door>,
     /// See [`Config`].
     pub config: Config,
     /// The clouds, the default one first.
     pub clouds: Vec<Arc<keystone::Config>>,
+    /// What may be done with each of them, whatever the listener.
+    pub cloud_policies: Vec<Option<Arc<Policy>>>,
     /// Their tokens.
     pub tokens: TokenCache,
     /// What services say of their versions.
@@ -123,11 +125,11 @@ impl Gateway {
 
     /// Answers one request that came in by `listener`, an index into [`Shared::doors`].
     pub async fn handle(self: Arc<Self>, listener: usize, request: Request<Incoming>) -> Response<Body> {
-        let _door = &self.shared.doors[listener];
+        let door = &self.shared.doors[listener];
         let (parts, incoming) = request.into_parts();
         let mut record = Record::new(parts, Arc::clone(&self.nowhere), Arc::clone(&self.worker));
         let mut incoming = Some(incoming);
-        let outcome = self.answer(&mut incoming, &mut record).await;
+        let outcome = self.answer(door, listener, &mut incoming, &mut record).await;
         if let Some(unread) = incoming {
             proxy::drain_unasked(&record.parts, unread);
         }
@@ -138,31 +140,47 @@ impl Gateway {
                 record.ended = response.body().is_buffered().then_some(at);
                 record.status = response.status();
                 record.request_id = headers::request_id(response.headers()).cloned();
-                response.map(|body| Body { kind: Kind::Upstream(body), broken: false, record: Some(record) })
+                response.map(|body| Body::upstream(body, record))
             }
             Err(error) => {
-                self.shared.metrics.errors.with_label_values(&[error.reason().as_str()]).inc();
+                self.count(&error);
                 let mut response = refuse(&error, record.parts.method == Method::HEAD);
                 record.status = error.status();
                 record.error = Some(error);
-                response.body_mut().record = Some(record);
+                response.body_mut().record(record);
                 response
             }
         }
     }
 
+    #[cold]
+    fn count(&self, error: &ProxyError) {
+        let metrics = &self.shared.metrics;
+        metrics.errors.with_label_values(&[error.reason().as_str()]).inc();
+        if let ProxyError::Denied { policy, rule } = error {
+            metrics.denied.with_label_values(&[policy, rule]).inc();
+        }
+    }
+
     async fn answer(
         &self,
+        door: &Door,
+        listener: usize,
         incoming: &mut Option<Incoming>,
         record: &mut Record,
     ) -> Result<Answer, ProxyError> {
         let parts = &record.parts;
-        let fields = self.check(parts)?;
+        let fields = Fields::of(&parts.headers);
+        door.entry.check(parts, &fields)?;
+        self.check(parts, &fields)?;
         let route = Route::parse(parts.uri.path())?;
+        if let Some(policy) = &door.policy {
+            policy.before(&parts.method)?;
+        }
         let (destination, cached_token) = match self.known(route.prefix, record.start) {
             Some(destination) => (destination, true),
             // Boxed, as all that is rare: a request's future is moved a few times, so it should be small.
-            None => Box::pin(self.resolve(&route, &mut record.service)).await?,
+            None => Box::pin(self.resolve(&route, &parts.method, &mut record.service)).await?,
         };
         record.service = Arc::clone(&destination.metrics);
         record.cached_token = cached_token;
@@ -170,6 +188,10 @@ impl Gateway {
             match self.shared.discovery.known(&destination.url) {
                 Some(known) => known,
                 None => {
+                    // The question carries a token too, so nobody asks it for a request that is denied.
+                    // Which version it will be does not matter to a policy.
+                    let likely = destination.base.target(route.rest, Some("v1"));
+                    destination.permits(listener, &parts.method, &likely)?;
                     let client = &self.clients[destination.key.cloud];
                     let asked =
                         self.shared.discovery.current(client, &destination.url, Some(&destination.token.id));
@@ -180,16 +202,17 @@ impl Gateway {
             None
         };
         let mut target = destination.base.target(route.rest, current.as_deref());
+        destination.permits(listener, &parts.method, &target)?;
         if let Some(query) = parts.uri.query() {
             target.push('?');
             target.push_str(query);
         }
         let incoming = incoming.take().expect("it is taken here only");
-        self.proxy.forward(&destination, &target, parts, fields, incoming).await
+        self.proxy.forward(&destination, &target, parts, fields, door.entry.required(), incoming).await
     }
 
     /// Refuses what could be read in two ways, or is larger than allowed.
-    fn check(&self, parts: &Parts) -> Result<Fields, ProxyError> {
+    fn check(&self, parts: &Parts, fields: &Fields) -> Result<(), ProxyError> {
         let config = &self.shared.config;
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(ProxyError::Method { method: parts.method.clone() });
@@ -199,12 +222,10 @@ impl Gateway {
         if target > config.target {
             return Err(ProxyError::TargetTooLong { limit: config.target });
         }
-        let fields = Fields::of(&parts.headers);
         if fields.size > config.head {
             return Err(ProxyError::HeadTooLarge { limit: config.head });
         }
-        check_framing(parts, &fields)?;
-        Ok(fields)
+        check_framing(parts, fields)
     }
 
     /// A destination that was resolved before and still holds.
@@ -220,6 +241,7 @@ impl Gateway {
     async fn resolve(
         &self,
         route: &Route<'_>,
+        method: &Method,
         counted: &mut Arc<ServiceMetrics>,
     ) -> Result<(Arc<Destination>, bool), ProxyError> {
         let shared = &self.shared;
@@ -227,12 +249,15 @@ impl Gateway {
             None => 0,
             Some(asked) => shared.clouds.iter().position(|cloud| cloud.name == asked).ok_or_else(|| {
                 ProxyError::UnknownCloud {
-                    asked: asked.into_owned(),
                     known: shared.clouds.iter().map(|cloud| cloud.name.clone()).collect(),
                 }
             })?,
         };
         let cloud = &shared.clouds[index];
+        let cloud_policy = &shared.cloud_policies[index];
+        if let Some(policy) = cloud_policy {
+            policy.before(method)?;
+        }
         *counted = shared.metrics.service(&self.worker, &cloud.name, "none");
         let key = keystone::Key { cloud: index, project: route.project()?.map(Cow::into_owned) };
         // Read first: what changes while this goes on is noticed by the next request.
@@ -245,11 +270,20 @@ impl Gateway {
         if !may_carry_token(cloud, found.url, found.service_type) {
             return Err(ProxyError::PlainHttp { service: official.into_owned(), cloud: cloud.name.clone() });
         }
+        let project = token.project.as_ref();
+        let base = rewrite::Base::new(found.url.path(), project.map(|project| project.id.as_str()));
+        let policies: Vec<_> =
+            shared.doors.iter().map(|door| &door.policy).chain([cloud_policy]).map(Option::as_ref).collect();
+        let policies = if policies.iter().all(Option::is_none) {
+            None
+        } else {
+            let views = views(&token, &found, &base);
+            let project = project.map(|project| (project.id.as_str(), project.name.as_str()));
+            Some(policies.into_iter().map(|policy| policy.map(|policy| policy.at(&views, project))).collect())
+        };
         let destination = Arc::new(Destination {
-            base: rewrite::Base::new(
-                found.url.path(),
-                token.project.as_ref().map(|project| project.id.as_str()),
-            ),
+            base,
+            policies,
             pool: self.clients[index].pool(found.url.origin()).map_err(ProxyError::Upstream)?,
             url: found.url.clone(),
             identity: official == "identity",
@@ -288,6 +322,47 @@ pub fn may_carry_token(cloud: &keystone::Config, url: &BaseUrl, service: &str) -
                 service_type::same(&service_type::canonical(allowed), &service_type::canonical(service))
             }
         }),
+    }
+}
+
+/// What the URLs of an endpoint may belong to: its service, and every other service of the catalog on
+/// the same origin that lies above or below it.
+fn views(token: &Token, found: &keystone::Destination<'_>, base: &rewrite::Base) -> Arc<[View]> {
+    let catalog = &token.catalog;
+    let names = |service: &str, url: Option<&BaseUrl>| -> Vec<&str> {
+        let of_service = catalog.endpoints().filter(|endpoint| endpoint.service_type == service);
+        let there = of_service.filter(|endpoint| url.is_none() || endpoint.url.as_ref().ok() == url);
+        there.map(|endpoint| endpoint.service_name.as_str()).collect()
+    };
+    if catalog.is_single() && found.service_type == "*" {
+        return [View::new(None, [], base.clone())].into();
+    }
+    let own = View::new(Some(found.service_type), names(found.service_type, None), base.clone());
+    let mut views = vec![own];
+    let above = |upper: &str, lower: &str| {
+        lower.strip_prefix(upper).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    for endpoint in catalog.endpoints() {
+        let Ok(url) = &endpoint.url else { continue };
+        if url.origin() != found.url.origin() || endpoint.service_type == found.service_type {
+            continue;
+        }
+        let other = rewrite::Base::new(url.path(), token.project.as_ref().map(|project| project.id.as_str()));
+        if !above(base.root(), other.root()) && !above(other.root(), base.root()) {
+            continue;
+        }
+        let view = View::new(Some(&endpoint.service_type), names(&endpoint.service_type, Some(url)), other);
+        if !views.contains(&view) {
+            views.push(view);
+        }
+    }
+    views.into()
+}
+
+impl From<Denied<'_>> for ProxyError {
+    #[cold]
+    fn from(denied: Denied<'_>) -> Self {
+        Self::Denied { policy: denied.policy.to_owned(), rule: denied.rule.to_owned() }
     }
 }
 
@@ -331,221 +406,5 @@ fn check_framing(parts: &Parts, fields: &Fields) -> Result<(), ProxyError> {
         (1, 0) => Ok(()),
         (1, _) => Err(ProxyError::Framing("Content-Length and Transfer-Encoding came together")),
         _ => Err(ProxyError::Framing("Transfer-Encoding came more than once")),
-    }
-}
-
-/// An error as the client sees it, in Keystone's shape.
-fn describe(error: &ProxyError, head_only: bool) -> (StatusCode, HeaderMap, Option<Bytes>) {
-    let (status, reason) = (error.status(), error.reason().as_str());
-    let document = serde_json::json!({"error": {
-        "code": status.as_u16(),
-        "title": status.canonical_reason().unwrap_or("Error"),
-        "message": error.to_string(),
-        "reason": reason,
-    }});
-    let text = format!("{document}\n");
-    let mut headers = HeaderMap::new();
-    headers.insert(X_KEYWAY_ERROR, HeaderValue::from_static(reason));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_LENGTH, text.len().into());
-    if let Some(wait) = error.retry_after() {
-        headers.insert(
-            header::RETRY_AFTER,
-            wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).into(),
-        );
-    }
-    (status, headers, (!head_only).then(|| text.into()))
-}
-
-/// keyway's own answer to a request.
-pub fn refuse(error: &ProxyError, head_only: bool) -> Response<Body> {
-    let (status, headers, text) = describe(error, head_only);
-    let mut response = Response::new(Body { kind: Kind::Own(text), broken: false, record: None });
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
-}
-
-/// A request from its head to the end of its answer; then one line in the log and one observation,
-/// also when its client went away before.
-#[derive(Debug)]
-struct Record {
-    parts: Parts,
-    start: Instant,
-    upstream: Option<Duration>,
-    /// When all of the answer was there, if that is known before it went out.
-    ended: Option<Instant>,
-    status: StatusCode,
-    bytes: u64,
-    /// The answer was passed on to its end.
-    whole: bool,
-    /// The token was at hand.
-    cached_token: bool,
-    request_id: Option<HeaderValue>,
-    error: Option<ProxyError>,
-    service: Arc<ServiceMetrics>,
-    worker: Arc<WorkerMetrics>,
-}
-
-/// What is counted for a client that went away before its answer began (nginx's convention).
-const CLIENT_GONE: u16 = 499;
-
-impl Record {
-    /// Boxed, since it moves with the answer through many hands.
-    fn new(parts: Parts, service: Arc<ServiceMetrics>, worker: Arc<WorkerMetrics>) -> Box<Self> {
-        worker.in_flight.fetch_add(1, Ordering::Relaxed);
-        Box::new(Self {
-            parts,
-            start: Instant::now(),
-            upstream: None,
-            ended: None,
-            status: StatusCode::from_u16(CLIENT_GONE).expect("three digits"),
-            bytes: 0,
-            whole: false,
-            cached_token: false,
-            request_id: None,
-            error: None,
-            service,
-            worker,
-        })
-    }
-
-    #[cold]
-    fn log(&self, duration: Duration) {
-        let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
-        let error = self.error.as_ref().map(|error| error.reason().as_str());
-        let cause = self.error.as_ref().and_then(cause);
-        tracing::event!(
-            target: "keyway::request",
-            tracing::Level::INFO,
-            http.request.method = %self.parts.method,
-            url.path = %without_tokens(self.parts.uri.path()),
-            url.query = self.parts.uri.query().map(names_only),
-            http.response.status_code = self.status.as_u16(),
-            http.response.body.size = self.bytes,
-            cloud = self.service.cloud,
-            service = self.service.service,
-            duration_ms = (duration.as_secs_f64() * 1e6).round() / 1e3,
-            openstack.request_id = request_id,
-            "error.type" = error,
-            "error.cause" = cause,
-            aborted = (!self.whole).then_some(true),
-            "request"
-        );
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        let duration = self.ended.unwrap_or_else(Instant::now) - self.start;
-        self.worker.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.worker.bytes_down.fetch_add(self.bytes, Ordering::Relaxed);
-        self.service.record(&self.parts.method, self.status, duration, self.upstream, self.cached_token);
-        if tracing::enabled!(target: "keyway::request", tracing::Level::INFO) {
-            self.log(duration);
-        }
-    }
-}
-
-/// A path without the token that Identity v2.0 puts into it: `/identity/v2.0/tokens/{token}`.
-fn without_tokens(path: &str) -> Cow<'_, str> {
-    let Some((before, after)) = path.split_once("/tokens/") else { return path.into() };
-    let rest = after.find('/').map_or("", |end| &after[end..]);
-    format!("{before}/tokens/***{rest}").into()
-}
-
-/// `a=1&b=2` as `a=&b=`: values may be signatures or secrets.
-fn names_only(query: &str) -> String {
-    let names = query.split('&').map(|pair| match pair.split_once('=') {
-        Some((name, _)) => format!("{name}="),
-        None => pair.to_owned(),
-    });
-    names.collect::<Vec<_>>().join("&")
-}
-
-/// What is behind an error, for the operator only.
-fn cause(error: &ProxyError) -> Option<String> {
-    let first: &dyn std::error::Error = match error {
-        ProxyError::Auth(error) => error,
-        ProxyError::Upstream(error) => error,
-        _ => return None,
-    };
-    let mut text = first.to_string();
-    let mut source = first.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    Some(text)
-}
-
-/// An answer's body; when it has ended, so has the request.
-#[derive(Debug)]
-pub struct Body {
-    kind: Kind,
-    broken: bool,
-    record: Option<Box<Record>>,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Own(Option<Bytes>),
-    Upstream(upstream::Body),
-}
-
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let mut frame = match &mut self.kind {
-            Kind::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Kind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
-        };
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-        {
-            headers::clean_trailers(trailers);
-        }
-        match (&frame, &mut self.record) {
-            (Some(Ok(frame)), Some(record)) => {
-                record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-            }
-            (Some(Err(error)), _) => {
-                tracing::warn!(%error, "a service's answer broke off");
-                self.broken = true;
-            }
-            _ => {}
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Own(text) => text.is_none(),
-            Kind::Upstream(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Kind::Upstream(body) => body.size_hint(),
-        }
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        let whole = !self.broken && http_body::Body::is_end_stream(self);
-        if let Some(record) = &mut self.record {
-            record.whole = whole;
-        }
     }
 }
