@@ -21,7 +21,7 @@ use crate::gateway::{self, Door, Gateway, Shared};
 use crate::keystone::{Discovery, Event, Observer, TokenCache};
 use crate::metrics::Metrics;
 use crate::server::{self, Address, Drain, Fallback};
-use crate::upstream::{self, tls};
+use crate::upstream::{self, Scheme, tls};
 
 /// How many requests may be under way per connection that may be open.
 const REQUESTS_PER_CONNECTION: usize = 2;
@@ -207,7 +207,8 @@ fn bind(
 
 /// A listener as the gateway sees it.
 fn door(listener: &config::Listener) -> Door {
-    Door { entry: listener.entry.clone(), policy: listener.policy.clone() }
+    let scheme = if listener.server.tls.is_some() { Scheme::Https } else { Scheme::Http };
+    Door { scheme, entry: listener.entry.clone(), policy: listener.policy.clone() }
 }
 
 /// What one worker may take on: its part of what the process may.
@@ -280,6 +281,7 @@ fn shared(
             replay_total: config.limits.replay_total,
             proof: config.timeouts.proof,
         },
+        body_limits: config.body_limits.clone(),
         clouds: config.clouds.iter().cloned().map(Arc::new).collect(),
         tokens: TokenCache::new(clouds, config.timeouts.keystone, runtime, observer),
         discovery: Discovery::new(),

@@ -36,6 +36,20 @@ impl ReplayBudget {
     }
 }
 
+/// Why a request's body can't be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The client went away, or broke HTTP's framing.
+    #[error("the client's body ended early or is malformed")]
+    Broken(#[source] hyper::Error),
+    /// More came than this request may bring.
+    #[error("the client's body is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit, bytes.
+        limit: u64,
+    },
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct RequestBody {
@@ -54,6 +68,8 @@ pub struct RequestBody {
     trailers_sent: bool,
     length: Option<u64>,
     received: u64,
+    /// The most that it may have, bytes.
+    limit: u64,
     budget: Arc<ReplayBudget>,
 }
 
@@ -72,8 +88,17 @@ impl RequestBody {
             trailers_sent: false,
             length,
             received: 0,
+            limit: u64::MAX,
             budget,
         }
+    }
+
+    /// The same with at most so many bytes: reading more is an error, so that nobody gets a whole body
+    /// that is too large.
+    #[must_use]
+    pub fn limited(mut self, limit: u64) -> Self {
+        self.limit = limit;
+        self
     }
 
     /// A body that is here already.
@@ -88,6 +113,7 @@ impl RequestBody {
             trailers_sent: false,
             length: None,
             received: 0,
+            limit: u64::MAX,
             budget: Arc::new(ReplayBudget::new(whole.len(), whole.len())),
         };
         body.keep(whole);
@@ -131,7 +157,7 @@ impl RequestBody {
     }
 
     /// Reads ahead without sending, until the body is whole (`true`) or the buffer is full (`false`).
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, hyper::Error>> {
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, BodyError>> {
         loop {
             if self.source.is_none() && self.ahead.is_none() {
                 return Poll::Ready(Ok(!self.passed));
@@ -146,8 +172,8 @@ impl RequestBody {
     /// Waits until the body is whole in the buffer, or too large for it.
     ///
     /// # Errors
-    /// The client went away, or broke HTTP's framing.
-    pub async fn fill(&mut self) -> Result<bool, hyper::Error> {
+    /// See [`BodyError`].
+    pub async fn fill(&mut self) -> Result<bool, BodyError> {
         std::future::poll_fn(|cx| self.poll_fill(cx)).await
     }
 
@@ -160,7 +186,7 @@ impl RequestBody {
     }
 
     /// The next piece to send.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             if self.sent < self.kept.len() {
                 let piece = Bytes::copy_from_slice(&self.kept[self.sent..]);
@@ -183,17 +209,20 @@ impl RequestBody {
     }
 
     /// Takes one piece from the client into `kept` or `ahead`.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         let Some(source) = &mut self.source else { return Poll::Ready(Ok(())) };
         match ready!(Pin::new(source).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(piece) => {
                     self.received += piece.len() as u64;
+                    if self.received > self.limit {
+                        return Poll::Ready(Err(BodyError::TooLarge { limit: self.limit }));
+                    }
                     self.keep(piece);
                 }
                 Err(frame) => self.trailers = frame.into_trailers().ok(),
             },
-            Some(Err(error)) => return Poll::Ready(Err(error)),
+            Some(Err(error)) => return Poll::Ready(Err(BodyError::Broken(error))),
             None => self.source = None,
         }
         Poll::Ready(Ok(()))

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +26,8 @@ use crate::error::ProxyError;
 use crate::keystone::{self, AllowHttp, Auth, Discovery, TokenCache, service_type};
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
 use crate::policy::Policy;
-use crate::proxy::headers::{self, Fields};
-use crate::proxy::{self, Answer, Destination, Proxy, rewrite};
+use crate::proxy::headers::{self, Fields, Sent};
+use crate::proxy::{self, Answer, BodyLimits, Destination, Proxy, links, rewrite};
 use crate::route::{Route, RouteError};
 use crate::upstream::{self, BaseUrl, Scheme};
 
@@ -53,6 +54,8 @@ pub struct Config {
 /// A listener, as a request sees it.
 #[derive(Clone, Debug)]
 pub struct Door {
+    /// What a client writes before `://`.
+    pub scheme: Scheme,
     /// What it asks of a request before anything else.
     pub entry: entry::Config,
     /// What may be done through it.
@@ -66,6 +69,8 @@ pub struct Shared {
     pub doors: Vec<Door>,
     /// See [`Config`].
     pub config: Config,
+    /// How large a request's body may be, by service.
+    pub body_limits: BodyLimits,
     /// The clouds, the default one first.
     pub clouds: Vec<Arc<keystone::Config>>,
     /// Their tokens.
@@ -122,22 +127,22 @@ impl Gateway {
 
     /// Answers one request that came in by `listener`, an index into [`Shared::doors`].
     pub async fn handle(self: Arc<Self>, listener: usize, request: Request<Incoming>) -> Response<Body> {
-        let _door = &self.shared.doors[listener];
+        let door = &self.shared.doors[listener];
         let (parts, incoming) = request.into_parts();
         let mut record = Record::new(parts, Arc::clone(&self.nowhere), Arc::clone(&self.worker));
         let mut incoming = Some(incoming);
-        let outcome = self.answer(&mut incoming, &mut record).await;
+        let outcome = self.answer(door, &mut incoming, &mut record).await;
         if let Some(unread) = incoming {
             proxy::drain_unasked(&record.parts, unread);
         }
         match outcome {
-            Ok(Answer { response, at }) => {
+            Ok(Answer { response, at, sent }) => {
                 record.upstream = Some(at - record.start);
                 // Reading the clock costs as much as the rest of the bookkeeping.
                 record.ended = response.body().is_buffered().then_some(at);
                 record.status = response.status();
                 record.request_id = headers::request_id(response.headers()).cloned();
-                response.map(|body| Body { kind: Kind::Upstream(body), broken: false, record: Some(record) })
+                response.map(|body| Body { kind: Kind::Upstream(body, sent), broken: false, record: Some(record) })
             }
             Err(error) => {
                 self.shared.metrics.errors.with_label_values(&[error.reason().as_str()]).inc();
@@ -152,6 +157,7 @@ impl Gateway {
 
     async fn answer(
         &self,
+        door: &Door,
         incoming: &mut Option<Incoming>,
         record: &mut Record,
     ) -> Result<Answer, ProxyError> {
@@ -184,7 +190,14 @@ impl Gateway {
             target.push_str(query);
         }
         let incoming = incoming.take().expect("it is taken here only");
-        self.proxy.forward(&destination, &target, parts, fields, incoming).await
+        let mut answer = self.proxy.forward(&destination, &target, parts, fields, incoming).await?;
+        let here = links::Here {
+            scheme: door.scheme,
+            authority: authority(parts),
+            prefix: route.prefix,
+        };
+        links::localize(answer.response.headers_mut(), here, &destination.url, &destination.base);
+        Ok(answer)
     }
 
     /// Refuses what could be read in two ways, or is larger than allowed.
@@ -252,6 +265,7 @@ impl Gateway {
             pool: self.clients[index].pool(found.url.origin()).map_err(ProxyError::Upstream)?,
             url: found.url.clone(),
             identity: official == "identity",
+            body_limit: shared.body_limits.of(&official),
             metrics: shared.metrics.service(&self.worker, &cloud.name, &official),
             key,
             version,
@@ -287,6 +301,14 @@ pub fn may_carry_token(cloud: &keystone::Config, url: &BaseUrl, service: &str) -
                 service_type::same(&service_type::canonical(allowed), &service_type::canonical(service))
             }
         }),
+    }
+}
+
+/// The host and port that the client used.
+fn authority(parts: &Parts) -> Option<&str> {
+    match parts.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => parts.headers.get(header::HOST)?.to_str().ok().filter(|host| !host.is_empty()),
     }
 }
 
@@ -384,6 +406,8 @@ struct Record {
     cached_token: bool,
     request_id: Option<HeaderValue>,
     error: Option<ProxyError>,
+    /// The service's answer broke off: why, as in `keyway_errors_total`.
+    cut: Option<&'static str>,
     service: Arc<ServiceMetrics>,
     worker: Arc<WorkerMetrics>,
 }
@@ -406,15 +430,26 @@ impl Record {
             cached_token: false,
             request_id: None,
             error: None,
+            cut: None,
             service,
             worker,
         })
     }
 
+    /// The service's answer broke off, which its client sees as well.
+    #[cold]
+    fn cut(&mut self, reason: &'static str, error: &(dyn std::error::Error + 'static)) {
+        let ServiceMetrics { cloud, service, .. } = &*self.service;
+        tracing::warn!(cloud, service, reason, error, "a service's answer broke off");
+        self.cut = Some(reason);
+        let cuts = if reason == "upstream_timeout" { &self.worker.cut_stalled } else { &self.worker.cut_broken };
+        cuts.fetch_add(1, Ordering::Relaxed);
+    }
+
     #[cold]
     fn log(&self, duration: Duration) {
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
-        let error = self.error.as_ref().map(|error| error.reason().as_str());
+        let error = self.error.as_ref().map(|error| error.reason().as_str()).or(self.cut);
         let cause = self.error.as_ref().and_then(cause);
         tracing::event!(
             target: "keyway::request",
@@ -492,7 +527,7 @@ pub struct Body {
 #[derive(Debug)]
 enum Kind {
     Own(Option<Bytes>),
-    Upstream(upstream::Body),
+    Upstream(upstream::Body, Sent),
 }
 
 impl http_body::Body for Body {
@@ -505,19 +540,23 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut frame = match &mut self.kind {
             Kind::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Kind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Kind::Upstream(body, _) => ready!(Pin::new(body).poll_frame(cx)),
         };
         if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
+            && let (Some(trailers), Kind::Upstream(_, sent)) = (frame.trailers_mut(), &self.kind)
         {
-            headers::clean_trailers(trailers);
+            headers::clean_trailers(trailers, sent);
         }
         match (&frame, &mut self.record) {
             (Some(Ok(frame)), Some(record)) => {
                 record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             (Some(Err(error)), _) => {
-                tracing::warn!(%error, "a service's answer broke off");
+                let stalled = error.downcast_ref::<io::Error>().map(io::Error::kind) == Some(io::ErrorKind::TimedOut);
+                let reason = if stalled { "upstream_timeout" } else { "upstream_broken" };
+                if let Some(record) = &mut self.record {
+                    record.cut(reason, &**error);
+                }
                 self.broken = true;
             }
             _ => {}
@@ -528,14 +567,14 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Own(text) => text.is_none(),
-            Kind::Upstream(body) => body.is_end_stream(),
+            Kind::Upstream(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Kind::Upstream(body) => body.size_hint(),
+            Kind::Upstream(body, _) => body.size_hint(),
         }
     }
 }

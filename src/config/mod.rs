@@ -15,6 +15,7 @@ use std::{path::PathBuf, thread};
 
 use crate::keystone::credentials::AllowHttp;
 use crate::policy::Policy;
+use crate::proxy::BodyLimits;
 use crate::server::Address;
 use crate::upstream::{BaseUrl, Scheme};
 use crate::{entry, keystone, server};
@@ -52,6 +53,8 @@ pub struct Config {
     pub drain: Duration,
     /// How much of anything is too much.
     pub limits: Limits,
+    /// How large a request's body may be, by service.
+    pub body_limits: BodyLimits,
     /// How long anything may take.
     pub timeouts: Timeouts,
     /// What is allowed but unwise, for the log at start.
@@ -375,6 +378,7 @@ impl Layers<'_> {
                 target: self
                     .setting("limits.target", limits.target, |text| within(value::size(text)?, 256, 1 << 20)),
             },
+            body_limits: BodyLimits::default(),
             timeouts: Timeouts {
                 handshake: timeouts.handshake,
                 head: timeouts.head,

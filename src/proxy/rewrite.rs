@@ -48,6 +48,11 @@ impl Base {
         }
     }
 
+    /// What comes before the version; empty, or a path that starts with `/`.
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
     /// Whether the service's current version has to be known to serve `rest`.
     pub fn needs_version(&self, rest: &str) -> bool {
         self.version.is_empty() && !matches!(rest, "" | "/") && version_of(rest).is_none()

@@ -12,14 +12,15 @@ use http_body_util::BodyExt as _;
 use super::deadline::Deadlines;
 use super::pool::{Pool, TlsSetup};
 use super::{Head, Origin, tls};
-use crate::body::RequestBody;
+use crate::body::{BodyError, RequestBody};
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// TCP connection and TLS handshake.
     pub connect: Duration,
-    /// From the end of a request to the head of its answer.
+    /// From the end of a request to the head of its answer; and before and after that, how long the
+    /// service may take nothing of an upload or send nothing of an answer that is waited for.
     pub response: Duration,
     /// How long an unused connection is kept.
     pub idle: Duration,
@@ -84,12 +85,12 @@ pub enum Error {
         /// The limit, bytes.
         limit: usize,
     },
-    /// The client went away, or broke the framing of its body.
+    /// The client went away, broke the framing of its body, or sent too much.
     #[error("the client's request ended early")]
     Client {
         /// Why.
         #[source]
-        source: hyper::Error,
+        source: BodyError,
     },
 }
 
@@ -173,7 +174,7 @@ impl Client {
             read_ahead: false,
         };
         let pool = self.pool(origin)?;
-        let response = pool.send(&head, &mut RequestBody::from_bytes(body)).await?;
+        let response = pool.send(&head, &mut RequestBody::from_bytes(body), &mut true).await?;
         let (parts, body) = response.into_parts();
         let whole = http_body_util::Limited::new(body, limit).collect().await.map_err(|error| {
             if error.is::<http_body_util::LengthLimitError>() {
