@@ -5,6 +5,7 @@
 mod support;
 
 mod admin;
+mod answers;
 mod demo;
 mod errors;
 mod framing;
