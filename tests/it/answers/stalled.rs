@@ -74,11 +74,14 @@ async fn an_upload_that_the_service_stops_reading_is_a_504() {
     let block = vec![0; MIB];
     let sending = async {
         use tokio::io::AsyncWriteExt as _;
+        let mut sent = 0;
         for _ in 0..LENGTH / MIB {
             if writer.write_all(&block).await.is_err() {
                 break;
             }
+            sent += MIB;
         }
+        sent
     };
     let reading = async {
         use tokio::io::AsyncReadExt as _;
@@ -86,7 +89,7 @@ async fn an_upload_that_the_service_stops_reading_is_a_504() {
         let length = reader.read(&mut answer).await.expect("an answer");
         String::from_utf8_lossy(&answer[..length]).into_owned()
     };
-    let ((), answer) = within("both", async { tokio::join!(sending, reading) }).await;
+    let (_, answer) = within("both", async { tokio::join!(sending, reading) }).await;
     assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
     assert!(answer.contains("x-keyway-error: upstream_timeout"), "{answer}");
     assert_eq!(keyway.errors("upstream_timeout"), 1);
