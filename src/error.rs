@@ -46,7 +46,9 @@ pub enum ProxyError {
     #[error("the request's body ended early or is malformed; send it again")]
     Body(#[source] hyper::Error),
     /// The body is larger than the service's limit.
-    #[error("the request's body is larger than the {limit} bytes that this service may get; send less, or raise limits.body")]
+    #[error(
+        "the request's body is larger than the {limit} bytes that this service may get; send less, or raise limits.body"
+    )]
     BodyTooLarge {
         /// The limit, bytes.
         limit: u64,

@@ -142,7 +142,11 @@ impl Gateway {
                 record.ended = response.body().is_buffered().then_some(at);
                 record.status = response.status();
                 record.request_id = headers::request_id(response.headers()).cloned();
-                response.map(|body| Body { kind: Kind::Upstream(body, sent), broken: false, record: Some(record) })
+                response.map(|body| Body {
+                    kind: Kind::Upstream(body, sent),
+                    broken: false,
+                    record: Some(record),
+                })
             }
             Err(error) => {
                 self.shared.metrics.errors.with_label_values(&[error.reason().as_str()]).inc();
@@ -191,11 +195,7 @@ impl Gateway {
         }
         let incoming = incoming.take().expect("it is taken here only");
         let mut answer = self.proxy.forward(&destination, &target, parts, fields, incoming).await?;
-        let here = links::Here {
-            scheme: door.scheme,
-            authority: authority(parts),
-            prefix: route.prefix,
-        };
+        let here = links::Here { scheme: door.scheme, authority: authority(parts), prefix: route.prefix };
         links::localize(answer.response.headers_mut(), here, &destination.url, &destination.base);
         Ok(answer)
     }
@@ -442,7 +442,8 @@ impl Record {
         let ServiceMetrics { cloud, service, .. } = &*self.service;
         tracing::warn!(cloud, service, reason, error, "a service's answer broke off");
         self.cut = Some(reason);
-        let cuts = if reason == "upstream_timeout" { &self.worker.cut_stalled } else { &self.worker.cut_broken };
+        let cuts =
+            if reason == "upstream_timeout" { &self.worker.cut_stalled } else { &self.worker.cut_broken };
         cuts.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -552,7 +553,8 @@ impl http_body::Body for Body {
                 record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             (Some(Err(error)), _) => {
-                let stalled = error.downcast_ref::<io::Error>().map(io::Error::kind) == Some(io::ErrorKind::TimedOut);
+                let stalled =
+                    error.downcast_ref::<io::Error>().map(io::Error::kind) == Some(io::ErrorKind::TimedOut);
                 let reason = if stalled { "upstream_timeout" } else { "upstream_broken" };
                 if let Some(record) = &mut self.record {
                     record.cut(reason, &**error);

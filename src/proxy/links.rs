@@ -83,7 +83,9 @@ fn split(reference: &str) -> (Option<&str>, &str) {
 fn rest<'a>(path: &'a str, url: &BaseUrl, base: &Base) -> Option<&'a str> {
     let leads_there = |rest: &&str| {
         // Which version would be put in is not known here.
-        (rest.is_empty() || rest.starts_with('/')) && !base.needs_version(rest) && base.target(rest, None) == path
+        (rest.is_empty() || rest.starts_with('/'))
+            && !base.needs_version(rest)
+            && base.target(rest, None) == path
     };
     let below = path.strip_prefix(url.path()).filter(leads_there);
     // Another version of the same service, or a path that looks like one.

@@ -77,6 +77,8 @@ fn generated(name: &HeaderName) -> bool {
     matches!(*name, header::HOST | header::CONTENT_LENGTH | header::EXPECT)
 }
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// The body of a service's answer. Dropped early, it ends the exchange.
 #[derive(Debug)]
 pub struct Body(Kind);
@@ -102,10 +104,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Box<dyn std::error::Error + Send + Sync>>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.broken {
             return Poll::Ready(None);
         }
@@ -168,7 +167,7 @@ impl Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

@@ -36,8 +36,7 @@ pub struct Service {
 impl Service {
     pub async fn start() -> Self {
         let authority = Authority::new();
-        let upstream =
-            Upstream::start(authority.server(&authority.issue("localhost"), &["h2"], false)).await;
+        let upstream = Upstream::start(authority.server(&authority.issue("localhost"), &["h2"], false)).await;
         Self { upstream, authority: authority.file(), _directory: authority }
     }
 

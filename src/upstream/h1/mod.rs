@@ -291,9 +291,7 @@ impl Connection {
                 if ended {
                     return match Pin::new(&mut self.stream).poll_flush(cx) {
                         Poll::Ready(Ok(())) => Poll::Ready(Ok(true)),
-                        Poll::Ready(Err(source)) => {
-                            Poll::Ready(Err(Failure::Silent { sent: true, source }))
-                        }
+                        Poll::Ready(Err(source)) => Poll::Ready(Err(Failure::Silent { sent: true, source })),
                         Poll::Pending => patience.poll(cx).map(|_| Err(Failure::Timeout)),
                     };
                 }

@@ -3,8 +3,7 @@
 use super::*;
 use crate::support::raw::{field, status};
 
-const GIVES_UP: &str =
-    "HTTP/1.1 408 Request Timeout\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlate";
+const GIVES_UP: &str = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlate";
 
 // Promises 45, 51.
 #[tokio::test]

@@ -39,7 +39,9 @@ async fn a_body_at_the_limit_passes_and_one_byte_more_asks_nobody() {
     let (service, keyway) = start().await;
     let mut client = keyway.connect().await;
     for method in ["PUT", "POST", "GET"] {
-        let head = |length| format!("{method} /svc/o HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+        let head = |length| {
+            format!("{method} /svc/o HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n")
+        };
         client.send(head(LIMIT)).await;
         client.send(body(LIMIT as usize)).await;
         let mut server = service.accept().await;
@@ -118,8 +120,7 @@ async fn a_small_chunked_body_is_cut_where_it_grows_past_the_limit() {
     client.send("PUT /object-store/b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\na\r\n1234567890\r\n0\r\n\r\n").await;
     assert_eq!(status(&client.response().await.0), 200);
     for reading in Reading::ALL {
-        let whole: Vec<_> =
-            service.connections().iter().flat_map(|bytes| reading.requests(bytes)).collect();
+        let whole: Vec<_> = service.connections().iter().flat_map(|bytes| reading.requests(bytes)).collect();
         assert_eq!(whole, [("PUT /v1/b HTTP/1.1".to_owned(), b"1234567890".to_vec())], "{reading:?}");
     }
 }
@@ -150,9 +151,13 @@ async fn a_service_has_its_own_limit_under_any_of_its_names() {
     let cloud = with_keystone(&service.url()).await;
     point_all(&cloud, &["compute", "block-storage", "volumev3", "object-store"], &service.url());
     let keyway = limited(cloud.keystone_config());
-    for (name, limit) in
-        [("block-storage", 2 * LIMIT), ("volumev3", 2 * LIMIT), ("compute", LIMIT), ("object-store", 10), ("swift", 10)]
-    {
+    for (name, limit) in [
+        ("block-storage", 2 * LIMIT),
+        ("volumev3", 2 * LIMIT),
+        ("compute", LIMIT),
+        ("object-store", 10),
+        ("swift", 10),
+    ] {
         for (length, passes) in [(limit, true), (limit + 1, false)] {
             let mut client = keyway.connect().await;
             client

@@ -59,7 +59,14 @@ async fn any_other_location_stays_as_it_is() {
 // Promises 18, 50.
 #[tokio::test]
 async fn a_redirect_is_never_followed() {
-    for code in ["300 Multiple Choices", "301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect", "308 Permanent Redirect"] {
+    for code in [
+        "300 Multiple Choices",
+        "301 Moved Permanently",
+        "302 Found",
+        "303 See Other",
+        "307 Temporary Redirect",
+        "308 Permanent Redirect",
+    ] {
         for target in ["http://SERVICE/v1/b", "/v1/b", "http://OTHER/"] {
             let (service, keyway) = start().await;
             let other = Upstream::start().await;

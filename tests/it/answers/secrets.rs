@@ -28,11 +28,10 @@ async fn a_field_that_shows_the_token_does_not_come_back() {
         .await;
     let (head, body) = client.response().await;
     let names: Vec<_> = head.lines().skip(1).filter_map(|line| line.split(':').next()).collect();
-    assert_eq!(names.iter().filter(|name| !name.is_empty()).collect::<Vec<_>>(), [
-        &"content-length",
-        &"x-almost",
-        &"date"
-    ]);
+    assert_eq!(
+        names.iter().filter(|name| !name.is_empty()).collect::<Vec<_>>(),
+        [&"content-length", &"x-almost", &"date"]
+    );
     assert!(!head.contains(TOKEN), "{head}");
     assert_eq!((status(&head), body.as_slice()), (200, &b"ok"[..]));
 }
@@ -90,8 +89,13 @@ async fn a_token_in_the_answer_of_a_stream_does_not_come_back() {
     client.send(GET).await;
     let mut server = service.accept().await;
     let stream = server.head().await;
-    let fields =
-        [("x-echo", TOKEN), ("x-auth-token", "a"), ("x-subject-token", "b"), ("set-cookie", "c"), ("x-kept", "d")];
+    let fields = [
+        ("x-echo", TOKEN),
+        ("x-auth-token", "a"),
+        ("x-subject-token", "b"),
+        ("set-cookie", "c"),
+        ("x-kept", "d"),
+    ];
     server.answer(stream, 204, &fields, true).await;
     let head = client.head().await;
     for gone in [TOKEN, "x-echo", "x-auth-token", "x-subject-token", "set-cookie"] {
@@ -109,7 +113,9 @@ async fn a_new_token_that_a_client_asked_keystone_for_is_the_client_s() {
         point_all(&cloud, &["identity", "compute"], &service.url());
         let keyway = Keyway::start(cloud.keystone_config());
         let mut client = keyway.connect().await;
-        client.send(format!("POST /{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{{}}")).await;
+        client
+            .send(format!("POST /{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{{}}"))
+            .await;
         let mut server = service.accept().await;
         server.head().await;
         server.take(2).await;

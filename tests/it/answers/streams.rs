@@ -169,7 +169,8 @@ async fn an_early_answer_that_ends_the_upload_reaches_the_client_whole() {
 // Promise 36.
 #[tokio::test]
 async fn a_client_that_leaves_amid_an_upload_resets_the_stream() {
-    for framing in ["Content-Length: 300000\r\n\r\nfirst", "Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"] {
+    for framing in ["Content-Length: 300000\r\n\r\nfirst", "Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"]
+    {
         let (service, keyway) = start_h2().await;
         let mut client = keyway.connect().await;
         client.send(format!("PUT /svc/o HTTP/1.1\r\nHost: localhost\r\n{framing}")).await;

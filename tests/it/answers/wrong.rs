@@ -275,7 +275,12 @@ async fn pipelined_requests_and_bodies_where_none_are_usual_stay_apart() {
             server.take(length).await;
         }
         let head_only = line.starts_with("HEAD");
-        server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", if head_only { "" } else { "ok" })).await;
+        server
+            .send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+                if head_only { "" } else { "ok" }
+            ))
+            .await;
         assert_eq!(status(&client.head().await), 200);
         if !head_only {
             assert_eq!(client.take(2).await, b"ok");
@@ -295,7 +300,9 @@ async fn an_expectation_that_nobody_knows_stays_behind() {
         let (service, keyway) = start().await;
         let mut client = keyway.connect().await;
         client
-            .send(format!("GET /svc/a HTTP/1.1\r\nHost: localhost\r\nExpect: {expect}\r\nConnection: close\r\n\r\n"))
+            .send(format!(
+                "GET /svc/a HTTP/1.1\r\nHost: localhost\r\nExpect: {expect}\r\nConnection: close\r\n\r\n"
+            ))
             .await;
         let (mut server, head) = tokio::select! {
             answered = service.answer(OK) => answered,
