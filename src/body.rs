@@ -9,10 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
+
+/// Pieces smaller than this go out together, bytes.
+const SMALL: usize = 8 * 1024;
+/// Together they have about so many at most, bytes.
+const GATHERED: usize = 32 * 1024;
 
 /// How many bytes all replay buffers of one worker may hold together.
 #[derive(Debug)]
@@ -64,6 +69,12 @@ pub struct RequestBody {
     ahead: Option<Bytes>,
     /// Some of the body left this process and was not kept.
     passed: bool,
+    /// Small pieces that will go out as one.
+    gathered: BytesMut,
+    /// What came behind them.
+    behind: Option<Option<Result<Frame<Bytes>, BodyError>>>,
+    /// Whoever fills this body had its turn since the last piece, and had nothing more.
+    waited: bool,
     trailers: Option<HeaderMap>,
     trailers_sent: bool,
     length: Option<u64>,
@@ -84,6 +95,9 @@ impl RequestBody {
             sent: 0,
             ahead: None,
             passed: false,
+            gathered: BytesMut::new(),
+            behind: None,
+            waited: false,
             trailers: None,
             trailers_sent: false,
             length,
@@ -109,6 +123,9 @@ impl RequestBody {
             sent: 0,
             ahead: None,
             passed: false,
+            gathered: BytesMut::new(),
+            behind: None,
+            waited: false,
             trailers: None,
             trailers_sent: false,
             length: None,
@@ -152,6 +169,8 @@ impl RequestBody {
             return false;
         }
         self.sent = 0;
+        self.gathered.clear();
+        self.behind = None;
         self.trailers_sent = false;
         true
     }
@@ -205,6 +224,35 @@ impl RequestBody {
             if let Err(error) = ready!(self.poll_read(cx)) {
                 return Poll::Ready(Some(Err(error)));
             }
+        }
+    }
+
+    /// The next piece to send, small ones gathered into one: a client that writes in drops must not
+    /// make us do so. What is here goes out as soon as the client pauses.
+    pub fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            if let Some(behind) = self.behind.take() {
+                return Poll::Ready(behind);
+            }
+            match self.poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(|data| data.len() < SMALL) => {
+                    self.waited = false;
+                    self.gathered.extend_from_slice(&frame.into_data().unwrap_or_default());
+                    if self.gathered.len() < GATHERED {
+                        continue;
+                    }
+                }
+                Poll::Ready(next) if self.gathered.is_empty() => return Poll::Ready(next),
+                Poll::Ready(next) => self.behind = Some(next),
+                Poll::Pending if self.gathered.is_empty() => return Poll::Pending,
+                // hyper hands over one piece at a time: more may be there once it had its turn.
+                Poll::Pending if !std::mem::replace(&mut self.waited, true) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Pending => {}
+            }
+            return Poll::Ready(Some(Ok(Frame::data(self.gathered.split().freeze()))));
         }
     }
 

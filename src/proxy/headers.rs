@@ -12,6 +12,9 @@ use crate::keystone::Token;
 /// The token's header, which keyway writes and nobody else.
 pub static X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 
+/// The token that a client asks Keystone about, and that Keystone answers with.
+pub static X_SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
+
 /// What is asked of a request's fields again and again, found in one pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
@@ -104,16 +107,14 @@ pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 
 /// Takes out of a service's answer what is not the client's: tokens (outside identity, where they
 /// are what was asked for), cookies of an origin that all services share, CORS grants, what only
-/// keyway says, and any field that shows a token that the request was `sent` with. Bodies are not
-/// looked at.
-pub fn clean_answer(headers: &mut HeaderMap, identity: bool, sent: &Sent) {
-    let unwanted = |(name, value): &(&HeaderName, &HeaderValue)| {
-        let by_name = match name.as_str() {
-            "x-auth-token" | "x-storage-token" | "set-cookie" => true,
-            "x-subject-token" => !identity,
-            name => name.starts_with("access-control-") || name.starts_with("x-keyway-"),
-        };
-        by_name || sent.shows_in(value)
+/// keyway says, and any field that shows a token that the request was `sent` with. Only a client that
+/// `asked` Keystone about this very token, and so has it, gets it back. Bodies are not looked at.
+pub fn clean_answer(headers: &mut HeaderMap, identity: bool, asked: Option<&HeaderValue>, sent: &Sent) {
+    let unwanted = |(name, value): &(&HeaderName, &HeaderValue)| match name.as_str() {
+        "x-auth-token" | "x-storage-token" | "set-cookie" => true,
+        "x-subject-token" => !identity || (sent.shows_in(value) && asked != Some(value)),
+        name if name.starts_with("access-control-") || name.starts_with("x-keyway-") => true,
+        _ => sent.shows_in(value),
     };
     // One look at each field is cheaper than several look-ups, and there is hardly ever one to take out.
     if headers.iter().any(|field| unwanted(&field)) {
@@ -126,7 +127,7 @@ pub fn clean_answer(headers: &mut HeaderMap, identity: bool, sent: &Sent) {
 
 /// The same for its trailers, where no token is ever asked for.
 pub fn clean_trailers(trailers: &mut HeaderMap, sent: &Sent) {
-    clean_answer(trailers, false, sent);
+    clean_answer(trailers, false, None, sent);
 }
 
 /// The tokens that a request went out with: none of them comes back.

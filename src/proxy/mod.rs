@@ -200,7 +200,8 @@ impl Proxy {
             }
         }
 
-        headers::clean_answer(response.headers_mut(), destination.identity, &sent);
+        let asked = if destination.identity { parts.headers.get(&headers::X_SUBJECT_TOKEN) } else { None };
+        headers::clean_answer(response.headers_mut(), destination.identity, asked, &sent);
         if let Some(why) = why_not_again {
             response.headers_mut().insert(X_KEYWAY_RETRY, HeaderValue::from_static(why.as_str()));
         }

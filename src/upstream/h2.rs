@@ -90,7 +90,7 @@ pub(super) async fn exchange(
                     tokio::select! {
                         biased;
                         answer = answer.as_mut() => break answer,
-                        next = poll_fn(|cx| body.poll_frame(cx)) => match next {
+                        next = poll_fn(|cx| body.poll_gathered(cx)) => match next {
                             Some(Ok(mut frame)) => {
                                 if let Some(trailers) = frame.trailers_mut() {
                                     *trailers = head.trailers(trailers);
@@ -142,11 +142,11 @@ async fn within_patience<T>(patience: &mut Patience, room: impl Future<Output = 
 /// processed (RFC 9113, section 8.7).
 fn failure(error: hyper::Error) -> Failure {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
-    let refused = cause.is_some_and(|cause| {
-        cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
-    });
-    if refused {
-        return Failure::Refused;
+    if let Some(cause) = cause.filter(|cause| cause.is_remote()) {
+        let leaving = cause.is_go_away();
+        if leaving || cause.reason() == Some(h2::Reason::REFUSED_STREAM) {
+            return Failure::Refused { leaving };
+        }
     }
     Failure::Silent { sent: !error.is_canceled(), source: io::Error::other(error) }
 }

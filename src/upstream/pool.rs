@@ -127,10 +127,14 @@ impl Pool {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
+            if matches!(failure, Failure::Silent { sent: false, .. } | Failure::Refused { leaving: true }) {
+                // It may take a moment until a shared connection knows itself that it is closed.
+                *self.http2.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
             let may_go_again = match failure {
                 Failure::Silent { sent, .. } => reused && (repeatable || !sent),
                 Failure::Crossed => reused && repeatable,
-                Failure::Refused => true,
+                Failure::Refused { .. } => true,
                 _ => false,
             };
             if !may_go_again || !*once_more || !body.rewind() {
@@ -250,7 +254,7 @@ impl Pool {
             Failure::Silent { source, .. } if source.kind() == io::ErrorKind::InvalidData => {
                 Error::Tls { origin, source }
             }
-            Failure::Silent { .. } | Failure::Refused | Failure::Crossed | Failure::Truncated => {
+            Failure::Silent { .. } | Failure::Refused { .. } | Failure::Crossed | Failure::Truncated => {
                 Error::Closed { origin }
             }
             Failure::Malformed(what) => Error::Protocol { origin, what: what.to_owned() },

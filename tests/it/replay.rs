@@ -85,7 +85,7 @@ fn with_body(
 async fn read(body: &mut RequestBody, frames: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..frames {
-        match poll_fn(|cx| body.poll_frame(cx)).await {
+        match poll_fn(|cx| body.poll_gathered(cx)).await {
             Some(frame) => bytes.extend(frame.expect("a good body").into_data().expect("no trailers")),
             None => break,
         }

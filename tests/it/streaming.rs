@@ -573,6 +573,7 @@ mod answers {
         assert!(sent < 256, "keyway took {sent} MiB that nobody read");
     }
 
+    // Promises 38, 44.
     #[tokio::test]
     async fn answers_without_a_body_pass_with_what_they_say_of_it() {
         let (service, keyway) = start().await;

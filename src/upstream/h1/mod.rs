@@ -61,7 +61,10 @@ pub(super) enum Failure {
         source: io::Error,
     },
     /// The service says that it did not process the request (RFC 9113, section 8.7).
-    Refused,
+    Refused {
+        /// Nor will it process another one on this connection.
+        leaving: bool,
+    },
     /// The service gave up an idle connection with a 408 that crossed our request (RFC 9110, section
     /// 15.5.9).
     Crossed,
@@ -300,7 +303,7 @@ impl Connection {
                 self.output.clear();
                 piece = Bytes::new();
                 tail = b"";
-                let Poll::Ready(next) = body.poll_frame(cx) else {
+                let Poll::Ready(next) = body.poll_gathered(cx) else {
                     // A client that pauses must not leave its bytes in our TLS buffer.
                     if sent {
                         let _ = Pin::new(&mut self.stream).poll_flush(cx);

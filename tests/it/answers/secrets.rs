@@ -126,6 +126,30 @@ async fn a_new_token_that_a_client_asked_keystone_for_is_the_client_s() {
 
 // Promise 46.
 #[tokio::test]
+async fn keyway_s_token_comes_back_from_keystone_only_to_who_asked_about_it() {
+    let service = Upstream::start().await;
+    let cloud = with_keystone(&service.url()).await;
+    point_all(&cloud, &["identity"], &service.url());
+    let keyway = Keyway::start(cloud.keystone_config());
+    let mut client = keyway.connect().await;
+    client.send("GET /identity/v3/auth/tokens HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let mut server = service.accept().await;
+    let token = field(&server.head().await, "x-auth-token").expect("a token").to_owned();
+    let answer = format!("HTTP/1.1 200 OK\r\nX-Subject-Token: {token}\r\nContent-Length: 0\r\n\r\n");
+    server.send(&answer).await;
+    assert_eq!(field(&client.head().await, "x-subject-token"), None);
+    client
+        .send(format!(
+            "GET /identity/v3/auth/tokens HTTP/1.1\r\nHost: localhost\r\nX-Subject-Token: {token}\r\n\r\n"
+        ))
+        .await;
+    server.head().await;
+    server.send(&answer).await;
+    assert_eq!(field(&client.head().await, "x-subject-token"), Some(token.as_str()));
+}
+
+// Promise 46.
+#[tokio::test]
 async fn keyway_s_own_errors_name_no_secret_and_no_address() {
     let (service, keyway) = start_impatient().await;
     let mut answers = Vec::new();

@@ -183,6 +183,21 @@ async fn a_client_that_leaves_amid_an_upload_resets_the_stream() {
     }
 }
 
+// Promise 39.
+#[tokio::test]
+async fn a_client_that_waits_for_100_gets_it_from_keyway() {
+    let (service, keyway) = start_h2().await;
+    let mut client = keyway.connect().await;
+    client.send(put(5).replace("Host", "Expect: 100-continue\r\nHost")).await;
+    let mut server = service.accept().await;
+    let stream = server.head().await;
+    assert_eq!(status(&client.head().await), 100);
+    client.send("hello").await;
+    assert_eq!(server.rest_of(stream).await, 5);
+    server.answer(stream, 204, &[], true).await;
+    assert_eq!(status(&client.head().await), 204);
+}
+
 // Promise 49.
 #[tokio::test]
 async fn the_head_of_an_answer_is_bounded() {

@@ -293,6 +293,38 @@ async fn pipelined_requests_and_bodies_where_none_are_usual_stay_apart() {
     }
 }
 
+// Promises 31, 54.
+#[tokio::test]
+async fn a_body_in_drops_goes_up_in_larger_pieces_and_waits_for_nothing() {
+    let (service, keyway) = start().await;
+    let whole = body(300_000);
+    let mut client = keyway.connect().await;
+    client.send("PUT /svc/o HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let chunk = |drop: &[u8]| [format!("{:x}\r\n", drop.len()).as_bytes(), drop, b"\r\n"].concat();
+    let drops: Vec<_> = whole.chunks(30).flat_map(chunk).collect();
+    let serve = async {
+        let mut server = service.accept().await;
+        server.head().await;
+        server.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+        let (mut got, mut chunks) = (Vec::new(), 0);
+        // The client has not ended its body yet.
+        while got.len() < whole.len() {
+            let size = String::from_utf8(server.until("\r\n").await).expect("a size");
+            got.extend(server.take(usize::from_str_radix(size.trim(), 16).expect("hex")).await);
+            server.take(2).await;
+            chunks += 1;
+        }
+        assert!(got == whole);
+        assert!(chunks < 2000, "{chunks} chunks");
+        server
+    };
+    let (mut server, ()) = tokio::join!(serve, client.send(drops));
+    client.send("0\r\n\r\n").await;
+    assert_eq!(server.until("\r\n\r\n").await, b"0\r\n\r\n");
+    server.send(OK).await;
+    assert_eq!(status(&client.response().await.0), 200);
+}
+
 // Promise 39.
 #[tokio::test]
 async fn an_expectation_that_nobody_knows_stays_behind() {
