@@ -28,7 +28,7 @@ use crate::gateway::{self, Door, Gateway, Shared};
 use crate::keystone::{Auth, Discovery, Event, Observer, TokenCache};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::server::{self, Address, Drain, Fallback};
-use crate::upstream::{self, tls};
+use crate::upstream::{self, Scheme, tls};
 
 /// How many requests may be under way per connection that may be open.
 const REQUESTS_PER_CONNECTION: usize = 2;
@@ -426,8 +426,12 @@ fn doors<'a>(config: &Config, addresses: impl Iterator<Item = &'a Address>) -> V
 }
 
 fn door(listener: &config::Listener, address: &Address) -> Door {
-    let entry = Entry::new(&listener.entry, address, listener.server.tls.is_some());
-    Door { entry, policy: listener.policy.clone() }
+    let tls = listener.server.tls.is_some();
+    Door {
+        scheme: if tls { Scheme::Https } else { Scheme::Http },
+        entry: Entry::new(&listener.entry, address, tls),
+        policy: listener.policy.clone(),
+    }
 }
 
 /// What one worker may take on: its part of what the process may.
@@ -519,6 +523,7 @@ impl Parts<'_> {
                 replay_total: config.limits.replay_total,
                 proof: config.timeouts.proof,
             },
+            body_limits: config.body_limits.clone(),
             clouds: config.clouds.iter().cloned().map(Arc::new).collect(),
             cloud_policies: config
                 .clouds

@@ -9,10 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
+
+/// Pieces smaller than this go out together, bytes.
+const SMALL: usize = 8 * 1024;
+/// Together they have about so many at most, bytes.
+const GATHERED: usize = 32 * 1024;
 
 /// How many bytes all replay buffers of one worker may hold together.
 #[derive(Debug)]
@@ -36,6 +41,20 @@ impl ReplayBudget {
     }
 }
 
+/// Why a request's body can't be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The client went away, or broke HTTP's framing.
+    #[error("the client's body ended early or is malformed")]
+    Broken(#[source] hyper::Error),
+    /// More came than this request may bring.
+    #[error("the client's body is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit, bytes.
+        limit: u64,
+    },
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct RequestBody {
@@ -50,10 +69,18 @@ pub struct RequestBody {
     ahead: Option<Bytes>,
     /// Some of the body left this process and was not kept.
     passed: bool,
+    /// Small pieces that will go out as one.
+    gathered: BytesMut,
+    /// What came behind them.
+    behind: Option<Option<Result<Frame<Bytes>, BodyError>>>,
+    /// Whoever fills this body had its turn since the last piece, and had nothing more.
+    waited: bool,
     trailers: Option<HeaderMap>,
     trailers_sent: bool,
     length: Option<u64>,
     received: u64,
+    /// The most that it may have, bytes.
+    limit: u64,
     budget: Arc<ReplayBudget>,
 }
 
@@ -68,12 +95,24 @@ impl RequestBody {
             sent: 0,
             ahead: None,
             passed: false,
+            gathered: BytesMut::new(),
+            behind: None,
+            waited: false,
             trailers: None,
             trailers_sent: false,
             length,
             received: 0,
+            limit: u64::MAX,
             budget,
         }
+    }
+
+    /// The same with at most so many bytes: reading more is an error, so that nobody gets a whole body
+    /// that is too large.
+    #[must_use]
+    pub fn limited(mut self, limit: u64) -> Self {
+        self.limit = limit;
+        self
     }
 
     /// A body that is here already.
@@ -84,10 +123,14 @@ impl RequestBody {
             sent: 0,
             ahead: None,
             passed: false,
+            gathered: BytesMut::new(),
+            behind: None,
+            waited: false,
             trailers: None,
             trailers_sent: false,
             length: None,
             received: 0,
+            limit: u64::MAX,
             budget: Arc::new(ReplayBudget::new(whole.len(), whole.len())),
         };
         body.keep(whole);
@@ -126,12 +169,14 @@ impl RequestBody {
             return false;
         }
         self.sent = 0;
+        self.gathered.clear();
+        self.behind = None;
         self.trailers_sent = false;
         true
     }
 
     /// Reads ahead without sending, until the body is whole (`true`) or the buffer is full (`false`).
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, hyper::Error>> {
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, BodyError>> {
         loop {
             if self.source.is_none() && self.ahead.is_none() {
                 return Poll::Ready(Ok(!self.passed));
@@ -146,8 +191,8 @@ impl RequestBody {
     /// Waits until the body is whole in the buffer, or too large for it.
     ///
     /// # Errors
-    /// The client went away, or broke HTTP's framing.
-    pub async fn fill(&mut self) -> Result<bool, hyper::Error> {
+    /// See [`BodyError`].
+    pub async fn fill(&mut self) -> Result<bool, BodyError> {
         std::future::poll_fn(|cx| self.poll_fill(cx)).await
     }
 
@@ -160,7 +205,7 @@ impl RequestBody {
     }
 
     /// The next piece to send.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             if self.sent < self.kept.len() {
                 let piece = Bytes::copy_from_slice(&self.kept[self.sent..]);
@@ -182,18 +227,50 @@ impl RequestBody {
         }
     }
 
+    /// The next piece to send, small ones gathered into one: a client that writes in drops must not
+    /// make us do so. What is here goes out as soon as the client pauses.
+    pub fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            if let Some(behind) = self.behind.take() {
+                return Poll::Ready(behind);
+            }
+            match self.poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(|data| data.len() < SMALL) => {
+                    self.waited = false;
+                    self.gathered.extend_from_slice(&frame.into_data().unwrap_or_default());
+                    if self.gathered.len() < GATHERED {
+                        continue;
+                    }
+                }
+                Poll::Ready(next) if self.gathered.is_empty() => return Poll::Ready(next),
+                Poll::Ready(next) => self.behind = Some(next),
+                Poll::Pending if self.gathered.is_empty() => return Poll::Pending,
+                // hyper hands over one piece at a time: more may be there once it had its turn.
+                Poll::Pending if !std::mem::replace(&mut self.waited, true) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Pending => {}
+            }
+            return Poll::Ready(Some(Ok(Frame::data(self.gathered.split().freeze()))));
+        }
+    }
+
     /// Takes one piece from the client into `kept` or `ahead`.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         let Some(source) = &mut self.source else { return Poll::Ready(Ok(())) };
         match ready!(Pin::new(source).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(piece) => {
                     self.received += piece.len() as u64;
+                    if self.received > self.limit {
+                        return Poll::Ready(Err(BodyError::TooLarge { limit: self.limit }));
+                    }
                     self.keep(piece);
                 }
                 Err(frame) => self.trailers = frame.into_trailers().ok(),
             },
-            Some(Err(error)) => return Poll::Ready(Err(error)),
+            Some(Err(error)) => return Poll::Ready(Err(BodyError::Broken(error))),
             None => self.source = None,
         }
         Poll::Ready(Ok(()))

@@ -60,6 +60,14 @@ pub enum ProxyError {
     /// The body ended early or was malformed.
     #[error("the request's body ended early or is malformed; send it again")]
     Body(#[source] hyper::Error),
+    /// The body is larger than the service's limit.
+    #[error(
+        "the request's body is larger than the {limit} bytes that this service may get; send less, or raise limits.body"
+    )]
+    BodyTooLarge {
+        /// The limit, bytes.
+        limit: u64,
+    },
     /// No cloud of that name.
     #[error("there is no such cloud; there are: {}", .known.join(", "))]
     UnknownCloud {
@@ -117,6 +125,7 @@ impl ProxyError {
             }
             Self::Route(_) | Self::Target | Self::Framing(_) | Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Method { .. } => StatusCode::NOT_IMPLEMENTED,
             Self::NoEndpoint(NoEndpoint::NoService { .. } | NoEndpoint::NoRegion { .. }) => {
@@ -146,6 +155,7 @@ impl ProxyError {
             Self::Body(_) | Self::Upstream(upstream::Error::Client { .. }) => "bad_body",
             Self::TargetTooLong { .. } => "target_too_long",
             Self::HeadTooLarge { .. } => "head_too_large",
+            Self::BodyTooLarge { .. } => "body_too_large",
             Self::NoEndpoint(NoEndpoint::NoService { .. }) => "no_service",
             Self::NoEndpoint(NoEndpoint::NoRegion { .. }) => "no_region",
             Self::NoEndpoint(_) => "no_endpoint",

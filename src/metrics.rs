@@ -27,7 +27,7 @@ pub struct Metrics {
     in_flight: IntGauge,
     /// Requests sent a second time after a 401: `{cloud,service,result}`, see [`Retry`].
     pub retries: IntCounterVec,
-    /// Requests that keyway answered itself with an error: `{reason}`.
+    /// Requests that keyway answered itself with an error, or whose answer broke off: `{reason}`.
     pub errors: IntCounterVec,
     /// Requests that a policy denied: `{policy,rule}`, both as the configuration calls them.
     pub denied: IntCounterVec,
@@ -155,7 +155,11 @@ impl Metrics {
                 "Requests that met a 401, by what became of them",
                 &["cloud", "service", "result"],
             ),
-            errors: counters("keyway_errors_total", "Errors that keyway answered itself", &["reason"]),
+            errors: counters(
+                "keyway_errors_total",
+                "Errors that keyway answered itself, and answers that broke off",
+                &["reason"],
+            ),
             denied: counters("keyway_denied_total", "Requests that a policy denied", &["policy", "rule"]),
             token_requests: counters(
                 "keyway_token_requests_total",
@@ -267,6 +271,14 @@ impl Metrics {
             idle += worker.upstream_idle.load(Ordering::Relaxed);
             direction("up").inc_by(worker.bytes_up.swap(0, Ordering::Relaxed));
             direction("down").inc_by(worker.bytes_down.swap(0, Ordering::Relaxed));
+            for (reason, cuts) in
+                [("upstream_timeout", &worker.cut_stalled), ("upstream_broken", &worker.cut_broken)]
+            {
+                let cuts = cuts.swap(0, Ordering::Relaxed);
+                if cuts > 0 {
+                    self.errors.with_label_values(&[reason]).inc_by(cuts);
+                }
+            }
             for service in lock(&worker.services).iter() {
                 let mut cells = lock(&service.cells);
                 for (method, code, count) in cells.answers.drain(..) {
@@ -299,6 +311,10 @@ pub struct WorkerMetrics {
     pub bytes_up: AtomicU64,
     /// Bytes of answers' bodies.
     pub bytes_down: AtomicU64,
+    /// Answers that a service stopped sending.
+    pub cut_stalled: AtomicU64,
+    /// Answers that broke off otherwise.
+    pub cut_broken: AtomicU64,
     services: Mutex<Vec<Arc<ServiceMetrics>>>,
 }
 

@@ -1,5 +1,6 @@
 //! An answer's body: a service's, or keyway's own.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -10,7 +11,7 @@ use http_body::{Frame, SizeHint};
 
 use super::record::Record;
 use crate::error::ProxyError;
-use crate::proxy::headers;
+use crate::proxy::headers::{self, Sent};
 use crate::upstream;
 
 /// Tells keyway's own answers from a service's.
@@ -61,13 +62,13 @@ pub struct Body {
 #[derive(Debug)]
 enum Kind {
     Own(Option<Bytes>),
-    Upstream(upstream::Body),
+    Upstream(upstream::Body, Sent),
 }
 
 impl Body {
     /// A service's, of the request that `record` is about.
-    pub(super) fn upstream(body: upstream::Body, record: Box<Record>) -> Self {
-        Self { kind: Kind::Upstream(body), broken: false, record: Some(record) }
+    pub(super) fn upstream(body: upstream::Body, sent: Sent, record: Box<Record>) -> Self {
+        Self { kind: Kind::Upstream(body, sent), broken: false, record: Some(record) }
     }
 
     /// Ends `record` when this body ends.
@@ -86,19 +87,24 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut frame = match &mut self.kind {
             Kind::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Kind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Kind::Upstream(body, _) => ready!(Pin::new(body).poll_frame(cx)),
         };
         if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
+            && let (Some(trailers), Kind::Upstream(_, sent)) = (frame.trailers_mut(), &self.kind)
         {
-            headers::clean_trailers(trailers);
+            headers::clean_trailers(trailers, sent);
         }
         match (&frame, &mut self.record) {
             (Some(Ok(frame)), Some(record)) => {
                 record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             (Some(Err(error)), _) => {
-                tracing::warn!(%error, "a service's answer broke off");
+                let stalled =
+                    error.downcast_ref::<io::Error>().map(io::Error::kind) == Some(io::ErrorKind::TimedOut);
+                let reason = if stalled { "upstream_timeout" } else { "upstream_broken" };
+                if let Some(record) = &mut self.record {
+                    record.cut(reason, &**error);
+                }
                 self.broken = true;
             }
             _ => {}
@@ -109,14 +115,14 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Own(text) => text.is_none(),
-            Kind::Upstream(body) => body.is_end_stream(),
+            Kind::Upstream(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Kind::Upstream(body) => body.size_hint(),
+            Kind::Upstream(body, _) => body.size_hint(),
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::keystone::{self, AllowHttp, Auth, Discovery, Token, TokenCache, servi
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
 use crate::policy::{Denied, Policy, View};
 use crate::proxy::headers::{self, Fields};
-use crate::proxy::{self, Answer, Destination, Proxy, rewrite};
+use crate::proxy::{self, Answer, BodyLimits, Destination, Proxy, links, rewrite};
 use crate::route::{Route, RouteError};
 use crate::upstream::{self, BaseUrl, Scheme};
 
@@ -53,6 +53,8 @@ pub struct Config {
 /// A listener, as a request sees it.
 #[derive(Clone, Debug)]
 pub struct Door {
+    /// What a client writes before `://`.
+    pub scheme: Scheme,
     /// What it asks of a request before anything else.
     pub entry: Entry,
     /// What may be done through it.
@@ -66,6 +68,8 @@ pub struct Shared {
     pub doors: Vec<Door>,
     /// See [`Config`].
     pub config: Config,
+    /// How large a request's body may be, by service.
+    pub body_limits: BodyLimits,
     /// The clouds, the default one first.
     pub clouds: Vec<Arc<keystone::Config>>,
     /// What may be done with each of them, whatever the listener.
@@ -134,13 +138,13 @@ impl Gateway {
             proxy::drain_unasked(&record.parts, unread);
         }
         match outcome {
-            Ok(Answer { response, at }) => {
+            Ok(Answer { response, at, sent }) => {
                 record.upstream = Some(at - record.start);
                 // Reading the clock costs as much as the rest of the bookkeeping.
                 record.ended = response.body().is_buffered().then_some(at);
                 record.status = response.status();
                 record.request_id = headers::request_id(response.headers()).cloned();
-                response.map(|body| Body::upstream(body, record))
+                response.map(|body| Body::upstream(body, sent, record))
             }
             Err(error) => {
                 self.count(&error);
@@ -208,7 +212,12 @@ impl Gateway {
             target.push_str(query);
         }
         let incoming = incoming.take().expect("it is taken here only");
-        self.proxy.forward(&destination, &target, parts, fields, door.entry.required(), incoming).await
+        let required = door.entry.required();
+        let answer = self.proxy.forward(&destination, &target, parts, fields, required, incoming);
+        let mut answer = answer.await?;
+        let here = links::Here { scheme: door.scheme, authority: authority(parts), prefix: route.prefix };
+        links::localize(answer.response.headers_mut(), here, &destination.url, &destination.base);
+        Ok(answer)
     }
 
     /// Refuses what could be read in two ways, or is larger than allowed.
@@ -287,6 +296,7 @@ impl Gateway {
             pool: self.clients[index].pool(found.url.origin()).map_err(ProxyError::Upstream)?,
             url: found.url.clone(),
             identity: official == "identity",
+            body_limit: shared.body_limits.of(&official),
             metrics: shared.metrics.service(&self.worker, &cloud.name, &official),
             key,
             version,
@@ -363,6 +373,14 @@ impl From<Denied<'_>> for ProxyError {
     #[cold]
     fn from(denied: Denied<'_>) -> Self {
         Self::Denied { policy: denied.policy.to_owned(), rule: denied.rule.to_owned() }
+    }
+}
+
+/// The host and port that the client used.
+fn authority(parts: &Parts) -> Option<&str> {
+    match parts.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => parts.headers.get(header::HOST)?.to_str().ok().filter(|host| !host.is_empty()),
     }
 }
 

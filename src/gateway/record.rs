@@ -28,6 +28,8 @@ pub(super) struct Record {
     pub(super) cached_token: bool,
     pub(super) request_id: Option<HeaderValue>,
     pub(super) error: Option<ProxyError>,
+    /// The service's answer broke off: why, as in `keyway_errors_total`.
+    cut: Option<&'static str>,
     pub(super) service: Arc<ServiceMetrics>,
     pub(super) worker: Arc<WorkerMetrics>,
 }
@@ -50,15 +52,27 @@ impl Record {
             cached_token: false,
             request_id: None,
             error: None,
+            cut: None,
             service,
             worker,
         })
     }
 
+    /// The service's answer broke off, which its client sees as well.
+    #[cold]
+    pub(super) fn cut(&mut self, reason: &'static str, error: &(dyn std::error::Error + 'static)) {
+        let ServiceMetrics { cloud, service, .. } = &*self.service;
+        tracing::warn!(cloud, service, reason, error, "a service's answer broke off");
+        self.cut = Some(reason);
+        let cuts =
+            if reason == "upstream_timeout" { &self.worker.cut_stalled } else { &self.worker.cut_broken };
+        cuts.fetch_add(1, Ordering::Relaxed);
+    }
+
     #[cold]
     fn log(&self, duration: Duration) {
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
-        let error = self.error.as_ref().map(|error| error.reason().as_str());
+        let error = self.error.as_ref().map(|error| error.reason().as_str()).or(self.cut);
         let cause = self.error.as_ref().and_then(cause);
         tracing::event!(
             target: "keyway::request",

@@ -1,6 +1,7 @@
 //! The upstream leg: one request to its service with a token, once more if the token was refused.
 
 pub mod headers;
+pub mod links;
 pub mod rewrite;
 
 use std::collections::BTreeMap;
@@ -15,10 +16,10 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use self::headers::Fields;
-use crate::body::{ReplayBudget, RequestBody};
+use self::headers::{Fields, Sent};
+use crate::body::{BodyError, ReplayBudget, RequestBody};
 use crate::error::ProxyError;
-use crate::keystone::{self, AuthError, Token, TokenCache};
+use crate::keystone::{self, AuthError, Token, TokenCache, service_type};
 use crate::metrics::{Metrics, Retry, ServiceMetrics, WorkerMetrics};
 use crate::policy;
 use crate::upstream::{self, Head, Pool};
@@ -29,13 +30,26 @@ const X_KEYWAY_RETRY: HeaderName = HeaderName::from_static("x-keyway-retry");
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 const DRAIN_BYTES: usize = 64 << 20;
 
-/// How large the body of a request may be, bytes.
+/// How large a request's body may be, bytes. Nothing is limited unless the operator says so: images
+/// and objects are huge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BodyLimits {
-    /// For services that have no limit of their own; `None`: any size.
+    /// For services that are not named.
     pub default: Option<u64>,
-    /// By official service type.
+    /// By service type, or an alias of it.
     pub services: BTreeMap<String, u64>,
+}
+
+impl BodyLimits {
+    /// The limit of one service, by its official type.
+    pub fn of(&self, service: &str) -> Option<u64> {
+        let named = self
+            .services
+            .iter()
+            .find(|(name, _)| service_type::same(&service_type::canonical(name), service))
+            .map(|(_, limit)| *limit);
+        named.or(self.default)
+    }
 }
 
 /// Where requests with one path prefix go, and with which token.
@@ -58,6 +72,8 @@ pub struct Destination {
     pub policies: Option<Vec<Option<policy::Scoped>>>,
     /// The service is Keystone.
     pub identity: bool,
+    /// See [`BodyLimits`].
+    pub body_limit: Option<u64>,
     /// Where requests are counted.
     pub metrics: Arc<ServiceMetrics>,
 }
@@ -84,6 +100,8 @@ pub struct Answer {
     pub response: Response<upstream::Body>,
     /// When its head was there.
     pub at: Instant,
+    /// What must not show in its trailers either.
+    pub sent: Sent,
 }
 
 /// Sends requests. One per worker.
@@ -126,7 +144,14 @@ impl Proxy {
         withheld: Option<&HeaderName>,
         incoming: Incoming,
     ) -> Result<Answer, ProxyError> {
-        let mut body = RequestBody::new(incoming, Arc::clone(&self.replay));
+        let limit = destination.body_limit.unwrap_or(u64::MAX);
+        let mut body = RequestBody::new(incoming, Arc::clone(&self.replay)).limited(limit);
+        if body.length().is_some_and(|length| length > limit) {
+            if let Some(rest) = body.into_rest() {
+                drain_unasked(parts, rest);
+            }
+            return Err(ProxyError::BodyTooLarge { limit });
+        }
         let outcome = self.exchange(destination, target, parts, fields, withheld, &mut body).await;
         let asked = body.received() > 0;
         if asked {
@@ -149,12 +174,12 @@ impl Proxy {
     ) -> Result<Answer, ProxyError> {
         let client_waits = fields.expect;
         if !body.is_empty() && !client_waits && body.length().is_some() && body.may_fit() {
-            body.fill().await.map_err(ProxyError::Body)?;
+            body.fill().await.map_err(unread)?;
         }
         let mut listed =
             if fields.connection { headers::named_by_connection(&parts.headers) } else { Vec::new() };
         listed.extend(withheld.cloned());
-        let token = self.proven(destination, body).await?;
+        let mut sent = Sent { token: self.proven(destination, body).await?, refused: None };
         let mut head = Head {
             method: &parts.method,
             target,
@@ -162,39 +187,48 @@ impl Proxy {
             headers: &parts.headers,
             withhold: headers::is_withheld,
             listed: &listed,
-            extra: Some((&headers::X_AUTH_TOKEN, token.id.header())),
+            extra: Some((&headers::X_AUTH_TOKEN, sent.token.id.header())),
             had_length: fields.content_lengths > 0,
             expect_continue: !body.is_whole(),
             read_ahead: !client_waits,
         };
 
-        let mut response = destination.pool.send(&head, body).await.map_err(ProxyError::Upstream)?;
+        // One for both attempts: what the service may have seen does not go out a third time.
+        let mut once_more = true;
+        let sending = destination.pool.send(&head, body, &mut once_more);
+        let mut response = sending.await.map_err(unanswered)?;
         let mut at = Instant::now();
+        let mut why_not_again = None;
         if response.status() != StatusCode::UNAUTHORIZED {
-            token.mark_proved(at);
+            sent.token.mark_proved(at);
         } else if !is_about_other_credentials(destination, &parts.method, target) {
-            match Box::pin(self.after_refusal(destination, &token, body)).await? {
+            match Box::pin(self.after_refusal(destination, &sent.token, body)).await? {
                 Ok(next) => {
                     head.extra = Some((&headers::X_AUTH_TOKEN, next.id.header()));
                     head.expect_continue = !body.is_whole();
-                    response =
-                        Box::pin(destination.pool.send(&head, body)).await.map_err(ProxyError::Upstream)?;
+                    let sending = Box::pin(destination.pool.send(&head, body, &mut once_more));
+                    response = sending.await.map_err(unanswered)?;
                     at = Instant::now();
                     let refused = response.status() == StatusCode::UNAUTHORIZED;
                     if !refused {
                         next.mark_proved(at);
                     }
+                    sent = Sent { token: next, refused: Some(sent.token) };
                     self.count(destination, if refused { Retry::Refused } else { Retry::Accepted });
                 }
                 Err(why) => {
                     self.count(destination, why);
-                    response.headers_mut().insert(X_KEYWAY_RETRY, HeaderValue::from_static(why.as_str()));
+                    why_not_again = Some(why);
                 }
             }
         }
 
-        headers::clean_answer(response.headers_mut(), destination.identity);
-        Ok(Answer { response, at })
+        let asked = if destination.identity { parts.headers.get(&headers::X_SUBJECT_TOKEN) } else { None };
+        headers::clean_answer(response.headers_mut(), destination.identity, asked, &sent);
+        if let Some(why) = why_not_again {
+            response.headers_mut().insert(X_KEYWAY_RETRY, HeaderValue::from_static(why.as_str()));
+        }
+        Ok(Answer { response, at, sent })
     }
 
     /// The destination's token; for a body that can't go twice, one that is known to be good.
@@ -246,6 +280,22 @@ impl Proxy {
     fn count(&self, destination: &Destination, retry: Retry) {
         let metrics = &destination.metrics;
         self.metrics.retries.with_label_values(&[&metrics.cloud, &metrics.service, retry.as_str()]).inc();
+    }
+}
+
+/// Why a request's body was not read to its end.
+fn unread(error: BodyError) -> ProxyError {
+    match error {
+        BodyError::TooLarge { limit } => ProxyError::BodyTooLarge { limit },
+        BodyError::Broken(source) => ProxyError::Body(source),
+    }
+}
+
+/// Why there is no answer.
+fn unanswered(error: upstream::Error) -> ProxyError {
+    match error {
+        upstream::Error::Client { source } => unread(source),
+        error => ProxyError::Upstream(error),
     }
 }
 

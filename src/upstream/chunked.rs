@@ -69,8 +69,10 @@ impl Chunked {
                 State::Trailers => {
                     let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
                     let (length, trailers) = match httparse::parse_headers(input, &mut fields) {
-                        Ok(httparse::Status::Complete((length, fields))) => (length, trailers(fields)?),
-                        Ok(httparse::Status::Partial) if input.len() <= MAX_TRAILERS => {
+                        Ok(httparse::Status::Complete((length, fields))) if length <= MAX_TRAILERS => {
+                            (length, trailers(fields)?)
+                        }
+                        Ok(httparse::Status::Partial) if input.len() < MAX_TRAILERS => {
                             return Ok(Step::More);
                         }
                         _ => return Err("malformed or endless trailers"),
@@ -195,6 +197,18 @@ mod tests {
         ] {
             check_refused(wire);
         }
+    }
+
+    #[test]
+    fn trailers_are_bounded_however_they_come() {
+        let wire = |size: usize| format!("0\r\nX-A: {}\r\n\r\n", "a".repeat(size - "X-A: \r\n\r\n".len()));
+        for step in [1, 7, 4096, 100_000] {
+            assert!(decode(wire(MAX_TRAILERS).as_bytes(), step).is_ok(), "by {step}");
+            assert!(decode(wire(MAX_TRAILERS + 1).as_bytes(), step).is_err(), "by {step}");
+        }
+        let fields = |count| format!("0\r\n{}\r\n", "X-A: 1\r\n".repeat(count));
+        assert!(decode(fields(MAX_TRAILER_FIELDS).as_bytes(), 100_000).is_ok());
+        assert!(decode(fields(MAX_TRAILER_FIELDS + 1).as_bytes(), 100_000).is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use http_body_util::BodyExt as _;
 use super::deadline::Deadlines;
 use super::pool::{Pool, TlsSetup};
 use super::{Head, Origin, tls};
-use crate::body::RequestBody;
+use crate::body::{BodyError, RequestBody};
 
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -22,7 +22,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 pub struct Timeouts {
     /// TCP connection and TLS handshake.
     pub connect: Duration,
-    /// From the end of a request to the head of its answer.
+    /// From the end of a request to the head of its answer; and before and after that, how long the
+    /// service may take nothing of an upload or send nothing of an answer that is waited for.
     pub response: Duration,
     /// How long an unused connection is kept.
     pub idle: Duration,
@@ -87,12 +88,12 @@ pub enum Error {
         /// The limit, bytes.
         limit: usize,
     },
-    /// The client went away, or broke the framing of its body.
+    /// The client went away, broke the framing of its body, or sent too much.
     #[error("the client's request ended early")]
     Client {
         /// Why.
         #[source]
-        source: hyper::Error,
+        source: BodyError,
     },
 }
 
@@ -184,7 +185,7 @@ impl Client {
             read_ahead: false,
         };
         let pool = self.pool(origin)?;
-        let response = pool.send(&head, &mut RequestBody::from_bytes(body)).await?;
+        let response = pool.send(&head, &mut RequestBody::from_bytes(body), &mut true).await?;
         let (parts, body) = response.into_parts();
         let whole = http_body_util::Limited::new(body, limit).collect().await.map_err(|error| {
             if error.is::<http_body_util::LengthLimitError>() {

@@ -1,6 +1,8 @@
 //! HTTP/2 towards a service (RFC 9113), where TLS offers it: hyper's client, one connection for all.
 
-use std::future::poll_fn;
+use std::error::Error as _;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -8,12 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Parts, PathAndQuery};
-use http::{Request, Response, Uri, Version};
-use http_body::{Frame, SizeHint};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::mpsc;
 
+use super::deadline::Patience;
 use super::h1::Failure;
 use super::pool::Pool;
 use super::stream::Stream;
@@ -24,6 +27,13 @@ use crate::body::RequestBody;
 const PING: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How much of an answer waits here for a slow client, bytes.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// So large that clients who do not read keep nobody else's answers from coming.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// As over HTTP/1.1.
+const MAX_FIELDS: usize = 200;
+
 /// A connection's sending half; a clone shares the connection.
 pub(super) type Sender = SendRequest<Upload>;
 
@@ -33,7 +43,8 @@ pub(super) async fn handshake(stream: Stream) -> Result<Sender, hyper::Error> {
         .timer(TokioTimer::new())
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING_TIMEOUT)
-        .adaptive_window(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(64 * 1024)
         .handshake(TokioIo::new(stream))
         .await?;
@@ -64,6 +75,7 @@ pub(super) async fn exchange(
         sender.ready().await?;
         sender.send_request(request).await
     });
+    let mut patience = pool.deadlines.patience(pool.response_timeout);
     let answer = loop {
         let Some(pieces) = outlet.clone() else {
             let wait = pool.deadlines.within(pool.response_timeout, answer.as_mut());
@@ -72,13 +84,13 @@ pub(super) async fn exchange(
         tokio::select! {
             biased;
             answer = answer.as_mut() => break answer,
-            room = pieces.reserve() => match room {
+            room = within_patience(&mut patience, pieces.reserve()) => match room? {
                 Err(_) => outlet = None,
                 Ok(room) => {
                     tokio::select! {
                         biased;
                         answer = answer.as_mut() => break answer,
-                        next = poll_fn(|cx| body.poll_frame(cx)) => match next {
+                        next = poll_fn(|cx| body.poll_gathered(cx)) => match next {
                             Some(Ok(mut frame)) => {
                                 if let Some(trailers) = frame.trailers_mut() {
                                     *trailers = head.trailers(trailers);
@@ -96,18 +108,47 @@ pub(super) async fn exchange(
             }
         }
     };
-    let answer = answer.map_err(|error| Failure::Silent {
-        sent: !error.is_canceled(),
-        source: std::io::Error::other(error),
-    })?;
-    let (mut parts, incoming) = answer.into_parts();
+    let (mut parts, incoming) = answer.map_err(failure)?.into_parts();
+    if parts.headers.len() > MAX_FIELDS {
+        return Err(Failure::Malformed("more than 200 header fields"));
+    }
     // Meaningless in HTTP/2 (RFC 9113, section 8.2.2), and poison in HTTP/1.1.
     let forbidden: Vec<_> = parts.headers.keys().filter(|name| super::hop_by_hop(name)).cloned().collect();
     for name in forbidden {
         parts.headers.remove(name);
     }
     parts.version = Version::HTTP_11;
-    Ok(Response::from_parts(parts, Body::h2(incoming, outlet)))
+    let left = match (head.method, parts.status) {
+        (&Method::HEAD, _) | (_, StatusCode::NOT_MODIFIED) => None,
+        _ => incoming.size_hint().exact(),
+    };
+    Ok(Response::from_parts(parts, Body::h2(incoming, left, patience, outlet)))
+}
+
+/// Room for the next piece; it comes as the service takes the earlier ones.
+async fn within_patience<T>(patience: &mut Patience, room: impl Future<Output = T>) -> Result<T, Failure> {
+    let mut room = std::pin::pin!(room);
+    poll_fn(|cx| match room.as_mut().poll(cx) {
+        Poll::Ready(room) => {
+            patience.rest();
+            Poll::Ready(Ok(room))
+        }
+        Poll::Pending => patience.poll(cx).map(|_| Err(Failure::Timeout)),
+    })
+    .await
+}
+
+/// A stream that the service refused, or that lies above the last one of its GOAWAY, was not
+/// processed (RFC 9113, section 8.7).
+fn failure(error: hyper::Error) -> Failure {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    if let Some(cause) = cause.filter(|cause| cause.is_remote()) {
+        let leaving = cause.is_go_away();
+        if leaving || cause.reason() == Some(h2::Reason::REFUSED_STREAM) {
+            return Failure::Refused { leaving };
+        }
+    }
+    Failure::Silent { sent: !error.is_canceled(), source: io::Error::other(error) }
 }
 
 fn request(pool: &Pool, head: &Head<'_>, upload: Upload) -> Result<Request<Upload>, Failure> {

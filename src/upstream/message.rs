@@ -1,15 +1,17 @@
 //! The head of a request on its way up, the body of an answer on its way down.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, header};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
+use super::deadline::Patience;
 use super::h1::Reader;
 use super::h2::Piece;
 
@@ -61,17 +63,21 @@ impl Head<'_> {
 }
 
 /// Fields that speak of one connection only (RFC 9110, section 7.6.1), whether `Connection` lists
-/// them or not. `Trailer` stays: trailers travel end to end.
+/// them or not, and `Trailer`, which announces what keyway may leave out.
 pub(super) fn hop_by_hop(name: &HeaderName) -> bool {
     let name = name.as_str();
-    matches!(name, "connection" | "keep-alive" | "te" | "transfer-encoding" | "upgrade" | "http2-settings")
-        || name.starts_with("proxy-")
+    matches!(
+        name,
+        "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade" | "http2-settings"
+    ) || name.starts_with("proxy-")
 }
 
 /// Fields that the upstream leg writes by itself.
 fn generated(name: &HeaderName) -> bool {
     matches!(*name, header::HOST | header::CONTENT_LENGTH | header::EXPECT)
 }
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a service's answer. Dropped early, it ends the exchange.
 #[derive(Debug)]
@@ -81,8 +87,57 @@ pub struct Body(Kind);
 enum Kind {
     Full(Option<Bytes>),
     Http1(Box<Reader>),
-    /// The sender keeps an unfinished upload from looking finished while the answer is read.
-    Http2(Incoming, #[expect(dead_code, reason = "held for its drop")] Option<mpsc::Sender<Piece>>),
+    Http2(Box<Stream>),
+}
+
+/// An answer's body on an HTTP/2 stream.
+#[derive(Debug)]
+struct Stream {
+    incoming: Incoming,
+    /// What its Content-Length leaves to come.
+    left: Option<u64>,
+    patience: Patience,
+    broken: bool,
+    /// Keeps an unfinished upload from looking finished while the answer is read.
+    #[expect(dead_code, reason = "held for its drop")]
+    unfinished: Option<mpsc::Sender<Piece>>,
+}
+
+impl Stream {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.broken {
+            return Poll::Ready(None);
+        }
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            ready!(self.patience.poll(cx));
+            self.broken = true;
+            return Poll::Ready(Some(Err(stalled().into())));
+        };
+        self.patience.rest();
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
+                    *left = left.saturating_sub(data.len() as u64);
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                self.broken = true;
+                Some(Err(error.into()))
+            }
+            // hyper takes a stream reset with NO_ERROR for an end, wherever it comes.
+            None if !self.incoming.is_end_stream() && self.left != Some(0) => {
+                self.broken = true;
+                Some(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream was reset").into()))
+            }
+            None => None,
+        })
+    }
+}
+
+/// The service has more to send and does not.
+pub(super) fn stalled() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the service stopped in the middle of its answer")
 }
 
 impl Body {
@@ -99,14 +154,20 @@ impl Body {
         Self(Kind::Http1(Box::new(reader)))
     }
 
-    pub(super) fn h2(incoming: Incoming, unfinished: Option<mpsc::Sender<Piece>>) -> Self {
-        Self(Kind::Http2(incoming, unfinished))
+    /// `left` is what its Content-Length says, where it has one.
+    pub(super) fn h2(
+        incoming: Incoming,
+        left: Option<u64>,
+        patience: Patience,
+        unfinished: Option<mpsc::Sender<Piece>>,
+    ) -> Self {
+        Self(Kind::Http2(Box::new(Stream { incoming, left, patience, broken: false, unfinished })))
     }
 }
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -115,7 +176,7 @@ impl http_body::Body for Body {
         let mut frame = match &mut self.0 {
             Kind::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Http1(reader) => ready!(reader.poll_frame(cx)?),
-            Kind::Http2(incoming, _) => ready!(Pin::new(incoming).poll_frame(cx)?),
+            Kind::Http2(stream) => ready!(stream.poll_frame(cx)?),
         };
         if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
             // What frames or routes a message has no business behind it (RFC 9110, section 6.5.1).
@@ -132,7 +193,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Kind::Full(bytes) => bytes.is_none(),
             Kind::Http1(reader) => reader.is_ended(),
-            Kind::Http2(incoming, _) => incoming.is_end_stream(),
+            Kind::Http2(stream) => stream.broken || stream.incoming.is_end_stream(),
         }
     }
 
@@ -140,7 +201,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Kind::Http1(reader) => reader.length().map_or_else(SizeHint::default, SizeHint::with_exact),
-            Kind::Http2(incoming, _) => incoming.size_hint(),
+            Kind::Http2(stream) => stream.incoming.size_hint(),
         }
     }
 }

@@ -100,7 +100,9 @@ impl Pool {
     /// Sends one request and waits for the head of its answer. The answer's body streams.
     ///
     /// A pooled connection that turns out to be dead before a byte of the answer came is replaced by
-    /// a new one, once, where the request may go twice (RFC 9110, section 9.2.2) or never left.
+    /// a new one where the request may go twice (RFC 9110, section 9.2.2) or never left; and a request
+    /// that the service says it did not process is sent again. That happens at most once, and only if
+    /// `once_more` says so; it is false afterwards.
     ///
     /// # Errors
     /// See [`Error`]. An answer with any status is no error.
@@ -108,28 +110,39 @@ impl Pool {
         self: &Arc<Self>,
         head: &Head<'_>,
         body: &mut RequestBody,
+        once_more: &mut bool,
     ) -> Result<Response<Body>, Error> {
         let repeatable = is_idempotent(head.method);
         let mut lease = self.lease(repeatable).await?;
-        let mut once_more = true;
         loop {
             let (outcome, reused) = match lease {
-                Lease::Http1(connection, reused) => (connection.exchange(self, head, body).await, reused),
+                Lease::Http1(connection, reused) => {
+                    (connection.exchange(self, head, body, reused).await, reused)
+                }
                 Lease::Http2(sender, reused) => {
                     (Box::pin(h2::exchange(sender, self, head, body)).await, reused)
                 }
             };
-            match outcome {
+            let failure = match outcome {
                 Ok(response) => return Ok(response),
-                Err(Failure::Silent { sent, source })
-                    if reused && once_more && (repeatable || !sent) && body.rewind() =>
-                {
-                    tracing::debug!(origin = %self.origin, error = %source, "a pooled connection was dead");
-                    lease = Box::pin(self.connect()).await?;
-                    once_more = false;
-                }
-                Err(failure) => return Err(self.error(failure)),
+                Err(failure) => failure,
+            };
+            if matches!(failure, Failure::Silent { sent: false, .. } | Failure::Refused { leaving: true }) {
+                // It may take a moment until a shared connection knows itself that it is closed.
+                *self.http2.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
+            let may_go_again = match failure {
+                Failure::Silent { sent, .. } => reused && (repeatable || !sent),
+                Failure::Crossed => reused && repeatable,
+                Failure::Refused { .. } => true,
+                _ => false,
+            };
+            if !may_go_again || !*once_more || !body.rewind() {
+                return Err(self.error(failure));
+            }
+            *once_more = false;
+            tracing::debug!(origin = %self.origin, ?failure, "the request goes once more, on another connection");
+            lease = Box::pin(self.connect()).await?;
         }
     }
 
@@ -241,7 +254,9 @@ impl Pool {
             Failure::Silent { source, .. } if source.kind() == io::ErrorKind::InvalidData => {
                 Error::Tls { origin, source }
             }
-            Failure::Silent { .. } | Failure::Truncated => Error::Closed { origin },
+            Failure::Silent { .. } | Failure::Refused { .. } | Failure::Crossed | Failure::Truncated => {
+                Error::Closed { origin }
+            }
             Failure::Malformed(what) => Error::Protocol { origin, what: what.to_owned() },
             Failure::Client(source) => Error::Client { source },
             Failure::Timeout => {

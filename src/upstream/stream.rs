@@ -4,6 +4,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -16,15 +18,26 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Whether the peer closed it or sent something while nobody expected it to.
+    /// Whether the peer closed it or sent something while nobody expected it to: what waits here could
+    /// be taken for the answer to the next request.
     ///
-    /// Costs no system call unless the socket became readable since it was last drained.
+    /// The system is asked each time. What tokio knows of the socket is as old as the last time it
+    /// asked, and a busy worker asks seldom.
     pub(super) fn is_stale(&mut self) -> bool {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut byte = [0; 1];
-        let mut buffer = ReadBuf::new(&mut byte);
-        // TLS 1.3 session tickets arrive unasked: reading through TLS consumes them and stays pending.
-        Pin::new(self).poll_read(&mut cx, &mut buffer).is_ready()
+        if let Self::Tls(stream) = self {
+            // TLS 1.3 session tickets arrive unasked: reading through TLS consumes them and stays pending.
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            if Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready() {
+                return true;
+            }
+        }
+        let tcp = match self {
+            Self::Plain(stream) => &*stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        let waits = rustix::net::recv(tcp, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        !matches!(waits, Err(Errno::AGAIN))
     }
 }
 

@@ -195,7 +195,7 @@ async fn a_service_that_does_not_answer_in_time_is_a_504() {
     assert_eq!(cloud.requests("compute").len(), 1);
 }
 
-// 51
+// Promise 51.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_dies_before_its_answer_is_a_502_and_a_post_goes_once() {
     let (cloud, keyway) = start().await;

@@ -210,6 +210,7 @@ async fn parallel_streams_do_not_wait_for_each_other() {
     }
 }
 
+// Promises 36, 37.
 #[tokio::test]
 async fn a_body_that_is_not_as_long_as_announced_never_becomes_a_whole_request() {
     for (announced, sent) in [(10u64, "hello"), (3, "hello"), (0, "hello"), (200_000, "hello")] {
@@ -237,6 +238,7 @@ async fn a_body_that_is_not_as_long_as_announced_never_becomes_a_whole_request()
     }
 }
 
+// Promises 36, 61.
 #[tokio::test]
 async fn an_upload_that_is_reset_closes_the_service_s_connection() {
     let service = Upstream::start().await;
@@ -258,6 +260,7 @@ async fn an_upload_that_is_reset_closes_the_service_s_connection() {
     assert!(answer.is_err());
 }
 
+// Promise 61.
 #[tokio::test]
 async fn a_request_that_is_given_up_ends_at_the_service() {
     let service = Upstream::start().await;
@@ -295,6 +298,7 @@ async fn a_request_that_is_given_up_ends_at_the_service() {
     assert_eq!(server.rest().await, b"");
 }
 
+// Promise 44.
 #[tokio::test]
 async fn a_cut_answer_is_a_reset_stream() {
     let service = Upstream::start().await;
@@ -313,6 +317,7 @@ async fn a_cut_answer_is_a_reset_stream() {
     }
 }
 
+// Promise 53.
 #[tokio::test]
 async fn an_early_answer_reaches_the_client_and_closes_the_service_s_connection() {
     let service = Upstream::start().await;
@@ -335,6 +340,7 @@ async fn an_early_answer_reaches_the_client_and_closes_the_service_s_connection(
     server.closed().await;
 }
 
+// Promises 20, 46.
 #[tokio::test]
 async fn trailers_of_an_answer_arrive_without_tokens_and_framing() {
     let service = Upstream::start().await;
@@ -350,6 +356,7 @@ async fn trailers_of_an_answer_arrive_without_tokens_and_framing() {
     assert_eq!((trailers.len(), &trailers["x-sum"]), (1, &HeaderValue::from_static("1")));
 }
 
+// Promise 44.
 #[tokio::test]
 async fn what_is_not_http_is_a_502_here_too() {
     let service = Upstream::start().await;

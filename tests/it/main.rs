@@ -5,6 +5,7 @@
 mod support;
 
 mod admin;
+mod answers;
 mod demo;
 mod entry;
 mod errors;

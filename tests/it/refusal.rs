@@ -16,6 +16,7 @@ use crate::support::{
 /// More than the replay buffer takes.
 const LARGE: usize = 1 << 20;
 
+// Promises 51, 68.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_token_is_replaced_and_the_request_sent_once_more() {
     let cloud = cloud().await;
@@ -30,6 +31,7 @@ async fn a_revoked_token_is_replaced_and_the_request_sent_once_more() {
     assert_eq!(keyway.metric(accepted).await, 1.0);
 }
 
+// Promises 51, 64.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_401_is_the_services_answer() {
     let cloud = cloud().await;
@@ -47,7 +49,7 @@ async fn a_second_401_is_the_services_answer() {
     assert_eq!(keyway.metric(refused).await, 1.0);
 }
 
-// 50
+// Promise 50.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_a_401_is_sent_once_more() {
     let cloud = cloud().await;
@@ -63,6 +65,7 @@ async fn nothing_but_a_401_is_sent_once_more() {
     assert_eq!(cloud.token_requests(), 1);
 }
 
+// Promise 51.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_401_to_a_clients_own_login_is_no_matter_of_our_token() {
     let cloud = cloud().await;
@@ -82,7 +85,7 @@ async fn a_401_to_a_clients_own_login_is_no_matter_of_our_token() {
     assert_eq!(keyway.metric_total("keyway_token_requests_total").await, 1.0);
 }
 
-// 64
+// Promise 64.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_refuses_every_token_causes_no_storm() {
     let cloud = cloud().await;
@@ -113,7 +116,7 @@ fn new_server(name: &str) -> Value {
     json!({"server": {"name": name, "flavorRef": "1", "networks": "none"}})
 }
 
-// 51, 52
+// Promises 51, 52.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_post_is_sent_exactly_twice_and_counts_once() {
     let cloud = cloud().await;
@@ -168,6 +171,7 @@ async fn check_stored(cloud: &Cloud, keyway: &TestKeyway, answer: &Answer, body:
     assert_eq!(cloud.tokens_issued(), 2);
 }
 
+// Promise 51.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_without_a_body_is_sent_once_more() {
     let (cloud, keyway) = with_a_revoked_token(Trouble::default(), |_| {}).await;
@@ -175,6 +179,7 @@ async fn a_request_without_a_body_is_sent_once_more() {
     check_stored(&cloud, &keyway, &answer, &Bytes::new()).await;
 }
 
+// Promises 51, 52.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_body_is_sent_once_more() {
     for reads_before_refusing in [false, true] {
@@ -186,6 +191,7 @@ async fn a_small_body_is_sent_once_more() {
     }
 }
 
+// Promises 51, 52.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_chunked_body_is_sent_once_more() {
     for reads_before_refusing in [false, true] {
@@ -197,7 +203,7 @@ async fn a_small_chunked_body_is_sent_once_more() {
     }
 }
 
-// 52
+// Promise 52.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_body_that_was_not_asked_for_yet_is_sent_once_and_whole() {
     let (cloud, keyway) = with_a_revoked_token(Trouble::default(), |_| {}).await;
@@ -208,6 +214,7 @@ async fn a_large_body_that_was_not_asked_for_yet_is_sent_once_and_whole() {
     assert_eq!(uploads(&cloud)[0].body_length, 0);
 }
 
+// Promise 52.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_chunked_body_that_was_not_asked_for_yet_is_sent_once_and_whole() {
     let (cloud, keyway) = with_a_revoked_token(Trouble::default(), |_| {}).await;
@@ -217,7 +224,7 @@ async fn a_large_chunked_body_that_was_not_asked_for_yet_is_sent_once_and_whole(
     assert_eq!(uploads(&cloud)[0].body_length, 0);
 }
 
-// 52
+// Promise 52.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_body_that_is_gone_is_not_sent_again_in_part() {
     let trouble = || Trouble { reads_before_refusing: true, ..Trouble::default() };
@@ -242,6 +249,7 @@ async fn a_large_body_that_is_gone_is_not_sent_again_in_part() {
     }
 }
 
+// Promises 52, 60.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_the_buffers_have_no_room_for_are_treated_as_large_ones() {
     let trouble = Trouble { reads_before_refusing: true, ..Trouble::default() };
@@ -283,7 +291,7 @@ async fn upload_expecting(keyway: &TestKeyway, path: &str, body: &[u8]) -> (Stri
     .await
 }
 
-// 39
+// Promise 39.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_may_wait_for_100_continue() {
     for size in [10, LARGE] {
@@ -299,7 +307,7 @@ async fn a_client_may_wait_for_100_continue() {
     }
 }
 
-// 39, 53
+// Promises 39, 53.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_comes_instead_of_100_continue() {
     let cloud = cloud().await;
@@ -308,7 +316,7 @@ async fn a_refusal_comes_instead_of_100_continue() {
     assert!(before.starts_with("HTTP/1.1 404 "), "{before}");
 }
 
-// 39
+// Promises 39, 51.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_waits_for_100_continue_does_not_notice_a_new_token() {
     for size in [10, LARGE] {
@@ -322,6 +330,7 @@ async fn a_client_that_waits_for_100_continue_does_not_notice_a_new_token() {
     }
 }
 
+// Promises 52, 68.
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_go_on_while_tokens_are_short_lived() {
     let cloud = cloud().await;
@@ -337,6 +346,7 @@ async fn uploads_go_on_while_tokens_are_short_lived() {
     assert!(uploads(&cloud).iter().all(|seen| seen.body_complete && seen.token_was_good));
 }
 
+// Promise 52.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_was_not_used_for_long_is_checked_before_a_large_upload() {
     let cloud = cloud().await;

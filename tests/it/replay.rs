@@ -85,7 +85,7 @@ fn with_body(
 async fn read(body: &mut RequestBody, frames: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..frames {
-        match poll_fn(|cx| body.poll_frame(cx)).await {
+        match poll_fn(|cx| body.poll_gathered(cx)).await {
             Some(frame) => bytes.extend(frame.expect("a good body").into_data().expect("no trailers")),
             None => break,
         }
@@ -96,6 +96,7 @@ async fn read(body: &mut RequestBody, frames: usize) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
+    // Promise 52.
     #[test]
     fn a_second_attempt_has_the_whole_body_or_does_not_happen(
         (pieces, cuts) in pieces(),
@@ -138,6 +139,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
+    // Promises 31, 32.
     #[test]
     fn whatever_pieces_a_body_comes_in_its_bytes_arrive((pieces, cuts) in pieces(), chunked in any::<bool>()) {
         let whole = pieces.concat();

@@ -50,6 +50,18 @@ impl Keyway {
         self.app.addresses().next().and_then(keyway::server::Address::tcp).expect("an IP address")
     }
 
+    /// Everything that it counts.
+    pub fn metrics(&self) -> String {
+        self.app.shared().metrics.render()
+    }
+
+    /// How many errors it counted for this reason.
+    pub fn errors(&self, reason: &str) -> u64 {
+        let sample = format!("keyway_errors_total{{reason=\"{reason}\"}} ");
+        let count = self.metrics().lines().find_map(|line| line.strip_prefix(&sample)?.parse().ok());
+        count.unwrap_or(0)
+    }
+
     /// A raw client's connection.
     pub async fn connect(&self) -> super::raw::Peer {
         super::raw::Peer::connect(self.address()).await
@@ -69,11 +81,16 @@ pub fn fixed_cloud(url: &str) -> keystone::Config {
     }
 }
 
-/// Makes every endpoint of `service` in the demo cloud's catalog point to `url`.
+/// Makes every endpoint of `service` in the demo cloud's catalog point to `url`, and no other one.
 pub fn point(cloud: &keyway::demo::Cloud, service: &str, url: &str) {
+    point_all(cloud, &[service], url);
+}
+
+/// The same for several services.
+pub fn point_all(cloud: &keyway::demo::Cloud, services: &[&str], url: &str) {
     let mut catalog = cloud.catalog();
     for entry in catalog.as_array_mut().expect("a list of services") {
-        if entry["type"] == service {
+        if services.iter().any(|service| entry["type"] == *service) {
             for endpoint in entry["endpoints"].as_array_mut().expect("a list of endpoints") {
                 endpoint["url"] = url.into();
             }

@@ -6,6 +6,7 @@
 mod process;
 
 pub mod direct;
+pub mod frames;
 pub mod raw;
 pub mod tls;
 

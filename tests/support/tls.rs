@@ -110,6 +110,11 @@ impl Upstream {
         within("a handshake", self.acceptor.accept(stream)).await
     }
 
+    /// Whether a connection waits to be accepted. Only meaningful after an event that follows it.
+    pub async fn has_connection(&self) -> bool {
+        tokio::time::timeout(std::time::Duration::from_millis(1), self.listener.accept()).await.is_ok()
+    }
+
     /// The next connection.
     pub async fn accept(&self) -> Peer<TlsStream<TcpStream>> {
         Peer::new(self.try_accept().await.expect("a handshake"))

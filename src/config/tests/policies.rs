@@ -107,7 +107,9 @@ fn a_policy_that_protects_nothing_is_warned_of() {
         unused[0].contains("keyway.toml: policy.p is in force nowhere: write policy = \"p\""),
         "{unused:?}"
     );
-    let idle = setup("[policy.p]\n[[policy.p.rule]]\nname = 'a'\neffect = 'allow'\nservices = ['image']").config().warnings;
+    let idle = setup("[policy.p]\n[[policy.p.rule]]\nname = 'a'\neffect = 'allow'\nservices = ['image']")
+        .config()
+        .warnings;
     assert_eq!(idle.len(), 1, "{idle:?}");
     assert!(idle[0].contains("policy.p refuses nothing: set read_only = true"), "{idle:?}");
 }

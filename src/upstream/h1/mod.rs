@@ -26,7 +26,7 @@ use self::reader::Remaining;
 use super::pool::Pool;
 use super::stream::Stream;
 use super::{Body, Head, chunked};
-use crate::body::RequestBody;
+use crate::body::{BodyError, RequestBody};
 
 /// More interim answers than any honest service sends.
 const MAX_INTERIM: usize = 16;
@@ -60,13 +60,21 @@ pub(super) enum Failure {
         sent: bool,
         source: io::Error,
     },
+    /// The service says that it did not process the request (RFC 9113, section 8.7).
+    Refused {
+        /// Nor will it process another one on this connection.
+        leaving: bool,
+    },
+    /// The service gave up an idle connection with a 408 that crossed our request (RFC 9110, section
+    /// 15.5.9).
+    Crossed,
     /// The connection ended amid the answer's head.
     Truncated,
     /// The answer is not HTTP/1.1 as RFC 9112 has it.
     Malformed(&'static str),
-    /// The client went away or broke the framing of its body.
-    Client(hyper::Error),
-    /// The service was silent for longer than allowed.
+    /// The client's body can't be read to its end.
+    Client(BodyError),
+    /// The service did nothing for longer than allowed: no answer, or the request was not taken.
     Timeout,
 }
 
@@ -87,7 +95,8 @@ impl Connection {
         self.stream.is_stale()
     }
 
-    /// One request, one answer. `body` tells afterwards how much of it went.
+    /// One request, one answer. `body` tells afterwards how much of it went; `reused` that this is not
+    /// the connection's first.
     ///
     /// The answer's body owns the connection and gives it back to `pool` after a clean end.
     pub(super) async fn exchange(
@@ -95,6 +104,7 @@ impl Connection {
         pool: &Arc<Pool>,
         head: &Head<'_>,
         body: &mut RequestBody,
+        reused: bool,
     ) -> Result<Response<Body>, Failure> {
         self.interim = 0;
         // Said once and kept to: a body that turns out to be whole meanwhile has a length of its own.
@@ -105,18 +115,21 @@ impl Connection {
         let mut answer = None;
         if let Some(whole) = body.whole().filter(|whole| whole.len() <= SMALL_READ) {
             self.output.extend_from_slice(&whole);
-            self.send_output().await?;
+            self.send_output(pool).await?;
         } else {
-            self.send_output().await?;
+            self.send_output(pool).await?;
             if expect_continue {
                 answer =
                     Box::pin(self.await_continue(body, head.read_ahead && body.length().is_none())).await?;
                 complete = answer.is_none();
             }
             if answer.is_none() {
-                complete = Box::pin(self.send_body(head, framing, body)).await?;
+                complete = Box::pin(self.send_body(pool, head, framing, body)).await?;
             }
         }
+        // All of the request is out, or nothing but its head; else this is an early answer to a body that
+        // somebody is reading.
+        let may_cross = complete || answer.is_some();
         let parsed = match answer {
             Some(parsed) => parsed,
             None => {
@@ -124,6 +137,10 @@ impl Connection {
                 wait.await.map_err(|_| Failure::Timeout)??
             }
         };
+        let gives_up = parsed.status == StatusCode::REQUEST_TIMEOUT && !parsed.keep_alive;
+        if reused && may_cross && gives_up && self.interim == 0 {
+            return Err(Failure::Crossed);
+        }
         self.into_response(parsed, head.method, complete, pool)
     }
 
@@ -156,7 +173,12 @@ impl Connection {
         out.extend_from_slice(b"\r\n");
     }
 
-    async fn send_output(&mut self) -> Result<(), Failure> {
+    async fn send_output(&mut self, pool: &Pool) -> Result<(), Failure> {
+        let wait = pool.deadlines.within(pool.response_timeout, self.write_output());
+        wait.await.map_err(|_| Failure::Timeout)?
+    }
+
+    async fn write_output(&mut self) -> Result<(), Failure> {
         let mut sent = 0;
         while sent < self.output.len() {
             let written = poll_fn(|cx| Pin::new(&mut self.stream).poll_write(cx, &self.output[sent..])).await;
@@ -220,6 +242,7 @@ impl Connection {
     /// Sends the body, and watches for an answer meanwhile. `false` if one came before the end.
     async fn send_body(
         &mut self,
+        pool: &Pool,
         head: &Head<'_>,
         mut framing: Framing,
         body: &mut RequestBody,
@@ -229,6 +252,7 @@ impl Connection {
         let mut ended = false;
         self.output.clear();
         let mut written = 0;
+        let mut patience = pool.deadlines.patience(pool.response_timeout);
         poll_fn(|cx| {
             loop {
                 if self.is_answered()? {
@@ -251,35 +275,40 @@ impl Connection {
                             io::IoSlice::new(&piece),
                             io::IoSlice::new(tail),
                         ];
-                        ready!(poll_write_vectored(&mut self.stream, cx, &slices))
+                        poll_write_vectored(&mut self.stream, cx, &slices)
                     } else if skip < head + piece.len() {
                         let slices = [io::IoSlice::new(&piece[skip - head..]), io::IoSlice::new(tail)];
-                        ready!(poll_write_vectored(&mut self.stream, cx, &slices))
+                        poll_write_vectored(&mut self.stream, cx, &slices)
                     } else {
                         let rest = &tail[skip - head - piece.len()..];
-                        ready!(Pin::new(&mut self.stream).poll_write(cx, rest))
+                        Pin::new(&mut self.stream).poll_write(cx, rest)
                     };
                     match wrote {
-                        Ok(n) if n > 0 => written += n,
+                        Poll::Ready(Ok(n)) if n > 0 => written += n,
                         // The service may have answered and closed: what it said is worth more than this.
-                        _ => return Poll::Ready(Ok(false)),
+                        Poll::Ready(_) => return Poll::Ready(Ok(false)),
+                        Poll::Pending => return patience.poll(cx).map(|_| Err(Failure::Timeout)),
                     }
+                    patience.rest();
                 }
                 if ended {
-                    ready!(Pin::new(&mut self.stream).poll_flush(cx))
-                        .map_err(|source| Failure::Silent { sent: true, source })?;
-                    return Poll::Ready(Ok(true));
+                    return match Pin::new(&mut self.stream).poll_flush(cx) {
+                        Poll::Ready(Ok(())) => Poll::Ready(Ok(true)),
+                        Poll::Ready(Err(source)) => Poll::Ready(Err(Failure::Silent { sent: true, source })),
+                        Poll::Pending => patience.poll(cx).map(|_| Err(Failure::Timeout)),
+                    };
                 }
                 // Let go of the piece first: hyper reads the next one into the same memory then.
                 let sent = std::mem::take(&mut written) > 0;
                 self.output.clear();
                 piece = Bytes::new();
                 tail = b"";
-                let Poll::Ready(next) = body.poll_frame(cx) else {
+                let Poll::Ready(next) = body.poll_gathered(cx) else {
                     // A client that pauses must not leave its bytes in our TLS buffer.
                     if sent {
                         let _ = Pin::new(&mut self.stream).poll_flush(cx);
                     }
+                    patience.rest();
                     return Poll::Pending;
                 };
                 match (next, &mut framing) {
@@ -403,7 +432,8 @@ impl Connection {
             }
             remaining => {
                 let reusable = reusable.then(|| (Arc::clone(pool), parsed.keep_for));
-                Body::h1(Reader::new(self, remaining, reusable))
+                let patience = pool.deadlines.patience(pool.response_timeout);
+                Body::h1(Reader::new(self, remaining, reusable, patience))
             }
         };
         let mut response = Response::new(body);

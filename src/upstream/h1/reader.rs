@@ -10,6 +10,8 @@ use http_body::Frame;
 
 use super::{Connection, SMALL_READ, poll_read};
 use crate::upstream::chunked::{self, Chunked};
+use crate::upstream::deadline::Patience;
+use crate::upstream::message::stalled;
 use crate::upstream::pool::Pool;
 
 /// Fewer, larger reads are what makes a large download cheap.
@@ -30,6 +32,7 @@ pub(crate) struct Reader {
     remaining: Remaining,
     reusable: Option<(Arc<Pool>, Option<Duration>)>,
     room: usize,
+    patience: Patience,
 }
 
 impl Reader {
@@ -38,8 +41,9 @@ impl Reader {
         connection: Box<Connection>,
         remaining: Remaining,
         reusable: Option<(Arc<Pool>, Option<Duration>)>,
+        patience: Patience,
     ) -> Self {
-        Self { connection: Some(connection), remaining, reusable, room: SMALL_READ }
+        Self { connection: Some(connection), remaining, reusable, room: SMALL_READ, patience }
     }
 
     pub(crate) fn length(&self) -> Option<u64> {
@@ -93,7 +97,14 @@ impl Reader {
                 }
             }
             let room = self.room;
-            match ready!(poll_read(&mut connection.stream, &mut connection.input, cx, room)) {
+            let Poll::Ready(read) = poll_read(&mut connection.stream, &mut connection.input, cx, room) else {
+                // Asked for more, so it is not the client that everything waits for.
+                ready!(self.patience.poll(cx));
+                self.connection = None;
+                return Poll::Ready(Some(Err(stalled())));
+            };
+            self.patience.rest();
+            match read {
                 Ok(0) => {
                     self.connection = None;
                     return Poll::Ready(match self.remaining {
