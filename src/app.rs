@@ -2,14 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -20,7 +19,7 @@ use crate::error::ProxyError;
 use crate::gateway::{self, Door, Gateway, Shared};
 use crate::keystone::{Discovery, Event, Observer, TokenCache};
 use crate::metrics::Metrics;
-use crate::server::{self, Address, Drain, Fallback};
+use crate::server::{self, Address, Clients, Drain, Fallback, Socket};
 use crate::upstream::{self, tls};
 
 /// How many requests may be under way per connection that may be open.
@@ -52,6 +51,14 @@ pub enum StartError {
         /// Why.
         source: tls::Error,
     },
+    /// A listener's TLS files can't be used.
+    #[error("listener `{listener}`: its TLS files can't be used; correct cert, key or client_ca")]
+    ListenerTls {
+        /// Which listener.
+        listener: String,
+        /// Why.
+        source: server::tls::Error,
+    },
     /// The operating system refused a thread or a socket.
     #[error("the system refused a thread or a socket; check the limits of this process")]
     System(#[from] io::Error),
@@ -79,7 +86,7 @@ impl App {
         let _guard = runtime.enter();
         let mut listeners = Vec::new();
         // One of each listener's sockets for each worker.
-        let mut sockets: Vec<Vec<std::net::TcpListener>> = Vec::new();
+        let mut sockets: Vec<Vec<Socket>> = Vec::new();
         sockets.resize_with(config.workers, Vec::new);
         for listener in &config.listeners {
             let (address, bound) = bind(listener, config.workers)?;
@@ -106,15 +113,18 @@ impl App {
         let (ended, running) = watch::channel(());
         let ended = Arc::new(ended);
         let mut drains = Vec::new();
-        let (settings, _) =
-            watch::channel(server::Settings { limits: limits(config), tls: None, users: Vec::new() });
+        let clients_of_all = Clients::default();
+        let settings: Vec<_> =
+            config.listeners.iter().map(|listener| settings(config, listener)).collect::<Result<_, _>>()?;
+        let settings_of_admin = self::settings(config, &config.admin)?;
         for (index, sockets) in sockets.into_iter().enumerate() {
             let drain = Drain::default();
             drains.push(drain.clone());
             let worker = Worker {
                 sockets,
+                clients: clients_of_all.clone(),
                 gateway: Arc::new(Gateway::new(Arc::clone(&shared), clients(), config.workers)),
-                settings: settings.subscribe(),
+                settings: settings.iter().map(|settings| watch::channel(settings.clone()).1).collect(),
                 drain,
                 patience: config.drain,
             };
@@ -126,14 +136,14 @@ impl App {
         }
         let admin_drain = Drain::default();
         let handler = Arc::new(Admin::new(Arc::clone(&shared), listeners[0].1.clone()));
-        let listener = TcpListener::from_std(admin_socket.pop().expect("one was asked for"))?;
         runtime.spawn(server::serve(
-            listener,
-            settings.subscribe(),
+            admin_socket.pop().expect("one was asked for"),
+            watch::channel(settings_of_admin).1,
             move |request| Arc::clone(&handler).handle(request),
             ADMIN_FALLBACK,
             admin_drain.clone(),
-            Arc::new(AtomicI64::new(0)),
+            shared.metrics.admin_connections(),
+            Clients::default(),
         ));
         Ok(Self { listeners, admin, shared, drains, admin_drain, running })
     }
@@ -186,10 +196,7 @@ impl Drop for App {
 }
 
 /// Binds one listener, `count` times; where port 0 was asked for, the address tells which one it is.
-fn bind(
-    listener: &config::Listener,
-    count: usize,
-) -> Result<(Address, Vec<std::net::TcpListener>), StartError> {
+fn bind(listener: &config::Listener, count: usize) -> Result<(Address, Vec<Socket>), StartError> {
     let address = &listener.server.address;
     let failed = |source| {
         let setting = match listener.name.as_str() {
@@ -199,15 +206,20 @@ fn bind(
         };
         StartError::Bind { address: address.clone(), setting, source }
     };
-    let Some(tcp) = address.tcp() else { return Err(failed(io::ErrorKind::Unsupported.into())) };
-    let sockets = server::bind(tcp, count).map_err(failed)?;
-    let bound = sockets[0].local_addr().map_err(failed)?;
-    Ok((bound.into(), sockets))
+    let sockets = server::bind(&listener.server, count).map_err(failed)?;
+    Ok((sockets[0].address().clone(), sockets))
 }
 
 /// A listener as the gateway sees it.
 fn door(listener: &config::Listener) -> Door {
     Door { entry: listener.entry.clone(), policy: listener.policy.clone() }
+}
+
+/// What a listener needs while it serves.
+fn settings(config: &Config, listener: &config::Listener) -> Result<server::Settings, StartError> {
+    let failed = |source| StartError::ListenerTls { listener: listener.name.clone(), source };
+    let tls = listener.server.tls.as_ref().map(server::tls::Config::load).transpose().map_err(failed)?;
+    Ok(server::Settings { limits: limits(config), tls, users: listener.server.users.clone() })
 }
 
 /// What one worker may take on: its part of what the process may.
@@ -311,9 +323,11 @@ fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
 
 struct Worker {
     /// One for each listener, in the configuration's order.
-    sockets: Vec<std::net::TcpListener>,
+    sockets: Vec<Socket>,
+    clients: Clients,
     gateway: Arc<Gateway>,
-    settings: watch::Receiver<server::Settings>,
+    /// Each listener's.
+    settings: Vec<watch::Receiver<server::Settings>>,
     drain: Drain,
     patience: Duration,
 }
@@ -337,16 +351,21 @@ impl Worker {
                 }
             });
             let mut serving = JoinSet::new();
-            for (index, socket) in self.sockets.into_iter().enumerate() {
-                let listener = match TcpListener::from_std(socket) {
-                    Ok(listener) => listener,
-                    Err(error) => return tracing::error!(%error, "a worker could not listen"),
-                };
+            for (index, (socket, settings)) in self.sockets.into_iter().zip(self.settings).enumerate() {
                 let gateway = Arc::clone(&self.gateway);
-                let open = Arc::clone(&gateway.worker().connections);
+                let metrics = Arc::clone(&gateway.worker().connections);
                 let handler = move |request| Arc::clone(&gateway).handle(index, request);
-                let (settings, drain) = (self.settings.clone(), self.drain.clone());
-                serving.spawn(server::serve(listener, settings, handler, DATA_FALLBACK, drain, open));
+                let drain = self.drain.clone();
+                let clients = self.clients.clone();
+                serving.spawn(server::serve(
+                    socket,
+                    settings,
+                    handler,
+                    DATA_FALLBACK,
+                    drain,
+                    metrics,
+                    clients,
+                ));
             }
             serving.join_all().await;
             if tokio::time::timeout(self.patience, self.drain.ended()).await.is_err() {
@@ -360,12 +379,16 @@ impl Worker {
 const DATA_FALLBACK: Fallback<gateway::Body> = Fallback {
     overloaded: || gateway::refuse(&ProxyError::Overloaded, false),
     panicked: || gateway::refuse(&ProxyError::Internal, false),
+    late: || gateway::refuse(&ProxyError::Late, false),
 };
 
 const ADMIN_FALLBACK: Fallback<Full<Bytes>> = Fallback {
     overloaded: || plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time\n"),
     panicked: || {
         plain(StatusCode::INTERNAL_SERVER_ERROR, "keyway failed on this request; its log says more\n")
+    },
+    late: || {
+        plain(StatusCode::REQUEST_TIMEOUT, "the request's head took too long; send it again, and faster\n")
     },
 };
 

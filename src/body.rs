@@ -12,7 +12,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
-use hyper::body::Incoming;
+
+use crate::incoming::Incoming;
 
 /// How many bytes all replay buffers of one worker may hold together.
 #[derive(Debug)]

@@ -17,11 +17,11 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 
 use crate::body::ReplayBudget;
 use crate::entry;
 use crate::error::ProxyError;
+use crate::incoming::Incoming;
 use crate::keystone::{self, AllowHttp, Auth, Discovery, TokenCache, service_type};
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
 use crate::policy::Policy;

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use crate::directory;
 use crate::gateway::Shared;
+use crate::incoming::Incoming;
 use crate::keystone::{self, Auth};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

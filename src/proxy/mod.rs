@@ -12,11 +12,11 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 
 use self::headers::Fields;
 use crate::body::{ReplayBudget, RequestBody};
 use crate::error::ProxyError;
+use crate::incoming::Incoming;
 use crate::keystone::{self, AuthError, Token, TokenCache};
 use crate::metrics::{Metrics, Retry, ServiceMetrics, WorkerMetrics};
 use crate::upstream::{self, Head, Pool};
