@@ -57,7 +57,7 @@ pub enum StartError {
         /// Which listener.
         listener: String,
         /// Why.
-        source: server::tls::Error,
+        source: Box<server::tls::Error>,
     },
     /// The operating system refused a thread or a socket.
     #[error("the system refused a thread or a socket; check the limits of this process")]
@@ -217,7 +217,8 @@ fn door(listener: &config::Listener) -> Door {
 
 /// What a listener needs while it serves.
 fn settings(config: &Config, listener: &config::Listener) -> Result<server::Settings, StartError> {
-    let failed = |source| StartError::ListenerTls { listener: listener.name.clone(), source };
+    let failed =
+        |source| StartError::ListenerTls { listener: listener.name.clone(), source: Box::new(source) };
     let tls = listener.server.tls.as_ref().map(server::tls::Config::load).transpose().map_err(failed)?;
     Ok(server::Settings { limits: limits(config), tls, users: listener.server.users.clone() })
 }

@@ -5,7 +5,7 @@
 //! that waits for its service is nobody's fault, and is never ended from here.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -50,9 +50,14 @@ impl Order {
     }
 }
 
-/// keyway's own answers, as bytes for a client whose request nobody can answer properly.
+/// What the connections of one listener on one worker share.
 #[derive(Debug)]
-pub(super) struct Texts {
+pub(super) struct Shared {
+    /// Requests without an answer, and how many there may be.
+    pub(super) requests: AtomicUsize,
+    pub(super) most: AtomicUsize,
+    pub(super) metrics: Arc<ConnectionMetrics>,
+    // keyway's own answers, as bytes for a client whose request nobody can answer properly.
     /// To a request whose head was too slow.
     pub(super) late: Bytes,
     /// To a client for whom there is no room.
@@ -62,8 +67,7 @@ pub(super) struct Texts {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) metrics: Arc<ConnectionMetrics>,
-    texts: Arc<Texts>,
+    pub(super) shared: Arc<Shared>,
     order: AtomicU8,
     waker: Mutex<Option<Waker>>,
     over: AtomicBool,
@@ -112,10 +116,9 @@ impl Stream {
 
 impl Connection {
     /// Busy, until [`Connection::is_ready`].
-    pub(super) fn new(metrics: Arc<ConnectionMetrics>, texts: Arc<Texts>) -> Arc<Self> {
+    pub(super) fn new(shared: Arc<Shared>) -> Arc<Self> {
         Arc::new(Self {
-            metrics,
-            texts,
+            shared,
             order: AtomicU8::default(),
             waker: Mutex::default(),
             over: AtomicBool::default(),
@@ -169,7 +172,7 @@ impl Connection {
 
     /// What to say instead of reading on.
     pub(super) fn farewell(&self) -> Option<&[u8]> {
-        (self.order() == Order::TooLate).then_some(&*self.texts.late)
+        (self.order() == Order::TooLate).then_some(&*self.shared.late)
     }
 
     /// Closed now, the client could take a part of an answer for all of it, or waits for the rest.
@@ -228,9 +231,14 @@ impl Connection {
         Order::read(self.order.load(Ordering::Acquire))
     }
 
+    /// Counts why something ended.
+    pub(super) fn count(&self, why: Closed) {
+        self.shared.metrics.count(why);
+    }
+
     /// Tells the connection to do something, and counts why.
     pub(super) fn tell(&self, order: Order, why: Closed) {
-        self.metrics.count(why);
+        self.count(why);
         self.give(order);
     }
 
@@ -251,7 +259,9 @@ impl Connection {
     pub(super) fn begin<T>(self: &Arc<Self>, request: &Request<T>) -> Exchange {
         self.requests.store(self.requests().wrapping_add(1), Ordering::Relaxed);
         self.head.store(false, Ordering::Relaxed);
-        let mut exchange = Exchange { connection: Arc::clone(self), stream: None, unframed: false };
+        let mut exchange =
+            Exchange { connection: Arc::clone(self), stream: None, unanswered: true, unframed: false };
+        self.shared.requests.fetch_add(1, Ordering::Relaxed);
         if request.version() == Version::HTTP_2 {
             self.begin_stream(&mut exchange);
         } else {
@@ -281,11 +291,24 @@ pub(super) struct Exchange {
     connection: Arc<Connection>,
     /// With HTTP/2, until there is an answer.
     stream: Option<Arc<Stream>>,
+    unanswered: bool,
     /// Only the end of the connection could end an answer of unknown length.
     unframed: bool,
 }
 
 impl Exchange {
+    /// There are not too many requests without an answer.
+    pub(super) fn is_admitted(&self) -> bool {
+        let shared = &self.connection.shared;
+        shared.requests.load(Ordering::Relaxed) <= shared.most.load(Ordering::Relaxed)
+    }
+
+    fn has_answer(&mut self) {
+        if std::mem::take(&mut self.unanswered) {
+            self.connection.shared.requests.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Whose turn it is.
     pub(super) fn transfer(&self) -> &Arc<Transfer> {
         self.stream.as_ref().map_or(&self.connection.transfer, |stream| &stream.transfer)
@@ -293,6 +316,7 @@ impl Exchange {
 
     /// There is an answer.
     pub(super) fn answer<B: Body>(mut self, response: Response<B>) -> Response<Answer<B>> {
+        self.has_answer();
         let transfer = self.stream.take().map(|stream| {
             stream.transfer.answer.begin();
             stream.transfer.answer.give_to_client();
@@ -309,6 +333,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.has_answer();
         if self.stream.is_some() {
             // Gone before its answer.
             self.connection.resets.fetch_add(1, Ordering::Relaxed);

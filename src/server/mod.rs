@@ -27,9 +27,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch as settings;
 use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsAcceptor;
-use tower::{Service, ServiceBuilder, ServiceExt as _};
 
-use self::connection::{Connection, Exec, Texts};
+use self::connection::{Connection, Exec, Shared};
 use self::io::{Io, Stream};
 use self::listener::Peer;
 use self::watch::Watch;
@@ -162,17 +161,14 @@ pub async fn serve<H, F, B>(
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, %address, "a worker could not listen"),
     };
-    let texts = Arc::new(Texts { late: text((fallback.late)()), full: text((fallback.overloaded)()) });
-    let stack = |limits: Limits| {
-        let handler = handler.clone();
-        ServiceBuilder::new()
-            .load_shed()
-            .concurrency_limit(limits.requests)
-            // Boxed, since each layer would move the whole future once more.
-            .service(tower::service_fn(move |request| guarded(Box::pin(handler(request)), fallback.panicked)))
-    };
     let mut settings = Current::new(settings);
-    let mut limited = stack(settings.now.limits);
+    let shared = Arc::new(Shared {
+        requests: AtomicUsize::new(0),
+        most: AtomicUsize::new(settings.now.limits.requests),
+        metrics: Arc::clone(&metrics),
+        late: text((fallback.late)()),
+        full: text((fallback.overloaded)()),
+    });
     let mut watch = Watch::default();
     let mut tick = tokio::time::interval(watch::TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -205,9 +201,8 @@ pub async fn serve<H, F, B>(
                 continue;
             }
         };
-        if settings.update() {
-            limited = stack(settings.now.limits);
-        }
+        settings.update();
+        shared.most.store(settings.now.limits.requests, Ordering::Relaxed);
         let Settings { limits, tls, users } = &settings.now;
         let place = match peer {
             Peer::User(user) if !is_welcome(user, users) => {
@@ -225,10 +220,11 @@ pub async fn serve<H, F, B>(
             },
         };
         let most = i64::try_from(limits.connections).unwrap_or(i64::MAX);
-        if metrics.open.load(Ordering::Relaxed) >= most && !watch.make_room() {
+        let crowded = metrics.open.load(Ordering::Relaxed) >= most;
+        if crowded && !watch.make_room() {
             metrics.count(Closed::Full);
             if tls.is_none() {
-                refuse(stream, &texts, &refused);
+                refuse(stream, &shared, &refused);
             }
             continue;
         }
@@ -238,21 +234,25 @@ pub async fn serve<H, F, B>(
             tracing::debug!(%error, "a connection ended before it began");
             continue;
         }
-        let connection = Connection::new(Arc::clone(&metrics), Arc::clone(&texts));
+        let connection = Connection::new(Arc::clone(&shared));
+        if tls.is_none() {
+            connection.is_ready();
+        }
         watch.add(Arc::clone(&connection), Instant::now());
         let (tls, handshake) = (tls.clone(), limits.handshake);
-        let stack = limited.clone();
-        let begun = Arc::clone(&connection);
+        let (begun, handler) = (Arc::clone(&connection), handler.clone());
         let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-            let mut stack = stack.clone();
             let exchange = begun.begin(&request);
-            let request = request.map(|body| Incoming::new(body, exchange.transfer()));
+            // Boxed, since a connection's future would have room for it all the time.
+            let answering = exchange
+                .is_admitted()
+                .then(|| Box::pin(handler(request.map(|body| Incoming::new(body, exchange.transfer())))));
             async move {
-                let answer = match stack.ready().await {
-                    Ok(ready) => ready.call(request).await,
-                    Err(error) => Err(error),
+                let response = match answering {
+                    Some(answering) => guarded(answering, fallback.panicked).await,
+                    None => (fallback.overloaded)(),
                 };
-                Ok::<_, Infallible>(exchange.answer(answer.unwrap_or_else(|_| (fallback.overloaded)())))
+                Ok::<_, Infallible>(exchange.answer(response))
             }
         });
         let open = Open { connection: Arc::clone(&connection), _place: place };
@@ -266,10 +266,10 @@ pub async fn serve<H, F, B>(
                     let Some(stream) = Box::pin(secure(stream, tls, handshake, &connection)).await else {
                         return;
                     };
+                    connection.is_ready();
                     stream
                 }
             };
-            connection.is_ready();
             let io = TokioIo::new(Io::new(stream, Arc::clone(&connection)));
             let builder = builder(Exec(Arc::clone(&connection)));
             let serving = builder.serve_connection(io, service);
@@ -277,6 +277,10 @@ pub async fn serve<H, F, B>(
                 ended_badly(&*error, &connection);
             }
         });
+        if crowded {
+            // So that this one gets to read its request before the next ones ask for its place.
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -289,7 +293,7 @@ struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.connection.end();
-        self.connection.metrics.open.fetch_sub(1, Ordering::Relaxed);
+        self.connection.shared.metrics.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -305,13 +309,10 @@ impl Current {
         Self { receiver, now }
     }
 
-    /// Whether they changed.
-    fn update(&mut self) -> bool {
-        let changed = self.receiver.has_changed().unwrap_or(false);
-        if changed {
+    fn update(&mut self) {
+        if self.receiver.has_changed().unwrap_or(false) {
             self.now = self.receiver.borrow_and_update().clone();
         }
-        changed
     }
 }
 
@@ -366,13 +367,13 @@ async fn secure(
             let error: std::io::Error = error;
             // A client that went away in the middle of it is no one's fault.
             if error.get_ref().is_some_and(|source| source.is::<rustls::Error>()) {
-                connection.metrics.count(Closed::Tls);
+                connection.count(Closed::Tls);
                 tracing::info!(%error, "a TLS handshake failed");
             }
             None
         }
         Err(_) => {
-            connection.metrics.count(Closed::Handshake);
+            connection.count(Closed::Handshake);
             None
         }
     }
@@ -384,24 +385,24 @@ fn ended_badly(error: &(dyn std::error::Error + Send + Sync + 'static), connecti
     let Some(cause) = error.downcast_ref::<hyper::Error>() else { return };
     let h2 = std::error::Error::source(cause).and_then(|source| source.downcast_ref::<h2::Error>());
     if cause.is_parse() || h2.is_some_and(|error| error.is_library()) {
-        connection.metrics.count(Closed::Protocol);
+        connection.count(Closed::Protocol);
     }
     tracing::debug!(error = cause as &dyn std::error::Error, "a connection ended badly");
 }
 
 /// Tells a client that there is no room for it, if there aren't too many to be told.
 #[cold]
-fn refuse(stream: Stream, texts: &Arc<Texts>, refused: &Arc<AtomicUsize>) {
+fn refuse(stream: Stream, shared: &Arc<Shared>, refused: &Arc<AtomicUsize>) {
     if refused.load(Ordering::Relaxed) >= MOST_REFUSED {
         return;
     }
     refused.fetch_add(1, Ordering::Relaxed);
-    let (texts, refused) = (Arc::clone(texts), Arc::clone(refused));
+    let (shared, refused) = (Arc::clone(shared), Arc::clone(refused));
     tokio::spawn(async move {
         let _ = tokio::time::timeout(REFUSAL, async {
             match stream {
-                Stream::Tcp(stream) => tell(stream, &texts.full).await,
-                Stream::Unix(stream) => tell(stream, &texts.full).await,
+                Stream::Tcp(stream) => tell(stream, &shared.full).await,
+                Stream::Unix(stream) => tell(stream, &shared.full).await,
                 Stream::TcpTls(_) | Stream::UnixTls(_) => Ok(()),
             }
         })
@@ -456,11 +457,11 @@ where
 async fn guarded<F: Future<Output = Response<B>>, B>(
     mut answer: Pin<Box<F>>,
     panicked: fn() -> Response<B>,
-) -> Result<Response<B>, Infallible> {
-    let outcome = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx))) {
+) -> Response<B> {
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(response)) => Poll::Ready(response),
         Err(_) => Poll::Ready(panicked()),
-    });
-    Ok(outcome.await)
+    })
+    .await
 }

@@ -19,6 +19,10 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 /// How long a client whose idle connection is closing may take to let go of it (HTTP/2: GOAWAY).
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How many connections may be looked at between two ticks to find idle ones. It bounds what a flood
+/// costs where there are many connections; where there are few, every idle one is found.
+const SEARCH: usize = 100_000;
+
 /// What goes out on an idle connection of HTTP/2 besides the ends of answers is less, bytes.
 const CHATTER: u64 = 4096;
 
@@ -26,10 +30,10 @@ const CHATTER: u64 = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     seen: Vec<Seen>,
-    /// Those that make room first, with the number of requests they had; from the last tick.
+    /// Those that make room first, with the number of requests they had when they were listed.
     idle: VecDeque<(Arc<Connection>, u32)>,
-    /// `idle` is up to date, as far as it ever is.
-    listed: bool,
+    /// How many were looked at for that since the last tick.
+    searched: usize,
 }
 
 /// A connection as it was when somebody last looked.
@@ -80,25 +84,31 @@ impl Watch {
         self.seen.retain(|seen| !seen.connection.is_over());
         self.seen.iter_mut().for_each(|seen| seen.look(limits, now));
         self.idle.clear();
-        self.listed = false;
+        self.searched = 0;
     }
 
     /// Ends the connection that has been idle for longest. `false` if none is.
     pub(super) fn make_room(&mut self) -> bool {
-        if !self.listed {
-            self.listed = true;
-            let idle = |seen: &&Seen| seen.phase == Phase::Idle && is_idle(&seen.connection);
-            let mut idle: Vec<_> = self.seen.iter().filter(idle).collect();
-            idle.sort_by_key(|seen| seen.since);
-            self.idle = idle.into_iter().map(|seen| (Arc::clone(&seen.connection), seen.requests)).collect();
-        }
-        while let Some((connection, requests)) = self.idle.pop_front() {
-            if connection.requests() == requests && is_idle(&connection) {
-                connection.tell(Order::Leave, Closed::Evicted);
-                return true;
+        loop {
+            while let Some((connection, requests)) = self.idle.pop_front() {
+                if connection.requests() == requests && is_idle(&connection) {
+                    connection.tell(Order::Leave, Closed::Evicted);
+                    return true;
+                }
             }
+            if self.searched > 0 && self.searched + self.seen.len() > SEARCH {
+                return false;
+            }
+            self.searched += self.seen.len().max(1);
+            let mut idle: Vec<_> = self.seen.iter().filter(|seen| is_idle(&seen.connection)).collect();
+            if idle.is_empty() {
+                return false;
+            }
+            // Those that became idle after the last look come last.
+            idle.sort_by_key(|seen| (seen.phase != Phase::Idle || seen.is_new(), seen.since));
+            let entry = |seen: &Seen| (Arc::clone(&seen.connection), seen.connection.requests());
+            self.idle = idle.into_iter().map(entry).collect();
         }
-        false
     }
 }
 
@@ -111,6 +121,11 @@ fn is_idle(connection: &Connection) -> bool {
 }
 
 impl Seen {
+    /// It had a request since the last look.
+    fn is_new(&self) -> bool {
+        self.connection.requests() != self.requests
+    }
+
     fn look(&mut self, limits: &Limits, now: Instant) {
         let order = self.connection.order();
         if matches!(order, Order::Leave | Order::TooLate | Order::Cut) {
@@ -170,7 +185,7 @@ impl Seen {
                     .late(&stream.transfer.upload, 0, limits.stall, Some(limits.min_rate), now)
                     .or_else(|| answer.late(&stream.transfer.answer, 0, limits.stall, None, now));
                 if let Some(why) = late {
-                    connection.metrics.count(why);
+                    connection.count(why);
                     stream.cut();
                 }
             }

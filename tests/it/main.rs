@@ -9,6 +9,8 @@ mod demo;
 mod errors;
 mod framing;
 mod http2;
+mod limits;
+mod listeners;
 mod refusal;
 mod replay;
 mod routing;

@@ -50,6 +50,27 @@ impl Keyway {
         self.app.addresses().next().and_then(keyway::server::Address::tcp).expect("an IP address")
     }
 
+    /// keyway itself.
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// How many connections it closed or refused for this reason.
+    pub fn closed(&self, reason: &str) -> u64 {
+        let sample = format!("keyway_connections_closed_total{{reason=\"{reason}\"}} ");
+        let text = self.app.shared().metrics.render();
+        let value = text.lines().find_map(|line| line.strip_prefix(&sample));
+        value.unwrap_or_else(|| panic!("no such reason: {reason}")).parse().expect("a count")
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> u64 {
+        let text = self.app.shared().metrics.render();
+        let sample = "keyway_connections{side=\"downstream\",state=\"active\"} ";
+        let value = text.lines().find_map(|line| line.strip_prefix(sample));
+        value.map_or(0, |value| value.parse().expect("a count"))
+    }
+
     /// A raw client's connection.
     pub async fn connect(&self) -> super::raw::Peer {
         super::raw::Peer::connect(self.address()).await
