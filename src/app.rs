@@ -223,10 +223,11 @@ fn settings(config: &Config, listener: &config::Listener) -> Result<server::Sett
     Ok(server::Settings { limits: limits(config), tls, users: listener.server.users.clone() })
 }
 
-/// What one worker may take on: its part of what the process may.
+/// What the listeners may take on. Connections are counted over all workers, since the system spreads
+/// them as it likes; requests by each.
 fn limits(config: &Config) -> server::Limits {
     let (limits, timeouts) = (&config.limits, &config.timeouts);
-    let connections = limits.max_connections.div_ceil(config.workers);
+    let connections = limits.max_connections;
     server::Limits {
         connections,
         requests: connections * REQUESTS_PER_CONNECTION,

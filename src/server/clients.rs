@@ -1,16 +1,27 @@
-//! How many connections does one client have? Counted by address over all workers, and touched only
-//! when a connection comes or goes.
+//! How many connections are there, and how many does one client have? Counted over all workers, and
+//! touched only when a connection comes or goes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::connection::lock;
 
 /// A clone shares it.
 #[derive(Clone, Debug, Default)]
-pub struct Clients(Arc<Mutex<HashMap<IpAddr, usize>>>);
+pub struct Clients(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    open: AtomicUsize,
+    by_client: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// An open connection; gone when dropped.
+#[derive(Debug)]
+pub(super) struct Opened(Clients);
 
 /// A connection's place in the count; gone when dropped.
 #[derive(Debug)]
@@ -20,10 +31,21 @@ pub(super) struct Place {
 }
 
 impl Clients {
+    /// How many connections are open.
+    pub(super) fn open(&self) -> usize {
+        self.0.open.load(Ordering::Relaxed)
+    }
+
+    /// One more is.
+    pub(super) fn opened(&self) -> Opened {
+        self.0.open.fetch_add(1, Ordering::Relaxed);
+        Opened(self.clone())
+    }
+
     /// One more connection, unless the client has `limit` of them already.
     pub(super) fn enter(&self, address: IpAddr, limit: usize) -> Option<Place> {
         let client = client(address);
-        let mut counts = lock(&self.0);
+        let mut counts = lock(&self.0.by_client);
         let count = counts.entry(client).or_insert(0);
         if *count >= limit {
             return None;
@@ -33,9 +55,15 @@ impl Clients {
     }
 }
 
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = lock(&self.clients.0);
+        let mut counts = lock(&self.clients.0.by_client);
         let Entry::Occupied(mut count) = counts.entry(self.client) else { return };
         *count.get_mut() -= 1;
         if *count.get() == 0 {
@@ -77,6 +105,6 @@ mod tests {
     fn who_has_no_connection_takes_no_memory() {
         let clients = Clients::default();
         drop(clients.enter("192.0.2.1".parse().expect("an address"), 1));
-        assert!(lock(&clients.0).is_empty());
+        assert!(lock(&clients.0.by_client).is_empty());
     }
 }

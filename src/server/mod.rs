@@ -54,6 +54,8 @@ const MAX_HEADER_LIST: u32 = 64 << 10;
 /// reset by breaking the rules. One more, and the connection ends.
 const MAX_UNSEEN_RESETS: usize = 32;
 const MAX_PROVOKED_RESETS: usize = 128;
+/// How long nothing more is said of what was said before.
+const QUIET: Duration = Duration::from_secs(10);
 /// How long to wait after the system could not hand over a connection, and how many idle ones then
 /// make room.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -83,14 +85,15 @@ impl Config {
     }
 }
 
-/// How much one worker may take on, and how long a client may take. It changes on reload, also for
+/// How much a listener may take on, and how long a client may take. It changes on reload, also for
 /// connections that are open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time, of all listeners of a worker. One more, and the one that has been idle for
-    /// longest is closed; if none is idle, the new one is refused.
+    /// Connections at a time, of all workers and listeners that share [`Clients`]. One more, and the one
+    /// that has been idle for longest is closed, of those of the worker that it came to; if none of
+    /// them is idle, the new one is refused.
     pub connections: usize,
-    /// Requests at a time; further ones are answered with `overloaded`.
+    /// Requests at a time on one worker; further ones are answered with `overloaded`.
     pub requests: usize,
     /// Connections at a time of one client address, on all workers together. `None`: no limit.
     pub per_client: Option<usize>,
@@ -139,7 +142,7 @@ impl<B> Copy for Fallback<B> {}
 
 /// Serves connections until `drain` begins; those that are open then finish what they are at.
 ///
-/// `clients` is shared by all workers and listeners that count a client's connections together.
+/// `clients` is shared by all workers and listeners whose connections are counted together.
 pub async fn serve<H, F, B>(
     socket: Socket,
     settings: settings::Receiver<Settings>,
@@ -173,6 +176,7 @@ pub async fn serve<H, F, B>(
     let mut tick = tokio::time::interval(watch::TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let refused = Arc::new(AtomicUsize::new(0));
+    let mut complaint = Complaint::default();
     let mut draining = pin!(drain.begun());
     loop {
         let accepted = tokio::select! {
@@ -190,7 +194,9 @@ pub async fn serve<H, F, B>(
             Err(error) if is_gone(&error) => continue,
             Err(error) => {
                 metrics.count(Closed::Accept);
-                tracing::warn!(%error, %address, "no connection could be accepted; is the limit of open files too low?");
+                if complaint.is_due() {
+                    tracing::warn!(%error, %address, "no connection could be accepted; is the limit of open files too low?");
+                }
                 (0..ROOM).take_while(|_| watch.make_room()).count();
                 // Without a pause, this would spin: the client still waits to be accepted.
                 tokio::select! {
@@ -207,7 +213,9 @@ pub async fn serve<H, F, B>(
         let place = match peer {
             Peer::User(user) if !is_welcome(user, users) => {
                 metrics.count(Closed::User);
-                tracing::warn!(user, %address, "this user may not connect: list it in `users`, if it should");
+                if complaint.is_due() {
+                    tracing::warn!(user, %address, "this user may not connect: list it in `users`, if it should");
+                }
                 continue;
             }
             Peer::User(_) => None,
@@ -219,8 +227,7 @@ pub async fn serve<H, F, B>(
                 place => place.flatten(),
             },
         };
-        let most = i64::try_from(limits.connections).unwrap_or(i64::MAX);
-        let crowded = metrics.open.load(Ordering::Relaxed) >= most;
+        let crowded = clients.open() >= limits.connections;
         if crowded && !watch.make_room() {
             metrics.count(Closed::Full);
             if tls.is_none() {
@@ -255,7 +262,7 @@ pub async fn serve<H, F, B>(
                 Ok::<_, Infallible>(exchange.answer(response))
             }
         });
-        let open = Open { connection: Arc::clone(&connection), _place: place };
+        let open = Open { connection: Arc::clone(&connection), _opened: clients.opened(), _place: place };
         metrics.open.fetch_add(1, Ordering::Relaxed);
         let drain = drain.clone();
         tokio::spawn(async move {
@@ -287,6 +294,7 @@ pub async fn serve<H, F, B>(
 /// A connection that is open, with its place among its client's.
 struct Open {
     connection: Arc<Connection>,
+    _opened: clients::Opened,
     _place: Option<clients::Place>,
 }
 
@@ -294,6 +302,21 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.connection.end();
         self.connection.shared.metrics.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What clients can bring about at will is logged at most once in a while; every time is counted.
+#[derive(Default)]
+struct Complaint(Option<Instant>);
+
+impl Complaint {
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.0.is_none_or(|last| now.saturating_duration_since(last) >= QUIET);
+        if due {
+            self.0 = Some(now);
+        }
+        due
     }
 }
 

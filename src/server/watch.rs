@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Limits;
-use super::connection::{Connection, Order, lock};
+use super::connection::{Connection, Order, Stream, lock};
 use crate::incoming::Turn;
 use crate::metrics::Closed;
 
@@ -166,8 +166,8 @@ impl Seen {
         }
     }
 
-    /// Whether the connection has to end because it is the client's turn, and it does not move.
-    /// Streams that have to end are ended here.
+    /// Whether the connection has to end because it is the client's turn, and it does not move. With
+    /// HTTP/2, single streams end here.
     fn stalled(&mut self, limits: &Limits, now: Instant) -> Option<Closed> {
         let connection = &self.connection;
         let sent = connection.sent();
@@ -179,20 +179,44 @@ impl Seen {
             return Some(Closed::Stall);
         }
         if connection.is_h2() {
-            for stream in connection.streams().iter().filter(|stream| !stream.is_cut()) {
-                let [upload, answer] = &mut *lock(&stream.pace);
-                let late = upload
-                    .late(&stream.transfer.upload, 0, limits.stall, Some(limits.min_rate), now)
-                    .or_else(|| answer.late(&stream.transfer.answer, 0, limits.stall, None, now));
-                if let Some(why) = late {
-                    connection.count(why);
-                    stream.cut();
-                }
-            }
+            self.end_streams(limits, now);
             return None;
         }
         let upload = &connection.transfer.upload;
         self.upload.late(upload, connection.requests(), limits.stall, Some(limits.min_rate), now)
+    }
+}
+
+impl Seen {
+    /// Ends the streams of HTTP/2 that have to end.
+    fn end_streams(&self, limits: &Limits, now: Instant) {
+        let connection = &self.connection;
+        let streams = connection.streams();
+        // One whose body no service takes may have used up the connection's window, so that the client
+        // can't send for the others either.
+        let uploads = |stream: &Arc<Stream>| {
+            let upload = &stream.transfer.upload;
+            upload.is_open() && !upload.is_clients()
+        };
+        let may_send = !streams.iter().any(uploads);
+        // All answers share what the system takes: a slow connection is no stalled stream.
+        let may_read = !connection.is_blocked();
+        for stream in streams.iter().filter(|stream| !stream.is_cut()) {
+            let [upload, answer] = &mut *lock(&stream.pace);
+            let late = |pace: &mut Pace, turn, counts: bool, rate| {
+                if counts {
+                    return pace.late(turn, 0, limits.stall, rate, now);
+                }
+                pace.last = None;
+                None
+            };
+            let why = late(upload, &stream.transfer.upload, may_send, Some(limits.min_rate))
+                .or_else(|| late(answer, &stream.transfer.answer, may_read, None));
+            if let Some(why) = why {
+                connection.count(why);
+                stream.cut();
+            }
+        }
     }
 }
 

@@ -382,7 +382,7 @@ mod crowds {
         check_served(&keyway).await;
         idle[1].closed().await;
         assert_eq!((keyway.closed("evicted"), keyway.closed("refused_full")), (1, 0));
-        for client in idle.iter_mut().filter(|client| client.seen().len() > 0) {
+        for client in idle.iter_mut().filter(|client| !client.seen().is_empty()) {
             client.send(GET).await;
             assert_eq!(status(&client.response().await.0), 200);
         }
