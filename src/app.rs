@@ -7,7 +7,7 @@
 
 use std::fmt::Display;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +15,6 @@ use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,7 +26,7 @@ use crate::error::ProxyError;
 use crate::gateway::{self, Door, Gateway, Shared};
 use crate::keystone::{Auth, Discovery, Event, Observer, TokenCache};
 use crate::metrics::{Metrics, WorkerMetrics};
-use crate::server::{self, Address, Drain, Fallback};
+use crate::server::{self, Address, Clients, Drain, Fallback, Socket};
 use crate::upstream::{self, Scheme, tls};
 
 /// How many requests may be under way per connection that may be open.
@@ -65,7 +64,7 @@ pub enum StartError {
         /// Which listener.
         listener: String,
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Box<server::tls::Error>,
     },
     /// The operating system refused a thread or a socket.
     #[error("the system refused a thread or a socket; check the limits of this process")]
@@ -124,7 +123,7 @@ impl App {
         let _guard = runtime.enter();
         let mut listeners = Vec::new();
         // One of each listener's sockets for each worker.
-        let mut sockets: Vec<Vec<std::net::TcpListener>> = Vec::new();
+        let mut sockets: Vec<Vec<Socket>> = Vec::new();
         sockets.resize_with(config.workers, Vec::new);
         for listener in &config.listeners {
             let (running, bound) = Running::bind(config, listener, config.workers)?;
@@ -151,6 +150,7 @@ impl App {
         let (ended, running) = watch::channel(());
         let ended = Arc::new(ended);
         let mut workers = Vec::new();
+        let clients = Clients::default();
         for (index, sockets) in sockets.into_iter().enumerate() {
             let (drain, metrics) = (Drain::default(), metrics.worker());
             let (gateway, current) = watch::channel(parts.gateway(&shared, &metrics, config.workers));
@@ -160,8 +160,9 @@ impl App {
                     .map(|running| running.settings.subscribe())
                     .zip(sockets)
                     .collect(),
+                clients: clients.clone(),
                 gateway: current,
-                connections: Arc::clone(&metrics.connections),
+                metrics: Arc::clone(&metrics),
                 drain: drain.clone(),
                 patience: patience.subscribe(),
             };
@@ -175,14 +176,14 @@ impl App {
         let (shared, current) = watch::channel(shared);
         let admin_drain = Drain::default();
         let handler = Arc::new(Admin::new(current, listeners[0].url.clone()));
-        let listener = TcpListener::from_std(admin_socket.pop().expect("one was asked for"))?;
         runtime.spawn(server::serve(
-            listener,
+            admin_socket.pop().expect("one was asked for"),
             admin.settings.subscribe(),
             move |request| Arc::clone(&handler).handle(request),
             ADMIN_FALLBACK,
             admin_drain.clone(),
-            Arc::new(AtomicI64::new(0)),
+            metrics.admin_connections(),
+            Clients::default(),
         ));
         Ok(Self {
             listeners,
@@ -329,35 +330,21 @@ impl Running {
         config: &Config,
         listener: &config::Listener,
         count: usize,
-    ) -> Result<(Self, Vec<std::net::TcpListener>), StartError> {
-        let address = &listener.server.address;
+    ) -> Result<(Self, Vec<Socket>), StartError> {
         let failed = |source| {
             let setting = match listener.name.as_str() {
                 "main" => "--listen".to_owned(),
                 "admin" => "--admin".to_owned(),
                 name => format!("[listener.{name}] address"),
             };
-            StartError::Bind { address: address.clone(), setting, source }
+            StartError::Bind { address: listener.server.address.clone(), setting, source }
         };
-        let Some(tcp) = address.tcp() else { return Err(failed(io::ErrorKind::Unsupported.into())) };
-        let sockets = server::bind(tcp, count).map_err(failed)?;
-        let address = Address::from(sockets[0].local_addr().map_err(failed)?);
-        let url = address.url(listener.server.tls.is_some());
         let (settings, _) = watch::channel(listener_settings(config, listener)?);
+        let sockets = server::bind(&listener.server, count).map_err(failed)?;
+        let address = sockets[0].address().clone();
+        let url = address.url(listener.server.tls.is_some());
         Ok((Self { name: listener.name.clone(), address, url, settings }, sockets))
     }
-}
-
-/// What a listener serves with; its TLS files are read.
-fn listener_settings(config: &Config, listener: &config::Listener) -> Result<server::Settings, StartError> {
-    let tls = match &listener.server.tls {
-        None => None,
-        Some(_) => {
-            let source = "this program was built without TLS listeners".into();
-            return Err(StartError::ListenerTls { listener: listener.name.clone(), source });
-        }
-    };
-    Ok(server::Settings { limits: limits(config), tls, users: listener.server.users.clone() })
 }
 
 /// Puts into `config` what only a restart can change, as it is in `running`, and says what that is.
@@ -434,10 +421,19 @@ fn door(listener: &config::Listener, address: &Address) -> Door {
     }
 }
 
-/// What one worker may take on: its part of what the process may.
+/// What a listener serves with; its TLS files are read.
+fn listener_settings(config: &Config, listener: &config::Listener) -> Result<server::Settings, StartError> {
+    let failed =
+        |source| StartError::ListenerTls { listener: listener.name.clone(), source: Box::new(source) };
+    let tls = listener.server.tls.as_ref().map(server::tls::Config::load).transpose().map_err(failed)?;
+    Ok(server::Settings { limits: limits(config), tls, users: listener.server.users.clone() })
+}
+
+/// What the listeners may take on. Connections are counted over all workers, since the system spreads
+/// them as it likes; requests by each.
 fn limits(config: &Config) -> server::Limits {
     let (limits, timeouts) = (&config.limits, &config.timeouts);
-    let connections = limits.max_connections.div_ceil(config.workers);
+    let connections = limits.max_connections;
     server::Limits {
         connections,
         requests: connections * REQUESTS_PER_CONNECTION,
@@ -571,9 +567,10 @@ fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
 
 struct Worker {
     /// Each listener's settings and socket, in the configuration's order.
-    listeners: Vec<(watch::Receiver<server::Settings>, std::net::TcpListener)>,
+    listeners: Vec<(watch::Receiver<server::Settings>, Socket)>,
+    clients: Clients,
     gateway: watch::Receiver<Arc<Gateway>>,
-    connections: Arc<AtomicI64>,
+    metrics: Arc<WorkerMetrics>,
     drain: Drain,
     patience: watch::Receiver<Duration>,
 }
@@ -588,15 +585,18 @@ impl Worker {
             tokio::spawn(look_after(self.gateway.clone()));
             let mut serving = JoinSet::new();
             for (index, (settings, socket)) in self.listeners.into_iter().enumerate() {
-                let listener = match TcpListener::from_std(socket) {
-                    Ok(listener) => listener,
-                    Err(error) => return tracing::error!(%error, "a worker could not listen"),
-                };
                 let gateway = self.gateway.clone();
                 // Only a reload ever locks a worker's gateway against it.
                 let handler = move |request| Arc::clone(&gateway.borrow()).handle(index, request);
-                let (drain, open) = (self.drain.clone(), Arc::clone(&self.connections));
-                serving.spawn(server::serve(listener, settings, handler, DATA_FALLBACK, drain, open));
+                serving.spawn(server::serve(
+                    socket,
+                    settings,
+                    handler,
+                    DATA_FALLBACK,
+                    self.drain.clone(),
+                    Arc::clone(&self.metrics.connections),
+                    self.clients.clone(),
+                ));
             }
             serving.join_all().await;
             let patience = *self.patience.borrow();
@@ -632,12 +632,16 @@ async fn look_after(mut gateway: watch::Receiver<Arc<Gateway>>) {
 const DATA_FALLBACK: Fallback<gateway::Body> = Fallback {
     overloaded: || gateway::refuse(&ProxyError::Overloaded, false),
     panicked: || gateway::refuse(&ProxyError::Internal, false),
+    late: || gateway::refuse(&ProxyError::Late, false),
 };
 
 const ADMIN_FALLBACK: Fallback<Full<Bytes>> = Fallback {
     overloaded: || plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time\n"),
     panicked: || {
         plain(StatusCode::INTERNAL_SERVER_ERROR, "keyway failed on this request; its log says more\n")
+    },
+    late: || {
+        plain(StatusCode::REQUEST_TIMEOUT, "the request's head took too long; send it again, and faster\n")
     },
 };
 

@@ -12,7 +12,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
-use hyper::body::Incoming;
+
+use crate::incoming::Incoming;
 
 /// Pieces smaller than this go out together, bytes.
 const SMALL: usize = 8 * 1024;

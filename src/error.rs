@@ -94,6 +94,9 @@ pub enum ProxyError {
     /// No answer from the service.
     #[error("{}", unanswered(.0))]
     Upstream(#[source] upstream::Error),
+    /// The head came too slowly.
+    #[error("the request's head took too long; send it again, and faster")]
+    Late,
     /// Too much at once.
     #[error("keyway is serving as many requests as it may; try again shortly")]
     Overloaded,
@@ -138,6 +141,7 @@ impl ProxyError {
                 upstream::Error::Client { .. } => StatusCode::BAD_REQUEST,
                 _ => StatusCode::BAD_GATEWAY,
             },
+            Self::Late => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -165,6 +169,7 @@ impl ProxyError {
             Self::Upstream(upstream::Error::Connect { .. }) => "upstream_connect",
             Self::Upstream(upstream::Error::Tls { .. }) => "upstream_tls",
             Self::Upstream(_) => "upstream_broken",
+            Self::Late => "head_timeout",
             Self::Overloaded => "overloaded",
             Self::Internal => "internal",
         })

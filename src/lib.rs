@@ -14,6 +14,7 @@ pub mod directory;
 pub mod entry;
 pub mod error;
 pub mod gateway;
+pub mod incoming;
 pub mod keystone;
 pub mod metrics;
 pub mod policy;

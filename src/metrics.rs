@@ -43,6 +43,8 @@ pub struct Metrics {
     last_reload_timestamp: IntGauge,
     token_requests_saved: IntCounterVec,
     connections: IntGaugeVec,
+    closed: IntCounterVec,
+    admin: Arc<ConnectionMetrics>,
     body_bytes: IntCounterVec,
     workers: Mutex<Vec<Arc<WorkerMetrics>>>,
 }
@@ -69,6 +71,90 @@ impl Retry {
             Self::BodyGone => "body_gone",
             Self::NoToken => "no_token",
         }
+    }
+}
+
+/// Why keyway closed or refused a connection (with HTTP/2, in some cases, a stream).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Without a request for longer than `timeouts.keepalive`.
+    Keepalive,
+    /// The longest without a request when there was no room for another one.
+    Evicted,
+    /// A request's head took longer than `timeouts.head`.
+    Head,
+    /// The TLS handshake took longer than `timeouts.handshake`.
+    Handshake,
+    /// The TLS handshake failed, for one because the client had no certificate.
+    Tls,
+    /// The client neither sent nor read, although it was its turn, for `timeouts.stall`.
+    Stall,
+    /// A request's body came slower than `limits.min_rate`.
+    Rate,
+    /// Most of the requests were reset by the client before their answer (HTTP/2).
+    Resets,
+    /// What came was not HTTP, or went against its rules.
+    Protocol,
+    /// Refused: there are as many connections as may be, and none is idle.
+    Full,
+    /// Refused: this client has as many connections as one client may have.
+    Client,
+    /// Refused: this user may not connect to the socket file.
+    User,
+    /// The system could not hand over a connection, for one for lack of descriptors. It waits.
+    Accept,
+}
+
+impl Closed {
+    /// All of them.
+    const ALL: [Self; 13] = [
+        Self::Keepalive,
+        Self::Evicted,
+        Self::Head,
+        Self::Handshake,
+        Self::Tls,
+        Self::Stall,
+        Self::Rate,
+        Self::Resets,
+        Self::Protocol,
+        Self::Full,
+        Self::Client,
+        Self::User,
+        Self::Accept,
+    ];
+
+    /// The metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keepalive => "keepalive",
+            Self::Evicted => "evicted",
+            Self::Head => "head",
+            Self::Handshake => "handshake",
+            Self::Tls => "tls",
+            Self::Stall => "stall",
+            Self::Rate => "rate",
+            Self::Resets => "resets",
+            Self::Protocol => "protocol",
+            Self::Full => "refused_full",
+            Self::Client => "refused_client",
+            Self::User => "refused_user",
+            Self::Accept => "accept_error",
+        }
+    }
+}
+
+/// The cells of one worker's listeners.
+#[derive(Debug, Default)]
+pub struct ConnectionMetrics {
+    /// Open connections of clients.
+    pub open: AtomicI64,
+    closed: [AtomicU64; Closed::ALL.len()],
+}
+
+impl ConnectionMetrics {
+    /// One was closed or refused.
+    pub fn count(&self, why: Closed) {
+        self.closed[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -186,6 +272,12 @@ impl Metrics {
                 "Bytes of bodies, up (to services) and down (to clients)",
                 &["direction"],
             ),
+            closed: counters(
+                "keyway_connections_closed_total",
+                "Connections (HTTP/2: also streams) that keyway closed or refused",
+                &["reason"],
+            ),
+            admin: Arc::default(),
             token_expiry,
             connections,
             in_flight,
@@ -251,6 +343,12 @@ impl Metrics {
         metrics
     }
 
+    /// The cells of the admin listener. What it closed is counted like any other; its open connections
+    /// are not.
+    pub fn admin_connections(&self) -> Arc<ConnectionMetrics> {
+        Arc::clone(&self.admin)
+    }
+
     /// Everything in Prometheus' text format.
     pub fn render(&self) -> String {
         self.collect();
@@ -265,9 +363,11 @@ impl Metrics {
     fn collect(&self) {
         let (mut in_flight, mut downstream, mut idle) = (0, 0, 0);
         let direction = |name: &str| -> IntCounter { self.body_bytes.with_label_values(&[name]) };
+        self.collect_closed(&self.admin);
         for worker in lock(&self.workers).iter() {
+            self.collect_closed(&worker.connections);
             in_flight += worker.in_flight.load(Ordering::Relaxed);
-            downstream += worker.connections.load(Ordering::Relaxed);
+            downstream += worker.connections.open.load(Ordering::Relaxed);
             idle += worker.upstream_idle.load(Ordering::Relaxed);
             direction("up").inc_by(worker.bytes_up.swap(0, Ordering::Relaxed));
             direction("down").inc_by(worker.bytes_down.swap(0, Ordering::Relaxed));
@@ -296,6 +396,14 @@ impl Metrics {
         self.connections.with_label_values(&["downstream", "active"]).set(downstream);
         self.connections.with_label_values(&["upstream", "idle"]).set(idle);
     }
+
+    fn collect_closed(&self, cells: &ConnectionMetrics) {
+        for why in Closed::ALL {
+            // At zero too, so that a rate over it is there before the first one.
+            let count = cells.closed[why as usize].swap(0, Ordering::Relaxed);
+            self.closed.with_label_values(&[why.as_str()]).inc_by(count);
+        }
+    }
 }
 
 /// One worker's cells.
@@ -303,8 +411,8 @@ impl Metrics {
 pub struct WorkerMetrics {
     /// Requests being served.
     pub in_flight: AtomicI64,
-    /// Open connections of clients.
-    pub connections: Arc<AtomicI64>,
+    /// Connections of clients.
+    pub connections: Arc<ConnectionMetrics>,
     /// Connections to services that wait for a request.
     pub upstream_idle: AtomicI64,
     /// Bytes of request bodies.

@@ -9,13 +9,13 @@ use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::directory;
 use crate::entry::Refusal;
 use crate::gateway::{Shared, X_KEYWAY_ERROR};
+use crate::incoming::Incoming;
 use crate::keystone::{self, Auth};
 use crate::proxy::headers::Fields;
 

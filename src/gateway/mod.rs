@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
-use hyper::body::Incoming;
 
 use self::record::Record;
 use crate::body::ReplayBudget;
 use crate::entry::Entry;
 use crate::error::ProxyError;
+use crate::incoming::Incoming;
 use crate::keystone::{self, AllowHttp, Auth, Discovery, Token, TokenCache, service_type};
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
 use crate::policy::{Denied, Policy, View};

@@ -14,11 +14,11 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 
 use self::headers::{Fields, Sent};
 use crate::body::{BodyError, ReplayBudget, RequestBody};
 use crate::error::ProxyError;
+use crate::incoming::Incoming;
 use crate::keystone::{self, AuthError, Token, TokenCache, service_type};
 use crate::metrics::{Metrics, Retry, ServiceMetrics, WorkerMetrics};
 use crate::policy;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
+use super::connection::{Connection, Exec, Order};
 use super::io::Io;
 use super::streak::Streak;
 
@@ -14,8 +15,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
-use hyper_util::rt::TokioExecutor;
-use hyper_util::server::conn::auto::Connection;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
 
 /// A clone shares it.
 #[derive(Clone, Debug, Default)]
@@ -68,10 +69,12 @@ impl Drain {
         .await;
     }
 
-    /// Runs a connection, and tells it when service ends. Costs a load per wake-up.
+    /// Runs a connection, and tells it when service ends, or what its listener orders. Costs two loads
+    /// per wake-up.
     pub(super) async fn watch<S, B>(
         &self,
-        mut connection: Pin<&mut Connection<'_, Io, S, TokioExecutor>>,
+        mut serving: Pin<&mut auto::Connection<'_, TokioIo<Io>, S, Exec>>,
+        connection: &Connection,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
     where
         S: Service<Request<Incoming>, Response = Response<B>, Future: Send + 'static>,
@@ -84,13 +87,22 @@ impl Drain {
         let mut told = false;
         let mut streak = None;
         poll_fn(|cx| {
-            place.get_or_insert_with(|| self.place(cx.waker().clone()));
-            if !told && self.has_begun() {
+            if place.is_none() {
+                connection.listen(cx.waker());
+                place = Some(self.place(cx.waker().clone()));
+            }
+            let order = connection.order();
+            if order == Order::Cut {
+                return Poll::Ready(Ok(()));
+            }
+            if !told && (self.has_begun() || matches!(order, Order::Finish | Order::Leave)) {
                 told = true;
-                connection.as_mut().graceful_shutdown();
+                serving.as_mut().graceful_shutdown();
             }
             let streak = streak.get_or_insert_with(|| Streak::new(cx.waker()));
-            streak.poll(|cx| connection.as_mut().poll(cx))
+            let polled = streak.poll(|cx| serving.as_mut().poll(cx));
+            // It had its chance to say goodbye.
+            if matches!(order, Order::Leave | Order::TooLate) { Poll::Ready(Ok(())) } else { polled }
         })
         .await
     }

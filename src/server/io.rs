@@ -1,4 +1,5 @@
-//! A client's connection as hyper uses it, with one difference: a small answer leaves in one piece.
+//! A client's connection as hyper uses it, with two differences: a small answer leaves in one piece,
+//! and what happens is noted for those who look after the connection ([`Connection`]).
 //!
 //! hyper writes head and body as two slices. For a small answer, copying both together and one plain
 //! `send` is cheaper than `writev`; a large one goes out as hyper has it.
@@ -6,11 +7,14 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
+
+use super::connection::Connection;
 
 /// What is worth copying, bytes.
 const SMALL: usize = 8 * 1024;
@@ -20,41 +24,92 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SMALL));
 }
 
-/// See the module's documentation.
+/// The kinds of connections.
 #[derive(Debug)]
-pub(super) struct Io(TokioIo<TcpStream>);
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    TcpTls(Box<TlsStream<TcpStream>>),
+    UnixTls(Box<TlsStream<UnixStream>>),
+}
 
-impl Io {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self(TokioIo::new(stream))
+macro_rules! each {
+    ($stream:expr, $inner:ident => $do:expr) => {
+        match $stream {
+            Stream::Tcp($inner) => $do,
+            Stream::Unix($inner) => $do,
+            Stream::TcpTls($inner) => $do,
+            Stream::UnixTls($inner) => $do,
+        }
+    };
+}
+
+impl Stream {
+    /// Closing will be a reset, so that nobody takes what came for the whole. A socket file knows no
+    /// such thing.
+    fn reset_when_closed(&self) {
+        let tcp = match self {
+            Self::Tcp(stream) => stream,
+            Self::TcpTls(stream) => stream.get_ref().0,
+            Self::Unix(_) | Self::UnixTls(_) => return,
+        };
+        if let Err(error) = tcp.set_zero_linger() {
+            tracing::debug!(%error, "a connection that was cut off may look finished");
+        }
     }
 }
 
-impl Read for Io {
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Io {
+    stream: Stream,
+    connection: Arc<Connection>,
+}
+
+impl Io {
+    pub(super) fn new(stream: Stream, connection: Arc<Connection>) -> Self {
+        Self { stream, connection }
+    }
+
+    fn wrote(&self, outcome: &Poll<io::Result<usize>>) {
+        match outcome {
+            Poll::Ready(Ok(length)) => self.connection.wrote(*length),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.connection.write_blocked(),
+        }
+    }
+}
+
+impl AsyncRead for Io {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        let this = &mut *self;
+        if let Some(farewell) = this.connection.farewell() {
+            // Nothing of an answer is under way, so this one can't be taken for a part of it.
+            each!(&mut this.stream, stream => {
+                let _ = Pin::new(&mut *stream).poll_write(cx, farewell);
+                let _ = Pin::new(stream).poll_flush(cx);
+            });
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        let outcome = each!(&mut this.stream, stream => Pin::new(stream).poll_read(cx, buf));
+        let read = &buf.filled()[before..];
+        if !read.is_empty() {
+            this.connection.read(read);
+        }
+        outcome
     }
 }
 
-impl Write for Io {
+impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        let outcome = each!(&mut self.stream, stream => Pin::new(stream).poll_write(cx, buf));
+        self.wrote(&outcome);
+        outcome
     }
 
     fn poll_write_vectored(
@@ -64,12 +119,38 @@ impl Write for Io {
     ) -> Poll<io::Result<usize>> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         if total > SMALL {
-            return Pin::new(&mut self.0).poll_write_vectored(cx, slices);
+            let outcome = each!(&mut self.stream, stream => Pin::new(stream).poll_write_vectored(cx, slices));
+            self.wrote(&outcome);
+            return outcome;
         }
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
             slices.iter().for_each(|slice| scratch.extend_from_slice(slice));
-            Pin::new(&mut self.0).poll_write(cx, scratch)
+            self.poll_write(cx, scratch)
         })
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = each!(&mut self.stream, stream => Pin::new(stream).poll_flush(cx));
+        if outcome.is_pending() {
+            self.connection.write_blocked();
+        }
+        outcome
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(&mut self.stream, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        if self.connection.is_cut_short() {
+            self.stream.reset_when_closed();
+        }
     }
 }

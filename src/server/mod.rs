@@ -1,41 +1,69 @@
 //! Sockets and connections: accept, speak HTTP/1.1 or HTTP/2, drain. Knows no OpenStack.
 
 mod address;
+mod clients;
+mod connection;
 mod drain;
 mod io;
 mod listener;
 mod streak;
 pub mod tls;
+mod watch;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::task::Poll;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
-use tower::{Service, ServiceBuilder, ServiceExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch as settings;
+use tokio::time::MissedTickBehavior;
+use tokio_rustls::TlsAcceptor;
 
-use self::io::Io;
+use self::connection::{Connection, Exec, Shared};
+use self::io::{Io, Stream};
+use self::listener::Peer;
+use self::watch::Watch;
+use crate::incoming::Incoming;
+use crate::metrics::{Closed, ConnectionMetrics};
 
 pub use address::Address;
+pub use clients::Clients;
 pub use drain::Drain;
-pub use listener::bind;
+pub use listener::{Socket, bind};
 
 /// hyper's read buffer: large enough that a large upload is read in large pieces. The size of a
 /// request's head is limited by the handler.
 const READ_BUFFER: usize = 400 * 1024;
 const MAX_FIELDS: usize = 200;
+/// HTTP/2: exchanges of one connection at a time, and what a client may send ahead of anybody reading
+/// it, for one of them and for all.
 const MAX_STREAMS: u32 = 100;
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+const MAX_HEADER_LIST: u32 = 64 << 10;
+/// HTTP/2: requests that were reset before anybody saw them, and exchanges that the client made keyway
+/// reset by breaking the rules. One more, and the connection ends.
+const MAX_UNSEEN_RESETS: usize = 32;
+const MAX_PROVOKED_RESETS: usize = 128;
+/// How long nothing more is said of what was said before.
+const QUIET: Duration = Duration::from_secs(10);
+/// How long to wait after the system could not hand over a connection, and how many idle ones then
+/// make room.
+const PAUSE: Duration = Duration::from_millis(100);
+const ROOM: usize = 16;
+/// How many clients for whom there is no room are told so at a time, and for how long each is listened
+/// to, so that it gets to read that.
+const MOST_REFUSED: usize = 64;
+const REFUSAL: Duration = Duration::from_secs(1);
 
 /// Where a listener is, how it speaks TLS, and who may connect to its socket file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,13 +85,15 @@ impl Config {
     }
 }
 
-/// How much one worker may take on, and how long a client may take. It changes on reload, for
-/// connections that come afterwards.
+/// How much a listener may take on, and how long a client may take. It changes on reload, also for
+/// connections that are open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time.
+    /// Connections at a time, of all workers and listeners that share [`Clients`]. One more, and the one
+    /// that has been idle for longest is closed, of those of the worker that it came to; if none of
+    /// them is idle, the new one is refused.
     pub connections: usize,
-    /// Requests at a time; further ones are answered with `overloaded`.
+    /// Requests at a time on one worker; further ones are answered with `overloaded`.
     pub requests: usize,
     /// Connections at a time of one client address, on all workers together. `None`: no limit.
     pub per_client: Option<usize>,
@@ -75,7 +105,8 @@ pub struct Limits {
     pub keepalive: Duration,
     /// How long a client that has to send or to read may do neither.
     pub stall: Duration,
-    /// What a client that has to send must send at least, bytes per second, measured over `stall`.
+    /// What a client that has to send must send at least, bytes per second, measured over a `stall` of
+    /// its own time: what a service takes is not counted.
     pub min_rate: u64,
 }
 
@@ -97,6 +128,8 @@ pub struct Fallback<B> {
     pub overloaded: fn() -> Response<B>,
     /// The handler panicked.
     pub panicked: fn() -> Response<B>,
+    /// A request's head took too long.
+    pub late: fn() -> Response<B>,
 }
 
 impl<B> Clone for Fallback<B> {
@@ -109,95 +142,349 @@ impl<B> Copy for Fallback<B> {}
 
 /// Serves connections until `drain` begins; those that are open then finish what they are at.
 ///
-/// `open` counts the connections.
+/// `clients` is shared by all workers and listeners whose connections are counted together.
 pub async fn serve<H, F, B>(
-    listener: TcpListener,
-    settings: watch::Receiver<Settings>,
+    socket: Socket,
+    settings: settings::Receiver<Settings>,
     handler: H,
     fallback: Fallback<B>,
     drain: Drain,
-    open: Arc<AtomicI64>,
+    metrics: Arc<ConnectionMetrics>,
+    clients: Clients,
 ) where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static,
 {
-    let config = settings.borrow().limits;
-    let stack = ServiceBuilder::new()
-        .load_shed()
-        .concurrency_limit(config.requests)
-        // Boxed, since each layer would move the whole future once more.
-        .service(tower::service_fn(move |request| guarded(Box::pin(handler(request)), fallback.panicked)));
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let address = socket.address().clone();
+    let listener = match socket.listen() {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, %address, "a worker could not listen"),
+    };
+    let mut settings = Current::new(settings);
+    let shared = Arc::new(Shared {
+        requests: AtomicUsize::new(0),
+        most: AtomicUsize::new(settings.now.limits.requests),
+        metrics: Arc::clone(&metrics),
+        late: text((fallback.late)()),
+        full: text((fallback.overloaded)()),
+    });
+    let mut watch = Watch::default();
+    let mut tick = tokio::time::interval(watch::TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let refused = Arc::new(AtomicUsize::new(0));
+    let mut complaint = Complaint::default();
+    let mut draining = pin!(drain.begun());
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = draining.as_mut() => return,
+            _ = tick.tick(), if !watch.is_empty() => {
+                settings.update();
+                watch.look(&settings.now.limits, Instant::now());
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) if is_gone(&error) => continue,
+            Err(error) => {
+                metrics.count(Closed::Accept);
+                if complaint.is_due() {
+                    tracing::warn!(%error, %address, "no connection could be accepted; is the limit of open files too low?");
+                }
+                (0..ROOM).take_while(|_| watch.make_room()).count();
+                // Without a pause, this would spin: the client still waits to be accepted.
+                tokio::select! {
+                    () = draining.as_mut() => return,
+                    () = tokio::time::sleep(PAUSE) => {}
+                }
+                watch.look(&settings.now.limits, Instant::now());
+                continue;
+            }
+        };
+        settings.update();
+        shared.most.store(settings.now.limits.requests, Ordering::Relaxed);
+        let Settings { limits, tls, users } = &settings.now;
+        let place = match peer {
+            Peer::User(user) if !is_welcome(user, users) => {
+                metrics.count(Closed::User);
+                if complaint.is_due() {
+                    tracing::warn!(user, %address, "this user may not connect: list it in `users`, if it should");
+                }
+                continue;
+            }
+            Peer::User(_) => None,
+            Peer::Address(client) => match limits.per_client.map(|limit| clients.enter(client, limit)) {
+                Some(None) => {
+                    metrics.count(Closed::Client);
+                    continue;
+                }
+                place => place.flatten(),
+            },
+        };
+        let crowded = clients.open() >= limits.connections;
+        if crowded && !watch.make_room() {
+            metrics.count(Closed::Full);
+            if tls.is_none() {
+                refuse(stream, &shared, &refused);
+            }
+            continue;
+        }
+        if let Stream::Tcp(stream) = &stream
+            && let Err(error) = stream.set_nodelay(true)
+        {
+            tracing::debug!(%error, "a connection ended before it began");
+            continue;
+        }
+        let connection = Connection::new(Arc::clone(&shared));
+        if tls.is_none() {
+            connection.is_ready();
+        }
+        watch.add(Arc::clone(&connection), Instant::now());
+        let (tls, handshake) = (tls.clone(), limits.handshake);
+        let (begun, handler) = (Arc::clone(&connection), handler.clone());
+        let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+            let exchange = begun.begin(&request);
+            // Boxed, since a connection's future would have room for it all the time.
+            let answering = exchange
+                .is_admitted()
+                .then(|| Box::pin(handler(request.map(|body| Incoming::new(body, exchange.transfer())))));
+            async move {
+                let response = match answering {
+                    Some(answering) => guarded(answering, fallback.panicked).await,
+                    None => (fallback.overloaded)(),
+                };
+                Ok::<_, Infallible>(exchange.answer(response))
+            }
+        });
+        let open = Open { connection: Arc::clone(&connection), _opened: clients.opened(), _place: place };
+        metrics.open.fetch_add(1, Ordering::Relaxed);
+        let drain = drain.clone();
+        tokio::spawn(async move {
+            let _open = open;
+            let stream = match tls {
+                None => stream,
+                Some(tls) => {
+                    let Some(stream) = Box::pin(secure(stream, tls, handshake, &connection)).await else {
+                        return;
+                    };
+                    connection.is_ready();
+                    stream
+                }
+            };
+            let io = TokioIo::new(Io::new(stream, Arc::clone(&connection)));
+            let builder = builder(Exec(Arc::clone(&connection)));
+            let serving = builder.serve_connection(io, service);
+            if let Err(error) = drain.watch(pin!(serving), &connection).await {
+                ended_badly(&*error, &connection);
+            }
+        });
+        if crowded {
+            // So that this one gets to read its request before the next ones ask for its place.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A connection that is open, with its place among its client's.
+struct Open {
+    connection: Arc<Connection>,
+    _opened: clients::Opened,
+    _place: Option<clients::Place>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.connection.end();
+        self.connection.shared.metrics.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What clients can bring about at will is logged at most once in a while; every time is counted.
+#[derive(Default)]
+struct Complaint(Option<Instant>);
+
+impl Complaint {
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.0.is_none_or(|last| now.saturating_duration_since(last) >= QUIET);
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
+}
+
+/// The settings of this moment. Looking whether they changed is a load.
+struct Current {
+    receiver: settings::Receiver<Settings>,
+    now: Settings,
+}
+
+impl Current {
+    fn new(mut receiver: settings::Receiver<Settings>) -> Self {
+        let now = receiver.borrow_and_update().clone();
+        Self { receiver, now }
+    }
+
+    fn update(&mut self) {
+        if self.receiver.has_changed().unwrap_or(false) {
+            self.now = self.receiver.borrow_and_update().clone();
+        }
+    }
+}
+
+fn builder(exec: Exec) -> auto::Builder<Exec> {
+    let mut builder = auto::Builder::new(exec);
     builder.http1().max_buf_size(READ_BUFFER).max_headers(MAX_FIELDS);
     builder
         .http2()
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(64 * 1024)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20);
-    let builder = Arc::new(builder);
-    let slots = Arc::new(Semaphore::new(config.connections));
-    let mut draining = pin!(drain.begun());
-    loop {
-        let slot = Arc::clone(&slots).acquire_owned();
-        let accepted = tokio::select! {
-            biased;
-            () = draining.as_mut() => return,
-            accepted = async { (slot.await, listener.accept().await) } => accepted,
-        };
-        let (Ok(slot), Ok((stream, _))) = accepted else {
-            let (_, Err(error)) = accepted else { return };
-            pause_after(&error).await;
-            continue;
-        };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection ended before it began");
-            continue;
-        }
-        let stack = stack.clone();
-        let service = hyper::service::service_fn(move |request| {
-            let mut stack = stack.clone();
-            async move {
-                let answer = match stack.ready().await {
-                    Ok(ready) => ready.call(request).await,
-                    Err(error) => Err(error),
-                };
-                Ok::<_, Infallible>(answer.unwrap_or_else(|_| (fallback.overloaded)()))
-            }
-        });
-        let (builder, drain, open) = (Arc::clone(&builder), drain.clone(), Arc::clone(&open));
-        open.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(async move {
-            let connection = builder.serve_connection(Io::new(stream), service);
-            if let Err(error) = drain.watch(pin!(connection)).await {
-                tracing::debug!(%error, "a connection ended badly");
-            }
-            open.fetch_sub(1, Ordering::Relaxed);
-            drop(slot);
-        });
+        .max_header_list_size(MAX_HEADER_LIST)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+        .max_local_error_reset_streams(MAX_PROVOKED_RESETS);
+    builder
+}
+
+/// Whether a connection that died in the queue is all that went wrong.
+fn is_gone(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// Whether a user may connect to a socket file.
+fn is_welcome(user: Option<u32>, users: &[u32]) -> bool {
+    let Some(user) = user else { return false };
+    if users.is_empty() {
+        user == 0 || user == rustix::process::geteuid().as_raw()
+    } else {
+        users.contains(&user)
     }
 }
 
-/// A connection that died in the queue is nothing; running out of descriptors needs a pause, or the
-/// loop would spin.
-async fn pause_after(error: &std::io::Error) {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
-        tracing::warn!(%error, "no connection could be accepted; is the limit of open files too low?");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+/// The TLS handshake; `None` if it did not succeed in time.
+async fn secure(
+    stream: Stream,
+    config: Arc<rustls::ServerConfig>,
+    within: Duration,
+    connection: &Connection,
+) -> Option<Stream> {
+    let acceptor = TlsAcceptor::from(config);
+    let handshake = async {
+        Ok(match stream {
+            Stream::Tcp(stream) => Stream::TcpTls(Box::new(acceptor.accept(stream).await?)),
+            Stream::Unix(stream) => Stream::UnixTls(Box::new(acceptor.accept(stream).await?)),
+            secure => secure,
+        })
+    };
+    match tokio::time::timeout(within, handshake).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            let error: std::io::Error = error;
+            // A client that went away in the middle of it is no one's fault.
+            if error.get_ref().is_some_and(|source| source.is::<rustls::Error>()) {
+                connection.count(Closed::Tls);
+                tracing::info!(%error, "a TLS handshake failed");
+            }
+            None
+        }
+        Err(_) => {
+            connection.count(Closed::Handshake);
+            None
+        }
     }
+}
+
+/// Counts a connection that ended because of what the client sent, but not because it went away.
+#[cold]
+fn ended_badly(error: &(dyn std::error::Error + Send + Sync + 'static), connection: &Connection) {
+    let Some(cause) = error.downcast_ref::<hyper::Error>() else { return };
+    let h2 = std::error::Error::source(cause).and_then(|source| source.downcast_ref::<h2::Error>());
+    if cause.is_parse() || h2.is_some_and(|error| error.is_library()) {
+        connection.count(Closed::Protocol);
+    }
+    tracing::debug!(error = cause as &dyn std::error::Error, "a connection ended badly");
+}
+
+/// Tells a client that there is no room for it, if there aren't too many to be told.
+#[cold]
+fn refuse(stream: Stream, shared: &Arc<Shared>, refused: &Arc<AtomicUsize>) {
+    if refused.load(Ordering::Relaxed) >= MOST_REFUSED {
+        return;
+    }
+    refused.fetch_add(1, Ordering::Relaxed);
+    let (shared, refused) = (Arc::clone(shared), Arc::clone(refused));
+    tokio::spawn(async move {
+        let _ = tokio::time::timeout(REFUSAL, async {
+            match stream {
+                Stream::Tcp(stream) => tell(stream, &shared.full).await,
+                Stream::Unix(stream) => tell(stream, &shared.full).await,
+                Stream::TcpTls(_) | Stream::UnixTls(_) => Ok(()),
+            }
+        })
+        .await;
+        refused.fetch_sub(1, Ordering::Relaxed);
+    });
+}
+
+/// Closing with something unread would be a reset, and the text lost.
+async fn tell(
+    mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    text: &[u8],
+) -> std::io::Result<()> {
+    stream.write_all(text).await?;
+    stream.shutdown().await?;
+    let mut unread = [0; 4096];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
+}
+
+/// An answer of keyway's own as it is on the wire, for HTTP/1.
+fn text<B>(response: Response<B>) -> Bytes
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    let (parts, mut body) = response.into_parts();
+    let reason = parts.status.canonical_reason().unwrap_or_default();
+    let mut text =
+        format!("HTTP/1.1 {} {reason}\r\nconnection: close\r\n", parts.status.as_str()).into_bytes();
+    for (name, value) in &parts.headers {
+        text.extend_from_slice(name.as_str().as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(b"\r\n");
+    }
+    let length = body.size_hint().exact();
+    if let (Some(length), false) = (length, parts.headers.contains_key(http::header::CONTENT_LENGTH)) {
+        text.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
+    }
+    text.extend_from_slice(b"\r\n");
+    // It waits for nothing.
+    let mut cx = Context::from_waker(Waker::noop());
+    while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) {
+        if let Some(data) = frame.data_ref() {
+            text.extend_from_slice(data);
+        }
+    }
+    text.into()
 }
 
 /// A panic in a handler costs its request, not the connection or the worker.
 async fn guarded<F: Future<Output = Response<B>>, B>(
     mut answer: Pin<Box<F>>,
     panicked: fn() -> Response<B>,
-) -> Result<Response<B>, Infallible> {
-    let outcome = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx))) {
+) -> Response<B> {
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(response)) => Poll::Ready(response),
         Err(_) => Poll::Ready(panicked()),
-    });
-    Ok(outcome.await)
+    })
+    .await
 }

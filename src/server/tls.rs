@@ -1,6 +1,15 @@
 //! TLS of a listener: its certificate, and whose certificates it takes from clients.
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 
 /// The files of a listener's TLS, PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,4 +20,123 @@ pub struct Config {
     pub key: PathBuf,
     /// The authorities whose client certificates are demanded; without it, none is asked for.
     pub client_ca: Option<PathBuf>,
+}
+
+/// Why a listener's TLS files are of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It can't be read.
+    #[error("{} can't be read ({source}); correct its path or its permissions", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others than its owner can read the key.
+    #[error("{} can be read by others than its owner (mode {mode:o}); run chmod 600 on it", .path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It holds nothing of the kind.
+    #[error("{} holds no {what} in PEM form; put one there, or correct the path", .path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// It is malformed.
+    #[error("{} is malformed ({source}); replace it", .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
+    /// Certificate and key are of no use together.
+    #[error("the certificate in {} and the key in {} do not work together ({source}); use a pair", .cert.display(), .key.display())]
+    Pair {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+}
+
+impl Config {
+    /// Reads the files. TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1; with `client_ca`, a client without a
+    /// certificate of these authorities gets nowhere.
+    ///
+    /// # Errors
+    /// See [`Error`]; each names its file.
+    pub fn load(&self) -> Result<Arc<ServerConfig>, Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .expect("ring has all suites of TLS 1.2 and 1.3");
+        let builder = match &self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                let malformed = |source| Error::Malformed { path: path.clone(), source };
+                for authority in certificates(path)? {
+                    roots.add(authority).map_err(malformed)?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                let verifier =
+                    verifier.map_err(|error| malformed(rustls::Error::General(error.to_string())))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let pair = builder.with_single_cert(certificates(&self.cert)?, key(&self.key)?);
+        let mut config =
+            pair.map_err(|source| Error::Pair { cert: self.cert.clone(), key: self.key.clone(), source })?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let text = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) | Err(pem::Error::NoItemsFound) => {
+            Err(Error::Empty { path: path.to_owned(), what: "certificate" })
+        }
+        Err(error) => Err(malformed(path, &error)),
+    }
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    let read = |source| Error::Read { path: path.to_owned(), source };
+    // The file that is read is the one whose mode was looked at.
+    let mut file = File::open(path).map_err(read)?;
+    let mode = file.metadata().map_err(read)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(Error::Exposed { path: path.to_owned(), mode });
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(read)?;
+    match PrivateKeyDer::from_pem_slice(&text) {
+        Ok(key) => Ok(key),
+        Err(pem::Error::NoItemsFound) => Err(Error::Empty { path: path.to_owned(), what: "private key" }),
+        Err(error) => Err(malformed(path, &error)),
+    }
+}
+
+/// Without a word of the file's text, which may be a key.
+fn malformed(path: &Path, error: &pem::Error) -> Error {
+    let what = match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no end",
+        pem::Error::Base64Decode(_) => "a section is not base64",
+        _ => "no PEM",
+    };
+    Error::Malformed { path: path.to_owned(), source: rustls::Error::General(what.to_owned()) }
 }

@@ -11,6 +11,8 @@ mod entry;
 mod errors;
 mod framing;
 mod http2;
+mod limits;
+mod listeners;
 mod policy;
 mod refusal;
 mod reload;

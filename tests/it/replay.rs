@@ -108,7 +108,7 @@ proptest! {
         let whole = pieces.concat();
         with_body(wire(&pieces, &cuts), async |incoming| {
             let budget = Arc::new(ReplayBudget::new(total, limit));
-            let mut body = RequestBody::new(incoming, Arc::clone(&budget));
+            let mut body = RequestBody::new(incoming.into(), Arc::clone(&budget));
             if ahead {
                 let filled = body.fill().await.expect("a good body");
                 prop_assert_eq!(filled, body.is_whole());

@@ -57,9 +57,29 @@ impl Keyway {
 
     /// How many errors it counted for this reason.
     pub fn errors(&self, reason: &str) -> u64 {
-        let sample = format!("keyway_errors_total{{reason=\"{reason}\"}} ");
-        let count = self.metrics().lines().find_map(|line| line.strip_prefix(&sample)?.parse().ok());
-        count.unwrap_or(0)
+        self.sample(&format!("keyway_errors_total{{reason=\"{reason}\"}}")).unwrap_or(0)
+    }
+
+    /// How many connections it closed or refused for this reason.
+    pub fn closed(&self, reason: &str) -> u64 {
+        let sample = format!("keyway_connections_closed_total{{reason=\"{reason}\"}}");
+        self.sample(&sample).unwrap_or_else(|| panic!("no such reason: {reason}"))
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> u64 {
+        self.sample("keyway_connections{side=\"downstream\",state=\"active\"}").unwrap_or(0)
+    }
+
+    fn sample(&self, sample: &str) -> Option<u64> {
+        let text = self.metrics();
+        let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
+        Some(value.parse().expect("a count"))
+    }
+
+    /// keyway itself.
+    pub fn app(&self) -> &App {
+        &self.app
     }
 
     /// A raw client's connection.

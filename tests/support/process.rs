@@ -23,7 +23,28 @@ type Lines = Arc<Mutex<Vec<String>>>;
 impl Process {
     /// Starts it with these arguments and nothing but these variables, in `home`.
     pub(crate) fn start<V: AsRef<OsStr>>(home: &Path, arguments: &[&str], variables: &[(&str, V)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keyway"));
+        Self::run(Command::new(env!("CARGO_BIN_EXE_keyway")), home, arguments, variables)
+    }
+
+    /// The same with so few file descriptors.
+    pub(crate) fn start_with_descriptors<V: AsRef<OsStr>>(
+        most: usize,
+        home: &Path,
+        arguments: &[&str],
+        variables: &[(&str, V)],
+    ) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "ulimit -n \"$1\" && shift && exec \"$@\"", "sh", &most.to_string()]);
+        command.arg(env!("CARGO_BIN_EXE_keyway"));
+        Self::run(command, home, arguments, variables)
+    }
+
+    fn run<V: AsRef<OsStr>>(
+        mut command: Command,
+        home: &Path,
+        arguments: &[&str],
+        variables: &[(&str, V)],
+    ) -> Self {
         command.args(arguments).env_clear().env("HOME", home).current_dir(home);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -62,6 +83,15 @@ impl Process {
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The processor time that it has taken.
+    pub(crate) fn cpu(&self) -> std::time::Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("it runs on Linux");
+        let fields = stat.rsplit(") ").next().expect("what follows the name").split(' ');
+        let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        // USER_HZ is 100 on every architecture that Linux runs on today.
+        std::time::Duration::from_millis(ticks * 10)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
