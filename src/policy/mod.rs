@@ -5,6 +5,10 @@
 //! services and the token's project are compared once, not with every request. What is left is the
 //! method and the path, and a path is a matter of opinion ([`path`]): a denial holds if any way to read
 //! it is denied, a permission only if every way is allowed.
+//!
+//! A policy sees neither fields nor bodies. What a request names there (`X-Copy-From`, `Destination` and
+//! `X-Object-Manifest` of object storage, the action in a body of `/servers/{id}/action`) is no part of
+//! its path: to close a container, deny the methods that write to the others, too.
 
 mod path;
 

@@ -379,7 +379,7 @@ proptest! {
         let deny = policy(false, Effect::Allow, vec![rule(Effect::Deny, &[], &["/servers/*/action"])]);
         let scoped = at(&deny, "compute", base);
         let mut path = base.replace("{id}", ID);
-        if base == "" || base == "/compute" {
+        if base.is_empty() || base == "/compute" {
             path.push_str("/v2.1");
         }
         let (mut how, mut doubled) = (how.into_iter().cycle(), doubled.into_iter().cycle());

@@ -264,6 +264,39 @@ mod tests {
         assert!(base.needs_version("/images") && !base.needs_version("/") && !base.needs_version("/v1/x"));
     }
 
+    #[track_caller]
+    fn check_below(catalog: &str, path: &str, below: Option<(&str, Option<&str>, bool)>) {
+        let fill = |text: &str| text.replace("{id}", ID).replace("{other}", OTHER);
+        let (catalog, path) = (fill(catalog), fill(path));
+        let segments: Vec<&[u8]> = path.split('/').skip(1).map(str::as_bytes).collect();
+        let base = Base::new(&catalog, Some(ID));
+        let got = base.below(&segments).map(|below| {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            let segments: Vec<_> = below.segments.iter().map(|segment| text(segment)).collect();
+            (segments.join("/"), below.project.map(text), below.may_have_project)
+        });
+        let expected = below.map(|(rest, project, maybe)| (fill(rest), project.map(fill), maybe));
+        assert_eq!(got, expected, "{catalog} {path}");
+    }
+
+    #[test]
+    fn what_a_target_has_below_the_endpoint() {
+        check_below("/v2.1", "/v2.1/servers/1", Some(("servers/1", None, false)));
+        check_below("/v2.1", "/v2/servers", Some(("servers", None, false)));
+        check_below("/v2.1", "/v2.1/{id}/servers", Some(("{id}/servers", None, true)));
+        check_below("/v2.1", "/v2.1/{other}/servers", Some(("{other}/servers", None, true)));
+        check_below("/v2.1", "/v2.1", Some(("", None, false)));
+        check_below("/x/v3/{id}", "/x/v3/{id}/volumes", Some(("volumes", Some("{id}"), false)));
+        check_below("/v3/{id}", "/v3/{other}/volumes", Some(("volumes", Some("{other}"), false)));
+        check_below("/v3/{id}", "/v3/", Some(("", None, false)));
+        check_below("/v1/AUTH_{id}", "/v1/AUTH_{id}/c/v1", Some(("c/v1", Some("{id}"), false)));
+        check_below("/v1/AUTH_{id}", "/v1/{other}/c", Some(("{other}/c", None, false)));
+        check_below("", "/v2/images", Some(("images", None, false)));
+        check_below("/image", "/image/images", Some(("images", None, false)));
+        check_below("/image", "/imagery/images", None);
+        check_below("/image", "/images", None);
+    }
+
     #[test]
     fn an_unusual_account_is_known_by_the_tokens_project() {
         let base = Base::new("/v1/KEY_default", Some("default"));
