@@ -3,7 +3,7 @@
 //!
 //! A [`Policy`] is what the configuration says. [`Scoped`] is what of it can matter at one destination:
 //! services and the token's project are compared once, not with every request. What is left is the
-//! method and the path, and a path is a matter of opinion ([`path`]): a denial holds if any way to read
+//! method and the path, and a path is a matter of opinion: a denial holds if any way to read
 //! it is denied, a permission only if every way is allowed.
 //!
 //! A policy sees neither fields nor bodies. What a request names there (`X-Copy-From`, `Destination` and
