@@ -399,12 +399,17 @@ impl Scoped {
         let speaks = |reading: &Reading<'_>| {
             (rule.paths.is_empty() || reading.is_one_of(&rule.paths)) && in_project(reading)
         };
-        let own = self.views[0].base.root();
-        let closer = |view: &View| view.base.root().len() > own.len();
+        let own = &self.views[0].base;
+        // The other service's URLs begin with this one's, and the path with the other's.
+        let closer = |view: &View, readings: &[Reading<'_>]| {
+            let further = view.base.root().len() > own.root().len();
+            further && !readings.is_empty()
+                || !own.has_version() && readings.iter().any(|reading| reading.versioned)
+        };
         let mut views = self.views.iter().zip(readings).zip(&scoped.views).enumerate();
         !readings[0].is_empty()
             && views.all(|(index, ((view, readings), in_view))| {
-                let counts = index == 0 || (closer(view) && !readings.is_empty());
+                let counts = index == 0 || closer(view, readings);
                 !counts || (*in_view && readings.iter().filter(|reading| !reading.far_fetched).all(speaks))
             })
     }

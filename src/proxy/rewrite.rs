@@ -29,6 +29,8 @@ pub struct Below<'s, 'p> {
     pub project: Option<&'p [u8]>,
     /// The endpoint has no project, but the first of the segments may be one.
     pub may_have_project: bool,
+    /// The endpoint has a version, and the path has this very one.
+    pub versioned: bool,
 }
 
 impl Base {
@@ -112,24 +114,29 @@ impl Base {
             segments = segments.split_first().filter(|(first, _)| **first == root.as_bytes())?.1;
         }
         let text = |segment: &'p [u8]| std::str::from_utf8(segment).unwrap_or_default();
+        let mut versioned = false;
         if let [first, after @ ..] = segments
             && is_version(text(first))
         {
+            versioned = self.version.strip_prefix('/') == Some(text(first));
             segments = after;
         }
         let first = segments.first().map_or("", |first| text(first));
-        if let Some(account) = self.account.strip_prefix('/') {
-            let mark = &self.account_mark[1..];
-            let id = first.strip_prefix(mark).filter(|id| first == account || is_id(id));
-            return Some(match id {
-                Some(id) => {
-                    Below { segments: &segments[1..], project: Some(id.as_bytes()), may_have_project: false }
-                }
-                None => Below { segments, project: None, may_have_project: false },
-            });
-        }
-        let may_have_project = is_id(first) || (!first.is_empty() && self.project.as_deref() == Some(first));
-        Some(Below { segments, project: None, may_have_project })
+        let without = Below { segments, project: None, may_have_project: false, versioned };
+        let Some(account) = self.account.strip_prefix('/') else {
+            let own = !first.is_empty() && self.project.as_deref() == Some(first);
+            return Some(Below { may_have_project: own || is_id(first), ..without });
+        };
+        let id = first.strip_prefix(&self.account_mark[1..]).filter(|id| first == account || is_id(id));
+        Some(match id {
+            Some(id) => Below { segments: &segments[1..], project: Some(id.as_bytes()), ..without },
+            None => without,
+        })
+    }
+
+    /// Whether it has a version, as opposed to a service's root.
+    pub fn has_version(&self) -> bool {
+        !self.version.is_empty()
     }
 
     /// Whether the client wrote an account by itself: this one, or another of the same kind.
