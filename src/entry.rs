@@ -209,15 +209,20 @@ impl Entry {
     pub fn new(config: &Config, address: &Address, tls: bool) -> Self {
         let tcp = address.tcp();
         let own = tcp.filter(|own| !own.ip().is_unspecified());
-        let mut usual: Vec<Box<[u8]>> = own.iter().map(|own| own.to_string().into_bytes().into()).collect();
-        match tcp {
-            Some(tcp) => usual.push(format!("localhost:{}", tcp.port()).into_bytes().into()),
-            None => usual.push((*b"localhost").into()),
-        }
         // What `host` can't read, it has refused when the configuration was checked.
-        let hosts = config.hosts.iter().filter_map(|text| host(text).ok()).collect();
+        let hosts: Vec<String> = config.hosts.iter().filter_map(|text| host(text).ok()).collect();
+        let mut usual: Vec<String> = own.iter().map(ToString::to_string).collect();
+        match tcp {
+            Some(tcp) => {
+                usual.push(format!("localhost:{}", tcp.port()));
+                let portless = hosts.iter().filter(|host| matches!(split(host.as_bytes()), Ok((_, None))));
+                usual.extend(portless.map(|host| format!("{host}:{}", tcp.port())));
+            }
+            None => usual.push("localhost".to_owned()),
+        }
+        usual.extend(hosts.iter().cloned());
         Self {
-            usual,
+            usual: usual.into_iter().map(|host| host.into_bytes().into()).collect(),
             address: own.map(|own| own.ip()),
             port: tcp.map(|tcp| tcp.port()),
             scheme: if tls { "https" } else { "http" },

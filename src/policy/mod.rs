@@ -3,8 +3,12 @@
 //!
 //! A [`Policy`] is what the configuration says. [`Scoped`] is what of it can matter at one destination:
 //! services and the token's project are compared once, not with every request. What is left is the
-//! method and the path, and a path is a matter of opinion ([`path`]): a denial holds if any way to read
+//! method and the path, and a path is a matter of opinion: a denial holds if any way to read
 //! it is denied, a permission only if every way is allowed.
+//!
+//! A policy sees neither fields nor bodies. What a request names there (`X-Copy-From`, `Destination` and
+//! `X-Object-Manifest` of object storage, the action in a body of `/servers/{id}/action`) is no part of
+//! its path: to close a container, deny the methods that write to the others, too.
 
 mod path;
 
@@ -395,12 +399,17 @@ impl Scoped {
         let speaks = |reading: &Reading<'_>| {
             (rule.paths.is_empty() || reading.is_one_of(&rule.paths)) && in_project(reading)
         };
-        let own = self.views[0].base.root();
-        let closer = |view: &View| view.base.root().len() > own.len();
+        let own = &self.views[0].base;
+        // The other service's URLs begin with this one's, and the path with the other's.
+        let closer = |view: &View, readings: &[Reading<'_>]| {
+            let further = view.base.root().len() > own.root().len();
+            further && !readings.is_empty()
+                || !own.has_version() && readings.iter().any(|reading| reading.versioned)
+        };
         let mut views = self.views.iter().zip(readings).zip(&scoped.views).enumerate();
         !readings[0].is_empty()
             && views.all(|(index, ((view, readings), in_view))| {
-                let counts = index == 0 || (closer(view) && !readings.is_empty());
+                let counts = index == 0 || closer(view, readings);
                 !counts || (*in_view && readings.iter().filter(|reading| !reading.far_fetched).all(speaks))
             })
     }

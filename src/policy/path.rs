@@ -90,6 +90,8 @@ pub(super) struct Reading<'a> {
     pub(super) project: Option<&'a [u8]>,
     /// So few services read it this way that only a denial heeds it.
     pub(super) far_fetched: bool,
+    /// It has the very version of the view's endpoint.
+    pub(super) versioned: bool,
 }
 
 impl Reading<'_> {
@@ -207,6 +209,7 @@ impl View {
                 segments: segments.to_vec(),
                 project,
                 far_fetched,
+                versioned: below.versioned,
             };
             readings.push(reading(segments, false));
             let Some((last, before)) = segments.split_last().filter(|_| self.formats) else { return };

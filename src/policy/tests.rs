@@ -228,6 +228,19 @@ fn a_service_reached_through_another_ones_url_is_still_itself() {
     assert_eq!(denied(&allow, "GET", "/swift/v1/box/a"), DEFAULT);
     let allow = policy(false, Effect::Deny, named(&["s3", "swift"])).at(&views, Some((ID, NAME)));
     assert_eq!(denied(&allow, "GET", "/swift/v1/box/a"), "");
+    // The same where the other API is told by its version only.
+    let objects = View::new(Some("object-store"), ["swift"], base(&format!("/v1/AUTH_{ID}")));
+    let views: Arc<[View]> = [View::new(Some("s3"), [], base("")), objects].into();
+    let allow = policy(false, Effect::Deny, named(&["s3"])).at(&views, Some((ID, NAME)));
+    assert_eq!(denied(&allow, "GET", "/box/a"), "");
+    for path in ["/v1/AUTH_{id}/box/a", "/v1/AUTH_{other}/box", "//v1/AUTH_{id}", "/%761/AUTH_{id}/box"] {
+        assert_eq!(denied(&allow, "GET", path), DEFAULT, "{path}");
+    }
+    let old = View::new(Some("compute_legacy"), ["nova_legacy"], base(&format!("/v2/{ID}")));
+    let views: Arc<[View]> = [View::new(Some("compute"), ["nova"], base("/v2.1")), old].into();
+    let allow = policy(false, Effect::Deny, named(&["compute"])).at(&views, Some((ID, NAME)));
+    assert_eq!(denied(&allow, "GET", "/v2.1/servers"), "");
+    assert_eq!(denied(&allow, "GET", "/v2/servers"), "");
 }
 
 #[test]
@@ -379,7 +392,7 @@ proptest! {
         let deny = policy(false, Effect::Allow, vec![rule(Effect::Deny, &[], &["/servers/*/action"])]);
         let scoped = at(&deny, "compute", base);
         let mut path = base.replace("{id}", ID);
-        if base == "" || base == "/compute" {
+        if base.is_empty() || base == "/compute" {
             path.push_str("/v2.1");
         }
         let (mut how, mut doubled) = (how.into_iter().cycle(), doubled.into_iter().cycle());

@@ -29,6 +29,8 @@ pub struct Below<'s, 'p> {
     pub project: Option<&'p [u8]>,
     /// The endpoint has no project, but the first of the segments may be one.
     pub may_have_project: bool,
+    /// The endpoint has a version, and the path has this very one.
+    pub versioned: bool,
 }
 
 impl Base {
@@ -112,24 +114,29 @@ impl Base {
             segments = segments.split_first().filter(|(first, _)| **first == root.as_bytes())?.1;
         }
         let text = |segment: &'p [u8]| std::str::from_utf8(segment).unwrap_or_default();
+        let mut versioned = false;
         if let [first, after @ ..] = segments
             && is_version(text(first))
         {
+            versioned = self.version.strip_prefix('/') == Some(text(first));
             segments = after;
         }
         let first = segments.first().map_or("", |first| text(first));
-        if let Some(account) = self.account.strip_prefix('/') {
-            let mark = &self.account_mark[1..];
-            let id = first.strip_prefix(mark).filter(|id| first == account || is_id(id));
-            return Some(match id {
-                Some(id) => {
-                    Below { segments: &segments[1..], project: Some(id.as_bytes()), may_have_project: false }
-                }
-                None => Below { segments, project: None, may_have_project: false },
-            });
-        }
-        let may_have_project = is_id(first) || (!first.is_empty() && self.project.as_deref() == Some(first));
-        Some(Below { segments, project: None, may_have_project })
+        let without = Below { segments, project: None, may_have_project: false, versioned };
+        let Some(account) = self.account.strip_prefix('/') else {
+            let own = !first.is_empty() && self.project.as_deref() == Some(first);
+            return Some(Below { may_have_project: own || is_id(first), ..without });
+        };
+        let id = first.strip_prefix(&self.account_mark[1..]).filter(|id| first == account || is_id(id));
+        Some(match id {
+            Some(id) => Below { segments: &segments[1..], project: Some(id.as_bytes()), ..without },
+            None => without,
+        })
+    }
+
+    /// Whether it has a version, as opposed to a service's root.
+    pub fn has_version(&self) -> bool {
+        !self.version.is_empty()
     }
 
     /// Whether the client wrote an account by itself: this one, or another of the same kind.
@@ -262,6 +269,39 @@ mod tests {
         let base = Base::new("", None);
         assert_eq!(base.target("/resource_providers", None), "/resource_providers");
         assert!(base.needs_version("/images") && !base.needs_version("/") && !base.needs_version("/v1/x"));
+    }
+
+    #[track_caller]
+    fn check_below(catalog: &str, path: &str, below: Option<(&str, Option<&str>, bool)>) {
+        let fill = |text: &str| text.replace("{id}", ID).replace("{other}", OTHER);
+        let (catalog, path) = (fill(catalog), fill(path));
+        let segments: Vec<&[u8]> = path.split('/').skip(1).map(str::as_bytes).collect();
+        let base = Base::new(&catalog, Some(ID));
+        let got = base.below(&segments).map(|below| {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            let segments: Vec<_> = below.segments.iter().map(|segment| text(segment)).collect();
+            (segments.join("/"), below.project.map(text), below.may_have_project)
+        });
+        let expected = below.map(|(rest, project, maybe)| (fill(rest), project.map(fill), maybe));
+        assert_eq!(got, expected, "{catalog} {path}");
+    }
+
+    #[test]
+    fn what_a_target_has_below_the_endpoint() {
+        check_below("/v2.1", "/v2.1/servers/1", Some(("servers/1", None, false)));
+        check_below("/v2.1", "/v2/servers", Some(("servers", None, false)));
+        check_below("/v2.1", "/v2.1/{id}/servers", Some(("{id}/servers", None, true)));
+        check_below("/v2.1", "/v2.1/{other}/servers", Some(("{other}/servers", None, true)));
+        check_below("/v2.1", "/v2.1", Some(("", None, false)));
+        check_below("/x/v3/{id}", "/x/v3/{id}/volumes", Some(("volumes", Some("{id}"), false)));
+        check_below("/v3/{id}", "/v3/{other}/volumes", Some(("volumes", Some("{other}"), false)));
+        check_below("/v3/{id}", "/v3/", Some(("", None, false)));
+        check_below("/v1/AUTH_{id}", "/v1/AUTH_{id}/c/v1", Some(("c/v1", Some("{id}"), false)));
+        check_below("/v1/AUTH_{id}", "/v1/{other}/c", Some(("{other}/c", None, false)));
+        check_below("", "/v2/images", Some(("images", None, false)));
+        check_below("/image", "/image/images", Some(("images", None, false)));
+        check_below("/image", "/imagery/images", None);
+        check_below("/image", "/images", None);
     }
 
     #[test]

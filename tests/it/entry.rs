@@ -175,7 +175,7 @@ async fn an_absolute_target_must_be_this_listeners() {
     let (cloud, keyway) = start().await;
     let (listen, port) = (keyway.listen(), keyway.listen().port());
     for (target, host, status) in [
-        (format!("http://rebind.example/compute/servers"), "localhost".to_owned(), 400),
+        ("http://rebind.example/compute/servers".to_owned(), "localhost".to_owned(), 400),
         ("http://rebind.example/compute/servers".to_owned(), "rebind.example".to_owned(), 421),
         ("http://localhost/compute/servers".to_owned(), "rebind.example".to_owned(), 400),
         ("http://localhost/compute/servers".to_owned(), format!("localhost:{port}"), 400),
