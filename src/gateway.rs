@@ -26,8 +26,8 @@ use crate::error::ProxyError;
 use crate::keystone::{self, AllowHttp, Auth, Discovery, TokenCache, service_type};
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
 use crate::policy::Policy;
-use crate::proxy::headers::{self, Fields, Sent};
-use crate::proxy::{self, Answer, BodyLimits, Destination, Proxy, links, rewrite};
+use crate::proxy::headers::{self, Fields};
+use crate::proxy::{self, Answer, BodyLimits, Destination, Proxy, Sent, links, rewrite};
 use crate::route::{Route, RouteError};
 use crate::upstream::{self, BaseUrl, Scheme};
 

@@ -53,7 +53,7 @@ pub struct Config {
     pub drain: Duration,
     /// How much of anything is too much.
     pub limits: Limits,
-    /// How large a request's body may be, by service.
+    /// How large a request's body may be: `limits.body` and `[limits.bodies]`.
     pub body_limits: BodyLimits,
     /// How long anything may take.
     pub timeouts: Timeouts,
