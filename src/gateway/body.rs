@@ -11,7 +11,7 @@ use http_body::{Frame, SizeHint};
 
 use super::record::Record;
 use crate::error::ProxyError;
-use crate::proxy::headers::{self, Sent};
+use crate::proxy::{Sent, headers};
 use crate::upstream;
 
 /// Tells keyway's own answers from a service's.

@@ -3,6 +3,7 @@
 pub mod headers;
 pub mod links;
 pub mod rewrite;
+mod sent;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use http::{Method, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 
-use self::headers::{Fields, Sent};
+use self::headers::Fields;
+pub use self::sent::Sent;
 use crate::body::{BodyError, ReplayBudget, RequestBody};
 use crate::error::ProxyError;
 use crate::incoming::Incoming;
@@ -30,26 +32,13 @@ const X_KEYWAY_RETRY: HeaderName = HeaderName::from_static("x-keyway-retry");
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 const DRAIN_BYTES: usize = 64 << 20;
 
-/// How large a request's body may be, bytes. Nothing is limited unless the operator says so: images
-/// and objects are huge.
+/// How large the body of a request may be, bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BodyLimits {
-    /// For services that are not named.
+    /// For services that have no limit of their own; `None`: any size.
     pub default: Option<u64>,
-    /// By service type, or an alias of it.
+    /// By official service type.
     pub services: BTreeMap<String, u64>,
-}
-
-impl BodyLimits {
-    /// The limit of one service, by its official type.
-    pub fn of(&self, service: &str) -> Option<u64> {
-        let named = self
-            .services
-            .iter()
-            .find(|(name, _)| service_type::same(&service_type::canonical(name), service))
-            .map(|(_, limit)| *limit);
-        named.or(self.default)
-    }
 }
 
 /// Where requests with one path prefix go, and with which token.
@@ -90,6 +79,19 @@ impl Destination {
             policy.decide(method, path)?;
         }
         Ok(())
+    }
+}
+
+impl BodyLimits {
+    /// The limit of one service, by its official type. Nothing is limited unless the operator says so:
+    /// images and objects are huge.
+    pub fn of(&self, service: &str) -> Option<u64> {
+        let named = self
+            .services
+            .iter()
+            .find(|(name, _)| service_type::same(&service_type::canonical(name), service))
+            .map(|(_, limit)| *limit);
+        named.or(self.default)
     }
 }
 
