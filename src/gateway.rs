@@ -169,7 +169,7 @@ impl Gateway {
             match self.shared.discovery.known(&destination.url) {
                 Some(known) => known,
                 None => {
-                    let client = &self.clients[destination.key.cloud];
+                    let client = &self.shared.clients[destination.key.cloud];
                     let asked =
                         self.shared.discovery.current(client, &destination.url, Some(&destination.token.id));
                     Box::pin(asked).await
