@@ -493,6 +493,8 @@ pub struct Body {
 enum Kind {
     Own(Option<Bytes>),
     Upstream(upstream::Body),
+    /// The service's answer broke off; the error, until it was passed on.
+    Broken(Option<Box<dyn std::error::Error + Send + Sync>>),
 }
 
 impl http_body::Body for Body {
@@ -505,22 +507,27 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut frame = match &mut self.kind {
             Kind::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Kind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Kind::Broken(error) => return Poll::Ready(error.take().map(Err)),
+            Kind::Upstream(body) => match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "a service's answer broke off");
+                    self.broken = true;
+                    // hyper drops what it has not sent yet when a body fails, so it gets to send that
+                    // first: who sees the head knows that the service acted, who sees nothing may repeat.
+                    self.kind = Kind::Broken(Some(error));
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                frame => frame,
+            },
         };
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
             headers::clean_trailers(trailers);
         }
-        match (&frame, &mut self.record) {
-            (Some(Ok(frame)), Some(record)) => {
-                record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-            }
-            (Some(Err(error)), _) => {
-                tracing::warn!(%error, "a service's answer broke off");
-                self.broken = true;
-            }
-            _ => {}
+        if let (Some(Ok(frame)), Some(record)) = (&frame, &mut self.record) {
+            record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
         Poll::Ready(frame)
     }
@@ -529,6 +536,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Own(text) => text.is_none(),
             Kind::Upstream(body) => body.is_end_stream(),
+            Kind::Broken(_) => false,
         }
     }
 
@@ -536,6 +544,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
             Kind::Upstream(body) => body.size_hint(),
+            Kind::Broken(_) => SizeHint::default(),
         }
     }
 }
