@@ -268,6 +268,11 @@ fn shared(
     runtime: Handle,
 ) -> (Arc<Shared>, Vec<upstream::Client>) {
     let names: Vec<_> = config.clouds.iter().map(|cloud| cloud.name.clone()).collect();
+    for name in &names {
+        metrics.token_backoff.with_label_values(&[name]).set(0.0);
+        metrics.breaker_open.with_label_values(&[name]).set(0);
+        metrics.refusals_capped.with_label_values(&[name]).reset();
+    }
     let observed = Arc::clone(&metrics);
     let observer: Observer = Arc::new(move |event: &Event| observe(&observed, &names, event));
     let clouds = config.clouds.iter().cloned().zip(clients.iter().cloned()).collect();
@@ -306,6 +311,24 @@ fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
         }
         // Counted once per request, by the gateway.
         Event::Saved { .. } => {}
+        Event::Paused { cloud, wait, rejected } => {
+            let Some(cloud) = clouds.get(*cloud) else { return };
+            let until = std::time::SystemTime::now() + *wait;
+            let until = until.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            metrics.token_backoff.with_label_values(&[cloud]).set(until.as_secs_f64());
+            if *rejected {
+                metrics.breaker_open.with_label_values(&[cloud]).set(1);
+            }
+        }
+        Event::Resumed { cloud } => {
+            let Some(cloud) = clouds.get(*cloud) else { return };
+            metrics.token_backoff.with_label_values(&[cloud]).set(0.0);
+            metrics.breaker_open.with_label_values(&[cloud]).set(0);
+        }
+        Event::Capped { cloud } => {
+            let Some(cloud) = clouds.get(*cloud) else { return };
+            metrics.refusals_capped.with_label_values(&[cloud]).inc();
+        }
     }
 }
 

@@ -35,6 +35,12 @@ pub struct Metrics {
     pub token_request_duration: HistogramVec,
     /// When the current token ends, UNIX seconds: `{cloud}`.
     pub token_expiry: GaugeVec,
+    /// Until when Keystone is left alone, UNIX seconds; 0 after a success: `{cloud}`.
+    pub token_backoff: GaugeVec,
+    /// Keystone's last word on the credentials was no: `{cloud}`.
+    pub breaker_open: IntGaugeVec,
+    /// Refused tokens that were not replaced, since there were too many of late: `{cloud}`.
+    pub refusals_capped: IntCounterVec,
     token_requests_saved: IntCounterVec,
     connections: IntGaugeVec,
     body_bytes: IntCounterVec,
@@ -99,6 +105,24 @@ impl Metrics {
         )
         .expect("names and labels are valid");
         registry.register(Box::new(token_expiry.clone())).expect("names are unique");
+        let token_backoff = GaugeVec::new(
+            Opts::new(
+                "keyway_token_backoff_until_timestamp_seconds",
+                "Until when Keystone is left alone after a failure; 0 when the last call went well",
+            ),
+            &["cloud"],
+        )
+        .expect("names and labels are valid");
+        registry.register(Box::new(token_backoff.clone())).expect("names are unique");
+        let breaker_open = IntGaugeVec::new(
+            Opts::new(
+                "keyway_token_breaker_open",
+                "1 from when Keystone rejected the credentials until it accepts them",
+            ),
+            &["cloud"],
+        )
+        .expect("names and labels are valid");
+        registry.register(Box::new(breaker_open.clone())).expect("names are unique");
         let build = IntGaugeVec::new(Opts::new("keyway_build_info", "1, labelled by version"), &["version"])
             .expect("names and labels are valid");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -153,6 +177,13 @@ impl Metrics {
                 "Bytes of bodies, up (to services) and down (to clients)",
                 &["direction"],
             ),
+            refusals_capped: counters(
+                "keyway_token_refusals_capped_total",
+                "Refused tokens that were not replaced, since services refused too many of late",
+                &["cloud"],
+            ),
+            token_backoff,
+            breaker_open,
             token_expiry,
             connections,
             in_flight,
