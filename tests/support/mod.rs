@@ -6,6 +6,7 @@
 mod process;
 
 pub mod direct;
+pub mod faults;
 pub mod raw;
 pub mod tls;
 
