@@ -138,7 +138,7 @@ impl App {
             config,
             tls: &tls,
             metrics: Arc::clone(&metrics),
-            discovery: Discovery::new(),
+            discovery: Discovery::new(runtime.clone()),
             draining: Arc::clone(&draining),
         };
         let shared = parts
@@ -479,7 +479,7 @@ pub fn parts(config: &Config, runtime: &Handle) -> Result<Arc<Shared>, StartErro
         config,
         tls: &load_tls(config)?,
         metrics: Metrics::new(),
-        discovery: Discovery::new(),
+        discovery: Discovery::new(runtime.clone()),
         draining: Arc::default(),
     };
     Ok(parts.shared(Vec::new(), runtime))
@@ -507,6 +507,7 @@ impl Parts<'_> {
             runtime.spawn(client.watch());
         }
         let names: Vec<_> = config.clouds.iter().map(|cloud| cloud.name.clone()).collect();
+        self.metrics.show_clouds(&names);
         let observed = Arc::clone(&self.metrics);
         let observer: Observer = Arc::new(move |event: &Event| observe(&observed, &names, event));
         let clouds = config.clouds.iter().cloned().zip(clients.iter().cloned()).collect();
@@ -562,6 +563,24 @@ fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
         }
         // Counted once per request, by the gateway.
         Event::Saved { .. } => {}
+        Event::Paused { cloud, wait, rejected } => {
+            let Some(cloud) = clouds.get(*cloud) else { return };
+            let until = std::time::SystemTime::now() + *wait;
+            let until = until.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            metrics.token_backoff.with_label_values(&[cloud]).set(until.as_secs_f64());
+            if *rejected {
+                metrics.breaker_open.with_label_values(&[cloud]).set(1);
+            }
+        }
+        Event::Resumed { cloud } => {
+            let Some(cloud) = clouds.get(*cloud) else { return };
+            metrics.token_backoff.with_label_values(&[cloud]).set(0.0);
+            metrics.breaker_open.with_label_values(&[cloud]).set(0);
+        }
+        Event::Capped { cloud } => {
+            let Some(cloud) = clouds.get(*cloud) else { return };
+            metrics.refusals_capped.with_label_values(&[cloud]).inc();
+        }
     }
 }
 

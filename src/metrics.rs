@@ -41,6 +41,12 @@ pub struct Metrics {
     reloads: IntCounterVec,
     last_reload_successful: IntGauge,
     last_reload_timestamp: IntGauge,
+    /// Until when Keystone is left alone, UNIX seconds; 0 after a success: `{cloud}`.
+    pub token_backoff: GaugeVec,
+    /// Keystone's last word on the credentials was no: `{cloud}`.
+    pub breaker_open: IntGaugeVec,
+    /// Refused tokens that were not replaced, since there were too many of late: `{cloud}`.
+    pub refusals_capped: IntCounterVec,
     token_requests_saved: IntCounterVec,
     connections: IntGaugeVec,
     closed: IntCounterVec,
@@ -210,6 +216,24 @@ impl Metrics {
         )
         .expect("names and labels are valid");
         registry.register(Box::new(token_expiry.clone())).expect("names are unique");
+        let token_backoff = GaugeVec::new(
+            Opts::new(
+                "keyway_token_backoff_until_timestamp_seconds",
+                "Until when Keystone is left alone after a failure; 0 when the last call went well",
+            ),
+            &["cloud"],
+        )
+        .expect("names and labels are valid");
+        registry.register(Box::new(token_backoff.clone())).expect("names are unique");
+        let breaker_open = IntGaugeVec::new(
+            Opts::new(
+                "keyway_token_breaker_open",
+                "1 from when Keystone rejected the credentials until it accepts them",
+            ),
+            &["cloud"],
+        )
+        .expect("names and labels are valid");
+        registry.register(Box::new(breaker_open.clone())).expect("names are unique");
         let build = IntGaugeVec::new(Opts::new("keyway_build_info", "1, labelled by version"), &["version"])
             .expect("names and labels are valid");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -278,6 +302,13 @@ impl Metrics {
                 &["reason"],
             ),
             admin: Arc::default(),
+            refusals_capped: counters(
+                "keyway_token_refusals_capped_total",
+                "Refused tokens that were not replaced, since services refused too many of late",
+                &["cloud"],
+            ),
+            token_backoff,
+            breaker_open,
             token_expiry,
             connections,
             in_flight,
@@ -313,6 +344,15 @@ impl Metrics {
     pub fn forget_cloud(&self, cloud: &str) {
         // It may have had no token at all.
         let _ = self.token_expiry.remove_label_values(&[cloud]);
+    }
+
+    /// Shows what is counted by cloud from the start, so that an alert needs no first event.
+    pub fn show_clouds(&self, names: &[String]) {
+        for name in names {
+            let _ = self.token_backoff.with_label_values(&[name]);
+            let _ = self.breaker_open.with_label_values(&[name]);
+            let _ = self.refusals_capped.with_label_values(&[name]);
+        }
     }
 
     /// Cells for one more worker.

@@ -128,6 +128,8 @@ impl Admin {
             })),
             "error": status.failure.as_ref().map(|(error, _)| error.root().to_string()),
             "next_attempt_seconds": status.failure.as_ref().map(|(_, wait)| wait.as_secs()),
+            "breaker_open": status.breaker_open,
+            "refusals_left": status.refusals_left,
             "services": services,
         })
     }

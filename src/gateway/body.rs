@@ -63,12 +63,25 @@ pub struct Body {
 enum Kind {
     Own(Option<Bytes>),
     Upstream(upstream::Body, Sent),
+    /// The service's answer broke off; the error, until it was passed on.
+    Broken(Option<Box<dyn std::error::Error + Send + Sync>>),
 }
 
 impl Body {
     /// A service's, of the request that `record` is about.
     pub(super) fn upstream(body: upstream::Body, sent: Sent, record: Box<Record>) -> Self {
         Self { kind: Kind::Upstream(body, sent), broken: false, record: Some(record) }
+    }
+
+    #[cold]
+    fn broke_off(&mut self, error: Box<dyn std::error::Error + Send + Sync>) {
+        let stalled = error.downcast_ref::<io::Error>().map(io::Error::kind) == Some(io::ErrorKind::TimedOut);
+        let reason = if stalled { "upstream_timeout" } else { "upstream_broken" };
+        if let Some(record) = &mut self.record {
+            record.cut(reason, &*error);
+        }
+        self.broken = true;
+        self.kind = Kind::Broken(Some(error));
     }
 
     /// Ends `record` when this body ends.
@@ -87,27 +100,25 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut frame = match &mut self.kind {
             Kind::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Kind::Upstream(body, _) => ready!(Pin::new(body).poll_frame(cx)),
+            Kind::Broken(error) => return Poll::Ready(error.take().map(Err)),
+            Kind::Upstream(body, _) => match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Err(error)) => {
+                    self.broke_off(error);
+                    // hyper drops what it has not sent yet when a body fails, so it gets to send that
+                    // first: who sees the head knows that the service acted, who sees nothing may repeat.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                frame => frame,
+            },
         };
         if let Some(Ok(frame)) = &mut frame
             && let (Some(trailers), Kind::Upstream(_, sent)) = (frame.trailers_mut(), &self.kind)
         {
             headers::clean_trailers(trailers, sent);
         }
-        match (&frame, &mut self.record) {
-            (Some(Ok(frame)), Some(record)) => {
-                record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-            }
-            (Some(Err(error)), _) => {
-                let stalled =
-                    error.downcast_ref::<io::Error>().map(io::Error::kind) == Some(io::ErrorKind::TimedOut);
-                let reason = if stalled { "upstream_timeout" } else { "upstream_broken" };
-                if let Some(record) = &mut self.record {
-                    record.cut(reason, &**error);
-                }
-                self.broken = true;
-            }
-            _ => {}
+        if let (Some(Ok(frame)), Some(record)) = (&frame, &mut self.record) {
+            record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
         Poll::Ready(frame)
     }
@@ -116,6 +127,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Own(text) => text.is_none(),
             Kind::Upstream(body, _) => body.is_end_stream(),
+            Kind::Broken(_) => false,
         }
     }
 
@@ -123,6 +135,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
             Kind::Upstream(body, _) => body.size_hint(),
+            Kind::Broken(_) => SizeHint::default(),
         }
     }
 }

@@ -196,7 +196,7 @@ impl Gateway {
                     // Which version it will be does not matter to a policy.
                     let likely = destination.base.target(route.rest, Some("v1"));
                     destination.permits(listener, &parts.method, &likely)?;
-                    let client = &self.clients[destination.key.cloud];
+                    let client = &self.shared.clients[destination.key.cloud];
                     let asked =
                         self.shared.discovery.current(client, &destination.url, Some(&destination.token.id));
                     Box::pin(asked).await

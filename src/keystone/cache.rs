@@ -6,10 +6,12 @@
 //! an old token never throws away a new one, and the old one stays until the new one is there.
 //!
 //! Keystone is protected from us: failures back off, rejected credentials most of all (accounts get
-//! locked), and a bucket caps the logins that refusals may cause. Calls to Keystone run on a runtime
+//! locked; all projects of a cloud share one breaker), and a bucket caps the logins that refusals may
+//! cause. Calls to Keystone run on a runtime
 //! of their own and outlive the requests that wait for them. Nothing here knows about routes or
 //! downstream clients.
 
+mod breaker;
 mod slot;
 
 use std::fmt;
@@ -21,7 +23,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
-use self::slot::{Login, Slot};
+use self::breaker::{Breaker, Verdict};
+use self::slot::{Login, Slot, Trouble};
 use super::{
     Auth, AuthError, Catalog, Client, Config, Destination, Method, Named, NoEndpoint, ProjectInfo, Scope,
     Token, TokenId, catalog,
@@ -34,6 +37,11 @@ const MOST_PROJECTS: u64 = 1024;
 /// How long a list of projects answers for names that are in it, and for those that are not.
 const KNOWN_PROJECTS: Duration = Duration::from_secs(60);
 const UNKNOWN_PROJECTS: Duration = Duration::from_secs(5);
+
+/// How long Keystone may take to say whether a token is good, before an upload starts without its
+/// word; and how long it is not asked again then.
+const CHECK_DEADLINE: Duration = Duration::from_secs(2);
+const UNCHECKED: Duration = Duration::from_secs(10);
 
 /// Which token: of which cloud, and for what.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +81,25 @@ pub enum Event {
     /// Someone got a token, or waits for one, without a call of its own. Readers of a
     /// [`TokenCache::snapshot`] count for themselves.
     Saved {
+        /// Of which cloud.
+        cloud: usize,
+    },
+    /// No login of a cloud goes to Keystone for a while.
+    Paused {
+        /// Of which cloud.
+        cloud: usize,
+        /// For how long.
+        wait: Duration,
+        /// Keystone rejected the credentials; else it did not answer.
+        rejected: bool,
+    },
+    /// A login went well after [`Paused`](Self::Paused).
+    Resumed {
+        /// Of which cloud.
+        cloud: usize,
+    },
+    /// A service refused a token, and no new one was asked for: there were too many of late.
+    Capped {
         /// Of which cloud.
         cloud: usize,
     },
@@ -159,6 +186,10 @@ pub struct Status {
     pub token: Option<Arc<Token>>,
     /// The last failure since the last success, and how long until the next attempt.
     pub failure: Option<(Arc<AuthError>, Duration)>,
+    /// Keystone's last word on the credentials was no, so no project of the cloud gets a new token.
+    pub breaker_open: bool,
+    /// How many more logins refused tokens may cause right now.
+    pub refusals_left: u32,
 }
 
 /// A future that is boxed, since logins are rare.
@@ -196,6 +227,8 @@ struct Shared {
     clouds: Vec<Cloud>,
     projects: moka::sync::Cache<Key, Arc<Slot>>,
     version: AtomicU64,
+    /// How long a login may take, and a caller wait.
+    deadline: Duration,
     runtime: Handle,
     observer: Observer,
 }
@@ -203,6 +236,8 @@ struct Shared {
 struct Cloud {
     config: Config,
     source: Source,
+    /// What all of its logins have in common. A reload hands it on to the next cache.
+    breaker: Mutex<Arc<Breaker>>,
     /// The cloud's own scope. Not among the other projects, so that these can never push it out.
     slot: Arc<Slot>,
     /// The user's projects, and when Keystone listed them.
@@ -211,10 +246,28 @@ struct Cloud {
     check: Mutex<Option<Arc<Check>>>,
 }
 
+impl Cloud {
+    fn breaker(&self) -> Arc<Breaker> {
+        Arc::clone(&self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// A question whether a token is good, and its answer.
 struct Check {
     token: TokenId,
     good: OnceCell<Result<bool, AuthError>>,
+    asked: Instant,
+}
+
+impl Check {
+    /// Whether its answer, or that there was none, still counts.
+    fn holds(&self, now: Instant) -> bool {
+        match self.good.get() {
+            None => true,
+            Some(Ok(_)) => false,
+            Some(Err(_)) => now.saturating_duration_since(self.asked) < UNCHECKED,
+        }
+    }
 }
 
 enum Source {
@@ -262,13 +315,19 @@ impl TokenCache {
                 (config, source)
             })
             .collect();
-        Self::with_sources(clouds, runtime, observer)
+        Self::with_sources(clouds, deadline, runtime, observer)
     }
 
-    fn with_sources(clouds: Vec<(Config, Source)>, runtime: Handle, observer: Observer) -> Self {
+    fn with_sources(
+        clouds: Vec<(Config, Source)>,
+        deadline: Duration,
+        runtime: Handle,
+        observer: Observer,
+    ) -> Self {
         let cloud = |(index, (config, source))| Cloud {
             config,
             source,
+            breaker: Mutex::new(Arc::new(Breaker::new())),
             slot: Arc::new(Slot::new(Key::of_cloud(index))),
             projects: Mutex::default(),
             check: Mutex::default(),
@@ -276,7 +335,7 @@ impl TokenCache {
         let clouds = clouds.into_iter().enumerate().map(cloud).collect();
         let projects = moka::sync::Cache::new(MOST_PROJECTS);
         let version = AtomicU64::new(0);
-        Self { shared: Arc::new(Shared { clouds, projects, version, runtime, observer }) }
+        Self { shared: Arc::new(Shared { clouds, projects, version, deadline, runtime, observer }) }
     }
 
     /// Starts to log in to every cloud, in the background. Where that fails it is tried again until
@@ -325,9 +384,12 @@ impl TokenCache {
         let cloud = self.shared.cloud(key)?;
         match &cloud.source {
             Source::Keystone(_) => {
-                let slot = self.slot(cloud, key).await?;
-                let lister = self.lister(cloud, &slot).await?;
-                slot.current(&self.shared, lister).await
+                let seeking = async {
+                    let slot = self.slot(cloud, key).await?;
+                    let lister = self.lister(cloud, &slot).await?;
+                    slot.current(&self.shared, lister).await
+                };
+                self.in_time(key, seeking).await
             }
             Source::Fixed(token) => match &key.project {
                 None => Ok(Arc::clone(token)),
@@ -347,9 +409,12 @@ impl TokenCache {
         let cloud = self.shared.cloud(key)?;
         match &cloud.source {
             Source::Keystone(_) => {
-                let slot = self.slot(cloud, key).await?;
-                let lister = self.lister(cloud, &slot).await?;
-                slot.replace(&self.shared, used, lister).await
+                let replacing = async {
+                    let slot = self.slot(cloud, key).await?;
+                    let lister = self.lister(cloud, &slot).await?;
+                    slot.replace(&self.shared, used, lister).await
+                };
+                self.in_time(key, replacing).await
             }
             Source::Fixed(_) => Err(Arc::new(AuthError::FixedToken)),
             Source::Unusable(error) => Err(Arc::clone(error)),
@@ -357,7 +422,8 @@ impl TokenCache {
     }
 
     /// Asks Keystone whether a token is still good, and notes it in the token if it is. For uploads
-    /// that can't be sent twice. Those who ask about the same token together share one question.
+    /// that can't be sent twice. Those who ask about the same token together share one question, and
+    /// one that was not answered is not repeated for a while.
     ///
     /// # Errors
     /// [`AuthError`] when Keystone gives no clear answer.
@@ -366,9 +432,10 @@ impl TokenCache {
         let check = {
             let mut running = place.check.lock().unwrap_or_else(PoisonError::into_inner);
             match &*running {
-                Some(check) if check.token == token.id && !check.good.initialized() => Arc::clone(check),
+                Some(check) if check.token == token.id && check.holds(slot::now()) => Arc::clone(check),
                 _ => {
-                    let check = Arc::new(Check { token: token.id.clone(), good: OnceCell::new() });
+                    let (token, good, asked) = (token.id.clone(), OnceCell::new(), slot::now());
+                    let check = Arc::new(Check { token, good, asked });
                     *running = Some(Arc::clone(&check));
                     check
                 }
@@ -377,14 +444,21 @@ impl TokenCache {
         let ask = || async {
             let (shared, id) = (Arc::clone(&self.shared), token.id.clone());
             let task = self.shared.runtime.spawn(async move {
-                match &shared.clouds[cloud].source {
-                    Source::Keystone(keystone) => keystone.validate(&id).await,
-                    Source::Fixed(_) | Source::Unusable(_) => Ok(true),
+                let Cloud { source, .. } = &shared.clouds[cloud];
+                let breaker = shared.clouds[cloud].breaker();
+                let Source::Keystone(keystone) = source else { return Ok(true) };
+                if let Some(waiting) = breaker.waiting(slot::now()) {
+                    return Err(waiting);
                 }
+                let limit = CHECK_DEADLINE.min(shared.deadline);
+                let checking = tokio::time::timeout(limit, keystone.validate(&id));
+                checking.await.unwrap_or(Err(AuthError::Timeout { after: limit }))
             });
             task.await.unwrap_or(Err(AuthError::Stopped))
         };
         let good = check.good.get_or_init(ask).await.clone()?;
+        // Nobody joins it any more: it must not outlive the token.
+        place.check.lock().unwrap_or_else(PoisonError::into_inner).take_if(|last| Arc::ptr_eq(last, &check));
         if good {
             token.mark_proved(slot::now());
         }
@@ -410,14 +484,30 @@ impl TokenCache {
     pub fn status(&self, cloud: usize) -> Status {
         match self.shared.clouds.get(cloud) {
             None => Status::default(),
-            Some(Cloud { source: Source::Keystone(_), slot, .. }) => slot.status(),
+            Some(cloud @ Cloud { source: Source::Keystone(_), slot, .. }) => slot.status(&cloud.breaker()),
             Some(Cloud { source: Source::Fixed(token), .. }) => {
-                Status { token: Some(Arc::clone(token)), failure: None }
+                Status { token: Some(Arc::clone(token)), ..Status::default() }
             }
             Some(Cloud { source: Source::Unusable(error), .. }) => {
-                Status { token: None, failure: Some((Arc::clone(error), Duration::MAX)) }
+                Status { failure: Some((Arc::clone(error), Duration::MAX)), ..Status::default() }
             }
         }
+    }
+
+    /// Another project's token may take two logins and a list of projects; whoever waits for it waits
+    /// no longer than for one login.
+    async fn in_time(
+        &self,
+        key: &Key,
+        seeking: impl Future<Output = Result<Arc<Token>, Arc<AuthError>>>,
+    ) -> Result<Arc<Token>, Arc<AuthError>> {
+        if key.project.is_none() {
+            return seeking.await;
+        }
+        let after = self.shared.deadline;
+        tokio::time::timeout(after, seeking)
+            .await
+            .unwrap_or_else(|_| Err(Arc::new(AuthError::Timeout { after })))
     }
 
     /// The slot of a key. A project that is the cloud's own shares its token.
@@ -461,45 +551,166 @@ impl Shared {
     }
 
     /// One login: finds the project, if that is still to be done, and asks Keystone for its token.
-    async fn log_in(&self, login: &mut Login) -> Result<Token, AuthError> {
-        let cloud = self.clouds.get(login.key.cloud).ok_or(AuthError::NoSuchCloud)?;
+    async fn log_in(self: &Arc<Self>, login: &mut Login) -> Result<Token, Trouble> {
+        let cloud = self.clouds.get(login.key.cloud).ok_or(Trouble::NotAsked(AuthError::NoSuchCloud))?;
         let (Source::Keystone(keystone), Auth::Identity(identity)) = (&cloud.source, &cloud.config.auth)
         else {
-            return Err(AuthError::FixedToken);
+            return Err(Trouble::NotAsked(AuthError::FixedToken));
         };
         let Some(asked) = &login.key.project else {
-            return keystone.authenticate(&identity.scope).await;
+            return self.authenticate(cloud, keystone.as_ref(), &identity.scope, login).await;
         };
         let id = match (&login.project_id, &login.lister) {
             (Some(id), _) => id.clone(),
-            (None, Some(own)) => self.find_project(cloud, keystone.as_ref(), asked, own).await?,
-            (None, None) => return Err(AuthError::Stopped),
+            (None, Some(own)) => self.find_project(cloud, keystone.as_ref(), asked, own, login).await?,
+            (None, None) => return Err(Trouble::NotAsked(AuthError::Stopped)),
         };
         login.project_id = Some(id.clone());
-        keystone.authenticate(&Scope::Project(super::Project::Id(id))).await
+        let scope = Scope::Project(super::Project::Id(id));
+        self.authenticate(cloud, keystone.as_ref(), &scope, login).await
+    }
+
+    /// Asks Keystone for a token when its turn comes, and tells the breaker what came of it while
+    /// nobody else's turn has come yet.
+    async fn authenticate(
+        &self,
+        cloud: &Cloud,
+        keystone: &dyn Issuer,
+        scope: &Scope,
+        login: &Login,
+    ) -> Result<Token, Trouble> {
+        let breaker = cloud.breaker();
+        let permit = self.in_flight(login, breaker.admit()).await.map_err(Trouble::NotAsked)?;
+        let sent = slot::now();
+        match self.in_flight(login, keystone.authenticate(scope)).await {
+            Ok(token) => {
+                self.accept(cloud, scope, login);
+                Ok(token)
+            }
+            Err(error) if is_about_keystone(&error) => Err(self.fail(cloud, error, sent, login)),
+            Err(error) if error.is_rejection() => {
+                let Ok(_permit) = self.in_flight(login, breaker.alone(permit)).await else {
+                    return Err(Trouble::OfScope(error));
+                };
+                let scope_alone = match breaker.verdict(scope, sent) {
+                    Verdict::Good => true,
+                    Verdict::Bad | Verdict::Unknown => false,
+                    Verdict::Ask(other) => self.still_accepts(cloud, keystone, &other, login).await,
+                };
+                if scope_alone {
+                    breaker.absolve(scope);
+                    return Err(Trouble::OfScope(error));
+                }
+                Err(self.fail(cloud, error, sent, login))
+            }
+            Err(error) => Err(Trouble::OfScope(error)),
+        }
+    }
+
+    /// Whether Keystone still accepts the credentials for what it accepted them before.
+    async fn still_accepts(
+        &self,
+        cloud: &Cloud,
+        keystone: &dyn Issuer,
+        scope: &Scope,
+        login: &Login,
+    ) -> bool {
+        let started = slot::now();
+        let outcome = match self.in_flight(login, keystone.authenticate(scope)).await {
+            Ok(_) => Outcome::Ok,
+            Err(error) => Outcome::of(&error),
+        };
+        (self.observer)(&Event::Asked {
+            cloud: login.key.cloud,
+            reason: login.reason,
+            outcome,
+            took: slot::now().saturating_duration_since(started),
+            expires_at: None,
+        });
+        if outcome == Outcome::Ok {
+            self.accept(cloud, scope, login);
+        }
+        outcome == Outcome::Ok
+    }
+
+    fn accept(&self, cloud: &Cloud, scope: &Scope, login: &Login) {
+        if cloud.breaker().accept(scope) {
+            tracing::info!(cloud = cloud.config.name, "Keystone accepts logins again");
+            (self.observer)(&Event::Resumed { cloud: login.key.cloud });
+        }
+    }
+
+    fn fail(&self, cloud: &Cloud, error: AuthError, sent: Instant, login: &Login) -> Trouble {
+        let failure = cloud.breaker().fail(error, sent);
+        (self.observer)(&Event::Paused {
+            cloud: login.key.cloud,
+            wait: failure.until.saturating_duration_since(slot::now()),
+            rejected: failure.error.is_rejection(),
+        });
+        Trouble::OfCloud(failure)
+    }
+
+    /// A step of a login, as long as that may take in all.
+    async fn in_flight<T>(
+        &self,
+        login: &Login,
+        step: impl Future<Output = Result<T, AuthError>>,
+    ) -> Result<T, AuthError> {
+        let due = login.start + self.deadline;
+        let timed_out = |_| Err(AuthError::Timeout { after: self.deadline });
+        tokio::time::timeout_at(due.into(), step).await.unwrap_or_else(timed_out)
     }
 
     /// The id of the project that a request means: an id, else a name; among equal names the one in
     /// the domain of the cloud's own project.
     async fn find_project(
-        &self,
+        self: &Arc<Self>,
         cloud: &Cloud,
         keystone: &dyn Issuer,
         asked: &str,
         own: &Token,
-    ) -> Result<String, AuthError> {
+        login: &Login,
+    ) -> Result<String, Trouble> {
         let known = cloud.projects.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((at, projects)) = known {
             let found = match_project(&projects, asked, own);
             let good_for = if found.is_ok() { KNOWN_PROJECTS } else { UNKNOWN_PROJECTS };
             if slot::now().saturating_duration_since(at) < good_for {
-                return found;
+                return found.map_err(Trouble::OfScope);
             }
         }
-        let projects: Arc<[ProjectInfo]> = keystone.projects(&own.id).await?.into();
+        if let Some(waiting) = cloud.breaker().waiting(slot::now()) {
+            return Err(Trouble::NotAsked(waiting));
+        }
+        let sent = slot::now();
+        let listed = match self.in_flight(login, keystone.projects(&own.id)).await {
+            // The list's 401 is about the token that it was asked for with, not about the credentials.
+            Err(AuthError::Rejected { status: 401, .. }) => {
+                let replaced = cloud.slot.replace(self, &own.id, None).await;
+                let own = replaced.map_err(|error| Trouble::NotAsked((*error).clone()))?;
+                self.in_flight(login, keystone.projects(&own.id)).await
+            }
+            listed => listed,
+        };
+        let projects: Arc<[ProjectInfo]> = match listed {
+            Ok(projects) => projects.into(),
+            Err(error) if is_about_keystone(&error) => return Err(self.fail(cloud, error, sent, login)),
+            Err(error) => return Err(Trouble::OfScope(error)),
+        };
         *cloud.projects.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((slot::now(), Arc::clone(&projects)));
-        match_project(&projects, asked, own)
+        match_project(&projects, asked, own).map_err(Trouble::OfScope)
+    }
+}
+
+/// Whether a failure would meet every login alike. A 500 may be about one project's catalog.
+fn is_about_keystone(error: &AuthError) -> bool {
+    match error {
+        AuthError::Unreachable(_) | AuthError::Timeout { .. } => true,
+        AuthError::Unavailable { status, retry_after, .. } => {
+            matches!(status, 429 | 502 | 503 | 504) || retry_after.is_some()
+        }
+        _ => false,
     }
 }
 

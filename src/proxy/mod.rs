@@ -237,6 +237,10 @@ impl Proxy {
     async fn proven(&self, destination: &Destination, body: &RequestBody) -> Result<Arc<Token>, ProxyError> {
         let token = &destination.token;
         token.mark_used();
+        // Reading the body may have taken longer than the token had to live.
+        if !body.is_empty() && !token.is_fresh(Instant::now()) {
+            return Box::pin(self.tokens.current(&destination.key)).await.map_err(ProxyError::Auth);
+        }
         if body.is_whole() || token.proved_within(Instant::now(), self.proof) {
             return Ok(Arc::clone(token));
         }

@@ -23,7 +23,7 @@ fn with_password(cloud: &Cloud, password: &str) -> Config {
     config
 }
 
-// 63
+// Promise 63.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_requests_on_a_cold_start_cost_keystone_one_call() {
     let cloud = cloud().await;
@@ -35,7 +35,7 @@ async fn a_thousand_requests_on_a_cold_start_cost_keystone_one_call() {
     assert_eq!(statuses(&cloud, "compute"), [200; MANY]);
 }
 
-// 63
+// Promise 63.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_requests_when_the_token_ends_cost_keystone_one_call() {
     let cloud = cloud().await;
@@ -53,7 +53,7 @@ async fn a_thousand_requests_when_the_token_ends_cost_keystone_one_call() {
     assert_eq!(statuses(&cloud, "compute"), [200; MANY]);
 }
 
-// 63, 68
+// Promises 63, 64.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_requests_with_a_revoked_token_cost_keystone_one_call() {
     let cloud = cloud().await;
@@ -66,7 +66,7 @@ async fn a_thousand_requests_with_a_revoked_token_cost_keystone_one_call() {
     assert!(cloud.requests("compute").len() <= 2 * MANY + 1);
 }
 
-// 63
+// Promise 63.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_401_for_an_old_token_does_not_throw_away_the_new_one() {
     let cloud = cloud().await;
@@ -85,7 +85,7 @@ async fn a_late_401_for_an_old_token_does_not_throw_away_the_new_one() {
     assert_eq!(cloud.requests("compute").len(), 4);
 }
 
-// 68
+// Promise 68.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_renewed_before_it_ends_and_no_request_meets_a_401() {
     let cloud = cloud().await;
@@ -104,7 +104,7 @@ async fn a_token_is_renewed_before_it_ends_and_no_request_meets_a_401() {
     assert_eq!(keyway.metric_total("keyway_retries_total").await, 0.0);
 }
 
-// 65
+// Promise 65.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_keystone_that_is_down_has_no_effect_while_the_token_lives() {
     let cloud = cloud().await;
@@ -124,7 +124,7 @@ async fn a_keystone_that_is_down_has_no_effect_while_the_token_lives() {
     assert_eq!(keyway.metric_total("keyway_errors_total").await, 0.0);
 }
 
-// 66
+// Promises 66, 68.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_token_is_never_sent_and_service_recovers_with_keystone() {
     let cloud = cloud().await;
@@ -151,7 +151,7 @@ async fn an_expired_token_is_never_sent_and_service_recovers_with_keystone() {
     assert_eq!(keyway.admin_get("/readyz").await.status, 200);
 }
 
-// 69
+// Promise 69.
 #[tokio::test(flavor = "multi_thread")]
 async fn keyway_may_start_before_keystone() {
     let cloud = cloud().await;
@@ -170,6 +170,7 @@ async fn keyway_may_start_before_keystone() {
     assert_eq!(keyway.get("/compute/servers").await.status, 200);
 }
 
+// Promise 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_said_at_once_and_not_tried_again_and_again() {
     let cloud = cloud().await;
@@ -189,6 +190,7 @@ async fn a_wrong_password_is_said_at_once_and_not_tried_again_and_again() {
     assert_eq!(keyway.metric(r#"keyway_errors_total{reason="credentials_rejected"}"#).await, 200.0);
 }
 
+// Promise 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_keystone_that_does_not_answer_in_time_is_a_504_and_then_a_503() {
     let cloud = cloud().await;
@@ -232,22 +234,26 @@ async fn check_reply(trouble: Trouble, status: u16, reason: &str, says: &str) ->
     refused
 }
 
+// Promise 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_keystone_that_answers_html_is_not_believed() {
     let page = answering(200, &[("content-type", "text/html")], "<html>Please log in</html>");
     check_reply(page, 502, "keystone_bad_reply", "not JSON (text/html)").await;
 }
 
+// Promise 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_answer_of_keystone_is_not_believed() {
     check_reply(answering(201, &[], ""), 502, "keystone_bad_reply", "not JSON (no content type)").await;
 }
 
+// Promise 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_without_a_token_is_not_believed() {
     check_reply(answering(201, &[], "{}"), 502, "keystone_bad_reply", "has no `token`").await;
 }
 
+// Promise 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_keystone_with_trouble_of_its_own_is_asked_again_later() {
     let down = answering(503, &[], r#"{"error": {"message": "The database is away."}}"#);
@@ -256,6 +262,7 @@ async fn a_keystone_with_trouble_of_its_own_is_asked_again_later() {
     check_retry_after(&refused, 1..=2);
 }
 
+// Promise 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_keystone_that_wants_to_be_left_alone_is_left_alone() {
     let busy = answering(429, &[("retry-after", "30")], "");
@@ -269,7 +276,7 @@ async fn a_choice_of_versions_instead_of_a_token_names_auth_url() {
     check_reply(choices, 502, "keystone_bad_reply", "set auth_url to where Keystone really is").await;
 }
 
-// 18
+// Promise 18.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirecting_keystone_is_not_followed() {
     let cloud = cloud().await;
@@ -282,6 +289,7 @@ async fn a_redirecting_keystone_is_not_followed() {
     assert!(cloud.requests("image").is_empty());
 }
 
+// Promise 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_without_a_catalog_leads_nowhere_and_says_so() {
     let cloud = cloud().await;
@@ -293,7 +301,7 @@ async fn a_token_without_a_catalog_leads_nowhere_and_says_so() {
     assert_eq!(keyway.get("/identity/auth/projects").await.status, 200);
 }
 
-// 67
+// Promise 67.
 #[tokio::test(flavor = "multi_thread")]
 async fn clocks_that_differ_cost_no_logins() {
     for hours in [-48, -1, 1, 48] {
@@ -320,7 +328,7 @@ async fn a_user_by_id_may_log_in() {
     assert_eq!(keyway.get("/compute/servers").await.status, 200);
 }
 
-// 64
+// Promises 64, 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_keystone_that_stops_accepting_the_password_is_asked_once() {
     let cloud = cloud().await;
@@ -334,7 +342,7 @@ async fn a_keystone_that_stops_accepting_the_password_is_asked_once() {
     assert_eq!(cloud.token_requests(), 2);
 }
 
-// 63
+// Promise 63.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_takes_no_login_with_it() {
     let cloud = cloud().await;
@@ -350,7 +358,7 @@ async fn a_client_that_goes_away_takes_no_login_with_it() {
     assert_eq!(cloud.token_requests(), 1);
 }
 
-// 63
+// Promise 63.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_requests_for_another_project_on_a_cold_start_cost_one_call_more() {
     let cloud = cloud().await;
@@ -361,7 +369,7 @@ async fn many_requests_for_another_project_on_a_cold_start_cost_one_call_more() 
     assert_eq!(targets(&cloud, "identity").iter().filter(|target| target.contains("projects")).count(), 1);
 }
 
-// 66
+// Promise 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_of_keystone_without_end_is_given_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -390,6 +398,7 @@ async fn an_answer_of_keystone_without_end_is_given_up() {
     endless.abort();
 }
 
+// Promises 64, 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_token_without_a_keystone_is_a_503_and_no_login_per_request() {
     let cloud = cloud().await;
@@ -405,6 +414,7 @@ async fn a_revoked_token_without_a_keystone_is_a_503_and_no_login_per_request() 
     eventually("recovery", async || (keyway.get("/compute/servers").await.status == 200).then_some(())).await;
 }
 
+// Promise 64.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fixed_token_is_sent_and_its_refusal_passed_on() {
     let cloud = cloud().await;
@@ -427,6 +437,7 @@ async fn a_fixed_token_is_sent_and_its_refusal_passed_on() {
     assert_eq!(cloud.token_requests(), 1);
 }
 
+// Promises 63, 64.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_sets_out_with_a_refused_token_while_the_next_one_is_on_its_way() {
     let cloud = cloud().await;

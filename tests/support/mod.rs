@@ -6,6 +6,7 @@
 mod process;
 
 pub mod direct;
+pub mod faults;
 pub mod frames;
 pub mod h2;
 pub mod raw;

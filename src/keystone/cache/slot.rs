@@ -13,23 +13,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::breaker::{Breaker, Bucket, Failure};
 use super::{Event, Key, Outcome, Reason, Shared, Status};
 use crate::keystone::{AuthError, Token, TokenId};
 
-/// The first wait after a failure, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How many logins refused tokens may cause at once, and how long until one more may.
+const REFUSALS: (u32, Duration) = (10, Duration::from_secs(5));
 
-/// The same after rejected credentials: accounts get locked.
-const BREAKER: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(300));
-
-/// The longest wait that Keystone may ask for: a wrong Retry-After must not stop us for a day.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
-
-/// How many logins refusals may cause at once, and how long until one more may.
-const REFUSALS: u32 = 10;
-const REFILL: Duration = Duration::from_secs(5);
-
-/// The soonest renewal of a token that has just come, however short its life.
+/// The soonest renewal of a token that was just asked for, however short its life.
 const SOONEST_RENEWAL: Duration = Duration::from_secs(1);
 
 /// The clock of everything that waits: tokio's, which tests can pause.
@@ -51,8 +42,11 @@ struct State {
     /// The project's id, once the selector in the key was looked up.
     project_id: Option<String>,
     flight: Option<Flight>,
+    /// What went wrong since the last success, where that is about this project alone.
     failure: Option<Failure>,
-    bucket: Bucket,
+    refusals: Bucket,
+    /// When Keystone was last asked.
+    asked: Option<Instant>,
     /// Wakes up to renew, or to try again.
     alarm: Option<AbortHandle>,
 }
@@ -64,43 +58,24 @@ struct Flight {
     replaces: bool,
 }
 
-/// What went wrong since the last success.
-struct Failure {
-    error: Arc<AuthError>,
-    attempts: u32,
-    until: Instant,
-}
-
 /// What a login needs to know, and what it finds out.
 pub(super) struct Login {
     pub(super) key: Key,
+    pub(super) reason: Reason,
     pub(super) project_id: Option<String>,
     pub(super) lister: Option<Arc<Token>>,
+    /// Not before this; and not for longer than a login may take after it.
+    pub(super) start: Instant,
 }
 
-/// Caps the logins that refusals cause: each takes one, and they come back slowly.
-struct Bucket {
-    left: u32,
-    filled: Instant,
-}
-
-impl Bucket {
-    /// Takes one, or says how long until there is one.
-    fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        let since = now.saturating_duration_since(self.filled);
-        let refills = u32::try_from(since.as_millis() / REFILL.as_millis()).unwrap_or(REFUSALS).min(REFUSALS);
-        self.left += refills;
-        self.filled += REFILL * refills;
-        if self.left >= REFUSALS {
-            self.left = REFUSALS;
-            self.filled = now;
-        }
-        if self.left == 0 {
-            return Err((self.filled + REFILL).saturating_duration_since(now));
-        }
-        self.left -= 1;
-        Ok(())
-    }
+/// Why a login brought no token, and what has to wait for that.
+pub(super) enum Trouble {
+    /// Nothing: Keystone was not asked.
+    NotAsked(AuthError),
+    /// All logins of the cloud: Keystone is down, or the credentials are bad.
+    OfCloud(Failure),
+    /// Those for the same project.
+    OfScope(AuthError),
 }
 
 /// How a caller gets its token.
@@ -113,16 +88,12 @@ enum Turn {
     Started(watch::Receiver<Option<Answer>>),
 }
 
-impl Failure {
-    /// The failure after one more attempt.
-    fn after(previous: Option<&Self>, error: Arc<AuthError>, now: Instant) -> Self {
-        let attempts = previous.map_or(0, |failure| failure.attempts).saturating_add(1);
-        let (first, longest) = if error.is_rejection() { BREAKER } else { BACKOFF };
-        let doubled = first.saturating_mul(1 << (attempts - 1).min(16)).min(longest);
-        // Up to a fifth more, so that many processes do not come back together.
-        let jittered = doubled.mul_f64(1.0 + 0.2 * fastrand::f64());
-        let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
-        Self { error, attempts, until: now + jittered.max(asked) }
+impl Trouble {
+    fn error(&self) -> &AuthError {
+        match self {
+            Self::NotAsked(error) | Self::OfScope(error) => error,
+            Self::OfCloud(failure) => &failure.error,
+        }
     }
 }
 
@@ -147,10 +118,9 @@ impl State {
     }
 
     /// What those hear who come before it is time for the next attempt.
-    fn waiting(&self, now: Instant) -> Option<Arc<AuthError>> {
-        let failure = self.failure.as_ref()?;
-        let wait = failure.until.checked_duration_since(now).filter(|wait| !wait.is_zero())?;
-        Some(Arc::new(AuthError::Waiting { wait, cause: Arc::clone(&failure.error) }))
+    fn waiting(&self, breaker: &Breaker, now: Instant) -> Option<Arc<AuthError>> {
+        let own = self.failure.as_ref().and_then(|failure| failure.waiting(now));
+        own.or_else(|| breaker.waiting(now)).map(Arc::new)
     }
 
     fn wake(&mut self, alarm: Option<AbortHandle>) {
@@ -168,8 +138,15 @@ impl Drop for State {
 
 impl Slot {
     pub(super) fn new(key: Key) -> Self {
-        let bucket = Bucket { left: REFUSALS, filled: now() };
-        let state = State { token: None, project_id: None, flight: None, failure: None, bucket, alarm: None };
+        let state = State {
+            token: None,
+            project_id: None,
+            flight: None,
+            failure: None,
+            refusals: Bucket::new(REFUSALS),
+            asked: None,
+            alarm: None,
+        };
         Self { key, state: Mutex::new(state) }
     }
 
@@ -188,13 +165,15 @@ impl Slot {
         self.key.project.is_some() && self.lock().project_id.is_none()
     }
 
-    pub(super) fn status(&self) -> Status {
-        let (state, now) = (self.lock(), now());
-        let failure = state.failure.as_ref();
+    pub(super) fn status(&self, breaker: &Breaker) -> Status {
+        let (mut state, now) = (self.lock(), now());
+        let rejected = breaker.failure().is_some_and(|failure| failure.error.is_rejection());
+        let failure = state.failure.clone().or_else(|| breaker.failure());
         Status {
             token: state.token.clone().filter(|token| token.is_fresh(now)),
-            failure: failure
-                .map(|failure| (Arc::clone(&failure.error), failure.until.saturating_duration_since(now))),
+            failure: failure.map(|failure| (failure.error, failure.until.saturating_duration_since(now))),
+            breaker_open: rejected,
+            refusals_left: state.refusals.left(now),
         }
     }
 
@@ -237,7 +216,7 @@ impl Slot {
             token.mark_used();
             // Not before the latest moment: the alarm comes a little earlier or later.
             let due = token.renew_at(-1.0).is_some_and(|at| at <= now);
-            if due && state.flight().is_none() && state.waiting(now).is_none() {
+            if due && state.flight().is_none() && state.waiting(&self.breaker(shared), now).is_none() {
                 self.take_off(shared, &mut state, Reason::Renewal, lister);
             }
             return Turn::Done(Ok(token));
@@ -245,7 +224,7 @@ impl Slot {
         if let Some(flight) = state.flight() {
             return Turn::Joined(flight.answer.clone());
         }
-        if let Some(waiting) = state.waiting(now) {
+        if let Some(waiting) = state.waiting(&self.breaker(shared), now) {
             return Turn::Done(Err(waiting));
         }
         let reason = if state.token.is_some() { Reason::Renewal } else { Reason::Cold };
@@ -288,18 +267,26 @@ impl Slot {
             }
             return Some(Turn::Joined(answer));
         }
-        if let Some(waiting) = state.waiting(now) {
+        if let Some(waiting) = state.waiting(&self.breaker(shared), now) {
             return Some(Turn::Done(Err(waiting)));
         }
-        if let Err(wait) = state.bucket.take(now) {
-            let error = AuthError::TooManyRefusals { refusals: REFUSALS, wait };
+        if let Err(error) = self.take_refusal(shared, &mut state, now) {
+            drop(state);
+            (shared.observer)(&Event::Capped { cloud: self.key.cloud });
             return Some(Turn::Done(Err(Arc::new(error))));
         }
-        if state.bucket.left == 0 {
+        Some(Turn::Started(self.take_off(shared, &mut state, Reason::Rejected, lister)))
+    }
+
+    /// Takes one of the logins that refused tokens may cause, of this project and of the cloud.
+    fn take_refusal(&self, shared: &Shared, state: &mut State, now: Instant) -> Result<(), AuthError> {
+        state.refusals.take(now)?;
+        self.breaker(shared).take_refusal().inspect_err(|_| state.refusals.put_back())?;
+        if state.refusals.left(now) == 0 {
             let cloud = &shared.clouds[self.key.cloud].config.name;
             tracing::warn!(cloud, "services keep refusing new tokens; do they trust this Keystone?");
         }
-        Some(Turn::Started(self.take_off(shared, &mut state, Reason::Rejected, lister)))
+        Ok(())
     }
 
     /// Sends a login on its way. It goes on whether or not anyone waits for it.
@@ -317,8 +304,13 @@ impl Slot {
         if replaces {
             shared.changed();
         }
-        let login = Login { key: self.key.clone(), project_id: state.project_id.clone(), lister };
-        shared.runtime.spawn(fly(Arc::clone(self), Arc::clone(shared), reason, login, tell));
+        // A token that hardly lives must not cost a login per request.
+        let soonest = state.asked.filter(|_| reason == Reason::Renewal).map(|at| at + SOONEST_RENEWAL);
+        let start = soonest.map_or(now(), |soonest| soonest.max(now()));
+        state.asked = Some(start);
+        let (key, project_id) = (self.key.clone(), state.project_id.clone());
+        let login = Login { key, reason, project_id, lister, start };
+        shared.runtime.spawn(fly(Arc::clone(self), Arc::clone(shared), login, tell));
         answer
     }
 
@@ -363,45 +355,57 @@ impl Slot {
     }
 
     /// Takes the result of a flight in and says what those hear who waited for it.
-    fn land(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        reason: Reason,
-        login: Login,
-        result: Result<Token, AuthError>,
-        took: Duration,
-    ) -> Answer {
+    fn land(self: &Arc<Self>, shared: &Arc<Shared>, login: Login, result: Result<Token, Trouble>) -> Answer {
         let (mut state, now) = (self.lock(), now());
         let flight = state.flight.take();
+        let (index, own, reason) = (self.key.cloud, self.key.project.is_none(), login.reason);
         state.project_id = login.project_id;
-        let cloud = &shared.clouds[self.key.cloud].config.name;
-        let own = self.key.project.is_none();
-        let mut event =
-            Event::Asked { cloud: self.key.cloud, reason, outcome: Outcome::Ok, took, expires_at: None };
-        let answer = match result {
+        let cloud = &shared.clouds[index].config.name;
+        let took = now.saturating_duration_since(login.start);
+        let asked = |outcome, expires_at| Event::Asked { cloud: index, reason, outcome, took, expires_at };
+        // Told when the lock is free again.
+        let mut events = Vec::new();
+        let answer = match result.and_then(|token| still_fresh(token, now)) {
             Ok(token) => {
                 let token = Arc::new(token);
                 log_token(cloud, &token, reason, state.token.is_none() || state.failure.is_some());
-                state.failure = None;
+                if state.failure.take().is_some() && own {
+                    events.push(Event::Resumed { cloud: index });
+                }
                 state.token = Some(Arc::clone(&token));
                 let renewal = token.renew_at(fastrand::f64().mul_add(2.0, -1.0));
                 let alarm = renewal.map(|at| self.alarm_at(shared, at.max(now + SOONEST_RENEWAL)));
                 state.wake(alarm);
                 shared.changed();
-                if let Event::Asked { expires_at, .. } = &mut event {
-                    *expires_at = token.expires_at.filter(|_| own);
-                }
+                events.push(asked(Outcome::Ok, token.expires_at.filter(|_| own)));
                 Ok(token)
             }
-            Err(error) => {
-                let error = Arc::new(error);
-                let failure = Failure::after(state.failure.as_ref(), Arc::clone(&error), now);
-                log_failure(cloud, &failure, reason, now);
-                if let Event::Asked { outcome, .. } = &mut event {
-                    *outcome = Outcome::of(&error);
+            Err(trouble) => {
+                if !matches!(trouble, Trouble::NotAsked(_)) {
+                    events.push(asked(Outcome::of(trouble.error()), None));
                 }
-                let until = failure.until;
-                state.failure = Some(failure);
+                let (error, until) = match trouble {
+                    Trouble::NotAsked(error) => {
+                        let wait = error.retry_after().unwrap_or_default().max(SOONEST_RENEWAL);
+                        (Arc::new(error), now + wait)
+                    }
+                    Trouble::OfCloud(failure) => {
+                        log_failure(cloud, &failure, reason, now);
+                        state.failure = None;
+                        (failure.error, failure.until)
+                    }
+                    Trouble::OfScope(error) => {
+                        let failure = Failure::after(state.failure.as_ref(), Arc::new(error), now);
+                        log_failure(cloud, &failure, reason, now);
+                        let (error, until) = (Arc::clone(&failure.error), failure.until);
+                        if own {
+                            let wait = until.saturating_duration_since(now);
+                            events.push(Event::Paused { cloud: index, wait, rejected: false });
+                        }
+                        state.failure = Some(failure);
+                        (error, until)
+                    }
+                };
                 let alarm = self.is_wanted(&state).then(|| self.alarm_at(shared, until));
                 state.wake(alarm);
                 if flight.is_some_and(|flight| flight.replaces) {
@@ -412,8 +416,12 @@ impl Slot {
             }
         };
         drop(state);
-        (shared.observer)(&event);
+        events.iter().for_each(|event| (shared.observer)(event));
         answer
+    }
+
+    fn breaker(&self, shared: &Shared) -> Arc<Breaker> {
+        shared.clouds[self.key.cloud].breaker()
     }
 
     fn saved(&self, shared: &Shared) {
@@ -426,18 +434,25 @@ impl Slot {
 }
 
 /// A flight's task. It says nothing until the slot is up to date.
-async fn fly(
-    slot: Arc<Slot>,
-    shared: Arc<Shared>,
-    reason: Reason,
-    mut login: Login,
-    tell: watch::Sender<Option<Answer>>,
-) {
-    let started = now();
+async fn fly(slot: Arc<Slot>, shared: Arc<Shared>, mut login: Login, tell: watch::Sender<Option<Answer>>) {
+    tokio::time::sleep_until(login.start.into()).await;
     let result = shared.log_in(&mut login).await;
-    let took = now().saturating_duration_since(started);
-    let answer = slot.land(&shared, reason, login, result, took);
+    let answer = slot.land(&shared, login, result);
     tell.send_replace(Some(answer));
+}
+
+/// Keystone may take longer to answer than its token lives.
+fn still_fresh(token: Token, now: Instant) -> Result<Token, Trouble> {
+    if token.is_fresh(now) {
+        return Ok(token);
+    }
+    Err(Trouble::OfScope(AuthError::BadReply {
+        what: format!(
+            "Keystone's token lives for {} ms and was over when it came; check the lifetime that Keystone \
+             gives to tokens",
+            token.lifetime().as_millis()
+        ),
+    }))
 }
 
 async fn wait(mut answer: watch::Receiver<Option<Answer>>) -> Answer {

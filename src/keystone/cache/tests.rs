@@ -2,8 +2,9 @@
 //! it moves when everyone waits, so that hours pass in no time.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{advance, sleep};
@@ -13,6 +14,9 @@ use crate::keystone::{
     AllowHttp, ApplicationCredential, Identity, IdentityVersion, Interface, Project, Secret, User,
 };
 use crate::upstream::BaseUrl;
+
+/// How long a login may take.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A Keystone that numbers its tokens: `t1`, `t2`, ...
 struct FakeKeystone {
@@ -24,7 +28,28 @@ struct FakeKeystone {
     /// A login takes a permit of it.
     gate: Semaphore,
     lifetime: Duration,
+    /// Projects whose logins are rejected; [`WRONG`] stands for all scopes.
+    closed: Mutex<Vec<String>>,
+    /// How many logins are under way, and the most at a time.
+    busy: Mutex<(usize, usize)>,
+    /// The scopes of those that are under way.
+    scopes: Mutex<Vec<Scope>>,
+    /// How long a login takes.
+    latency: Mutex<Duration>,
+    /// No login is answered.
+    down: AtomicBool,
+    /// When each login was sent, and what came of it.
+    log: Mutex<Vec<(Instant, Outcome)>>,
+    /// Projects beside the named ones: `q0`, `q1`, ...
+    more: AtomicUsize,
+    /// How many lists of projects are refused with 401.
+    refused_lists: AtomicUsize,
+    panics: AtomicBool,
+    silent: AtomicBool,
 }
+
+/// See [`FakeKeystone::closed`].
+const WRONG: &str = "the password";
 
 impl FakeKeystone {
     fn logins(&self) -> usize {
@@ -35,9 +60,47 @@ impl FakeKeystone {
         self.failures.lock().unwrap().extend(std::iter::repeat_n(error, times));
     }
 
+    /// Rejects logins for this project, or with [`WRONG`] all of them.
+    fn close(&self, project: &str) {
+        self.closed.lock().unwrap().push(project.to_owned());
+    }
+
+    fn rejects(&self, scope: &Scope) -> bool {
+        let closed = self.closed.lock().unwrap();
+        closed
+            .iter()
+            .any(|closed| closed == WRONG || matches!(scope, Scope::Project(Project::Id(id)) if id == closed))
+    }
+
+    fn most_at_a_time(&self) -> usize {
+        self.busy.lock().unwrap().1
+    }
+
     /// Stops logins until `gate.add_permits`.
     fn close_gate(&self) {
         self.gate.forget_permits(usize::MAX >> 3);
+    }
+}
+
+/// One login under way.
+struct Busy<'a>(&'a FakeKeystone, Scope);
+
+impl<'a> Busy<'a> {
+    fn new(keystone: &'a FakeKeystone, scope: &Scope) -> Self {
+        let mut busy = keystone.busy.lock().unwrap();
+        busy.0 += 1;
+        busy.1 = busy.1.max(busy.0);
+        let mut scopes = keystone.scopes.lock().unwrap();
+        assert!(!scopes.contains(scope), "two logins for {scope:?} at a time");
+        scopes.push(scope.clone());
+        Self(keystone, scope.clone())
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.lock().unwrap().0 -= 1;
+        self.0.scopes.lock().unwrap().retain(|scope| *scope != self.1);
     }
 }
 
@@ -50,7 +113,20 @@ impl Issuer for Arc<FakeKeystone> {
                 logins.push(scope.clone());
                 logins.len()
             };
+            let _busy = Busy::new(self, scope);
+            let latency = *self.latency.lock().unwrap();
+            sleep(latency).await;
+            if self.down.load(Ordering::Relaxed) {
+                self.log.lock().unwrap().push((born, Outcome::Unavailable));
+                return Err(unreachable());
+            }
+            assert!(!self.panics.load(Ordering::Relaxed), "a defect");
             self.gate.acquire().await.unwrap().forget();
+            if self.rejects(scope) {
+                self.log.lock().unwrap().push((born, Outcome::Rejected));
+                return Err(rejected());
+            }
+            self.log.lock().unwrap().push((born, Outcome::Ok));
             if let Some(error) = self.failures.lock().unwrap().pop_front() {
                 return Err(error);
             }
@@ -69,21 +145,33 @@ impl Issuer for Arc<FakeKeystone> {
     fn projects<'a>(&'a self, _: &'a TokenId) -> BoxFuture<'a, Result<Vec<ProjectInfo>, AuthError>> {
         Box::pin(async move {
             self.lists.fetch_add(1, Ordering::Relaxed);
+            let refused = self
+                .refused_lists
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            if refused.is_ok() {
+                return Err(rejected());
+            }
             let info = |id, name, domain| ProjectInfo { project: named(id, name, domain), enabled: true };
-            Ok(vec![
+            let more: Vec<_> = (0..self.more.load(Ordering::Relaxed)).map(|n| format!("q{n}")).collect();
+            let more = more.iter().map(|id| info(id, id, "default"));
+            let named = vec![
                 info("p1", "demo", "default"),
                 info("p2", "lab", "default"),
                 info("p3", "lab", "d2"),
                 info("p4", "far", "d2"),
                 info("p5", "far", "d3"),
                 ProjectInfo { enabled: false, ..info("p6", "off", "default") },
-            ])
+            ];
+            Ok(named.into_iter().chain(more).collect())
         })
     }
 
     fn validate<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<bool, AuthError>> {
         Box::pin(async move {
             self.checks.fetch_add(1, Ordering::Relaxed);
+            if self.silent.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
             tokio::task::yield_now().await;
             Ok(token.expose() != "t1")
         })
@@ -127,19 +215,60 @@ impl Fixture {
     }
 
     fn with_method(lifetime: u64, method: Method) -> Self {
+        Self::living(Duration::from_secs(lifetime), method)
+    }
+
+    /// With tokens for the cloud's own project and ten others, `q0` to `q9`.
+    async fn with_ten_projects() -> Self {
+        let fixture = Self::new(3600);
+        fixture.keystone.more.store(10, Ordering::Relaxed);
+        fixture.current().await.unwrap();
+        for n in 0..10 {
+            fixture.of(&format!("q{n}")).await.unwrap();
+        }
+        assert_eq!(fixture.keystone.logins(), 11);
+        // Nothing that was proved just now, and from now on a login takes its time.
+        seconds(60).await;
+        *fixture.keystone.latency.lock().unwrap() = Duration::from_millis(100);
+        fixture
+    }
+
+    /// What becomes of all eleven tokens when services refuse them at the same time.
+    async fn refuse_everything(&self) -> Vec<Result<String, Arc<AuthError>>> {
+        let mut crowd = JoinSet::new();
+        for key in [own()].into_iter().chain((0..10).map(|n| key(&format!("q{n}")))) {
+            let cache = self.cache.clone();
+            let used = cache.snapshot(&key).unwrap();
+            crowd.spawn(async move { cache.replace(&key, &used.id).await.map(id) });
+        }
+        crowd.join_all().await
+    }
+
+    fn living(lifetime: Duration, method: Method) -> Self {
         let keystone = Arc::new(FakeKeystone {
             logins: Mutex::default(),
             lists: AtomicUsize::default(),
             checks: AtomicUsize::default(),
             failures: Mutex::default(),
             gate: Semaphore::new(100_000),
-            lifetime: Duration::from_secs(lifetime),
+            lifetime,
+            closed: Mutex::default(),
+            busy: Mutex::default(),
+            scopes: Mutex::default(),
+            latency: Mutex::default(),
+            down: AtomicBool::default(),
+            log: Mutex::default(),
+            more: AtomicUsize::default(),
+            refused_lists: AtomicUsize::default(),
+            panics: AtomicBool::default(),
+            silent: AtomicBool::default(),
         });
         let events = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&events);
         let observer: Observer = Arc::new(move |event: &Event| seen.lock().unwrap().push(event.clone()));
         let source = Source::Keystone(Box::new(Arc::clone(&keystone)));
-        let cache = TokenCache::with_sources(vec![(config(method), source)], Handle::current(), observer);
+        let cache =
+            TokenCache::with_sources(vec![(config(method), source)], DEADLINE, Handle::current(), observer);
         Self { keystone, cache, events }
     }
 
@@ -159,7 +288,7 @@ impl Fixture {
         let events = self.events.lock().unwrap();
         let asked = events.iter().filter_map(|event| match event {
             Event::Asked { reason, outcome, .. } => Some((*reason, *outcome)),
-            Event::Saved { .. } => None,
+            _ => None,
         });
         asked.collect()
     }
@@ -215,6 +344,7 @@ async fn ids(crowd: JoinSet<Result<Arc<Token>, Arc<AuthError>>>) -> Vec<String> 
     ids
 }
 
+// Promise 63.
 #[tokio::test(start_paused = true)]
 async fn a_thousand_callers_on_a_cold_start_cost_one_call() {
     let fixture = Fixture::new(3600);
@@ -232,6 +362,7 @@ async fn a_thousand_callers_on_a_cold_start_cost_one_call() {
     assert_eq!(fixture.events.lock().unwrap().len(), 1000, "999 calls were saved");
 }
 
+// Promise 63.
 #[tokio::test(start_paused = true)]
 async fn a_thousand_refusals_of_one_token_cost_one_call() {
     let fixture = Fixture::new(3600);
@@ -249,6 +380,7 @@ async fn a_thousand_refusals_of_one_token_cost_one_call() {
     assert_eq!(fixture.outcomes()[1], (Reason::Rejected, Outcome::Ok));
 }
 
+// Promise 63.
 #[tokio::test(start_paused = true)]
 async fn a_late_401_for_an_old_token_costs_nothing() {
     let fixture = Fixture::new(3600);
@@ -259,6 +391,7 @@ async fn a_late_401_for_an_old_token_costs_nothing() {
     assert_eq!(fixture.keystone.logins(), 2);
 }
 
+// Promises 63, 64.
 #[tokio::test(start_paused = true)]
 async fn while_a_refused_token_is_replaced_nobody_sets_out_with_it() {
     let fixture = Fixture::new(3600);
@@ -280,6 +413,7 @@ async fn while_a_refused_token_is_replaced_nobody_sets_out_with_it() {
     assert_eq!(id(fixture.cache.snapshot(&own()).unwrap()), "t2");
 }
 
+// Promise 63.
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_away_does_not_cost_a_second_call() {
     let fixture = Fixture::new(3600);
@@ -294,6 +428,7 @@ async fn a_caller_that_goes_away_does_not_cost_a_second_call() {
     assert_eq!(fixture.keystone.logins(), 1);
 }
 
+// Promise 68.
 #[tokio::test(start_paused = true)]
 async fn a_token_is_renewed_ahead_of_its_end_without_anyone_asking() {
     let fixture = Fixture::new(3600);
@@ -308,6 +443,7 @@ async fn a_token_is_renewed_ahead_of_its_end_without_anyone_asking() {
     assert!((26..=31).contains(&fixture.keystone.logins()), "{}", fixture.keystone.logins());
 }
 
+// Promises 65, 68.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_fails_leaves_the_token_in_use_until_its_end_and_not_longer() {
     let fixture = Fixture::new(3600);
@@ -326,6 +462,7 @@ async fn a_renewal_that_fails_leaves_the_token_in_use_until_its_end_and_not_long
     assert!(fixture.cache.snapshot(&own()).is_some(), "it recovers without traffic");
 }
 
+// Promise 68.
 #[tokio::test(start_paused = true)]
 async fn an_expired_token_is_never_handed_out() {
     let fixture = Fixture::new(8);
@@ -343,6 +480,7 @@ async fn an_expired_token_is_never_handed_out() {
     assert_eq!(fixture.keystone.logins(), 2);
 }
 
+// Promise 66.
 #[tokio::test(start_paused = true)]
 async fn failures_back_off_and_answer_at_once_meanwhile() {
     let fixture = Fixture::new(3600);
@@ -363,6 +501,7 @@ async fn failures_back_off_and_answer_at_once_meanwhile() {
     assert!(status.token.is_some() && status.failure.is_none(), "{status:?}");
 }
 
+// Promise 66.
 #[tokio::test(start_paused = true)]
 async fn retry_after_is_honored_within_reason() {
     let throttled = |wait| AuthError::Unavailable {
@@ -383,6 +522,7 @@ async fn retry_after_is_honored_within_reason() {
     assert_eq!(fixture.outcomes()[0], (Reason::Cold, Outcome::Throttled));
 }
 
+// Promise 66.
 #[tokio::test(start_paused = true)]
 async fn rejected_credentials_are_hardly_ever_tried_again() {
     let fixture = Fixture::new(3600);
@@ -396,6 +536,7 @@ async fn rejected_credentials_are_hardly_ever_tried_again() {
     assert!(fixture.keystone.logins() <= 14, "{}", fixture.keystone.logins());
 }
 
+// Promises 64, 66.
 #[tokio::test(start_paused = true)]
 async fn a_refused_token_that_can_not_be_replaced_stays_in_use() {
     let fixture = Fixture::new(3600);
@@ -418,6 +559,7 @@ async fn a_refused_token_that_can_not_be_replaced_stays_in_use() {
     assert_eq!(fixture.current().await.unwrap(), "t3", "the background tries again");
 }
 
+// Promise 64.
 #[tokio::test(start_paused = true)]
 async fn endless_refusals_are_capped() {
     let fixture = Fixture::new(3600);
@@ -435,6 +577,7 @@ async fn endless_refusals_are_capped() {
     assert_eq!(fixture.keystone.logins(), 12);
 }
 
+// Promise 69.
 #[tokio::test(start_paused = true)]
 async fn warming_up_logs_in_and_goes_on_until_it_succeeds() {
     let fixture = Fixture::new(3600);
@@ -461,7 +604,8 @@ async fn a_runtime_that_is_gone_is_an_error_and_no_deadlock() {
     let mut fixture = Fixture::new(3600);
     let source = Source::Keystone(Box::new(Arc::clone(&fixture.keystone)));
     let clouds = vec![(config(password()), source)];
-    fixture.cache = TokenCache::with_sources(clouds, runtime.handle().clone(), Arc::new(|_: &Event| {}));
+    fixture.cache =
+        TokenCache::with_sources(clouds, DEADLINE, runtime.handle().clone(), Arc::new(|_: &Event| {}));
     runtime.shutdown_background();
     for _ in 0..2 {
         assert!(matches!(*fixture.current().await.unwrap_err(), AuthError::Stopped));
@@ -543,7 +687,7 @@ async fn a_fixed_token_serves_every_service_and_is_never_renewed() {
     let auth = Auth::Fixed { endpoint: endpoint.clone(), token: Secret::new("fixed") };
     let token = Token::fixed(TokenId::new("fixed").unwrap(), Catalog::single(endpoint.clone()), slot::now());
     let clouds = vec![(Config { auth, ..config(password()) }, Source::Fixed(Arc::new(token)))];
-    let cache = TokenCache::with_sources(clouds, Handle::current(), Arc::new(|_: &Event| {}));
+    let cache = TokenCache::with_sources(clouds, DEADLINE, Handle::current(), Arc::new(|_: &Event| {}));
     cache.warm();
     seconds(1_000_000).await;
     let token = cache.current(&own()).await.unwrap();
@@ -603,4 +747,422 @@ async fn callers_on_other_runtimes_are_served() {
     assert!(fixture.keystone.logins() <= 9, "one each at most, and the first: {ids:?}");
     let last = fixture.current().await.unwrap();
     assert!(ids.contains(&last));
+}
+
+// Promise 66.
+#[tokio::test(start_paused = true)]
+async fn ten_projects_with_a_password_that_turned_wrong_make_two_attempts() {
+    let fixture = Fixture::with_ten_projects().await;
+    fixture.keystone.close(WRONG);
+    let answers = fixture.refuse_everything().await;
+    assert!(
+        answers.iter().all(|answer| answer.as_ref().is_err_and(|error| error.is_rejection())),
+        "{answers:?}"
+    );
+    assert_eq!(fixture.keystone.logins(), 13, "the first one, and one for a scope that was accepted before");
+    assert!(fixture.cache.status(0).breaker_open);
+    seconds(59).await;
+    for n in 0..10 {
+        assert!(fixture.of(&format!("q{n}")).await.is_ok(), "the tokens live on");
+    }
+    assert_eq!(fixture.keystone.logins(), 13);
+    // After 60, 120, 240, 300, 300 ... s.
+    seconds(3600).await;
+    assert!(fixture.keystone.logins() <= 13 + 2 * 14, "{}", fixture.keystone.logins());
+    let paused = fixture.events.lock().unwrap().iter().any(|event| {
+        matches!(event, Event::Paused { rejected: true, wait, .. } if *wait >= Duration::from_secs(60))
+    });
+    assert!(paused);
+
+    fixture.keystone.closed.lock().unwrap().clear();
+    seconds(400).await;
+    assert!(!fixture.cache.status(0).breaker_open);
+    for n in 0..10 {
+        assert!(fixture.of(&format!("q{n}")).await.is_ok());
+    }
+}
+
+// Promise 66.
+#[tokio::test(start_paused = true)]
+async fn a_password_that_turns_wrong_just_after_a_login_does_not_lock_the_account_either() {
+    let fixture = Fixture::with_ten_projects().await;
+    let used = fixture.cache.snapshot(&own()).unwrap();
+    fixture.cache.replace(&own(), &used.id).await.unwrap();
+    fixture.keystone.close(WRONG);
+    let before = fixture.keystone.logins();
+    fixture.refuse_everything().await;
+    let attempts = fixture.keystone.logins() - before;
+    assert!(attempts <= 5, "{attempts}");
+    let (_, wait) = fixture.cache.status(0).failure.unwrap();
+    assert!(wait <= Duration::from_secs(72), "what failed together counts once: {wait:?}");
+}
+
+// Promise 66.
+#[tokio::test(start_paused = true)]
+async fn logins_that_fail_together_count_as_one_attempt() {
+    let fixture = Fixture::with_ten_projects().await;
+    let used = fixture.cache.snapshot(&own()).unwrap();
+    fixture.cache.replace(&own(), &used.id).await.unwrap();
+    fixture.keystone.down.store(true, Ordering::Relaxed);
+    let before = fixture.keystone.logins();
+    fixture.refuse_everything().await;
+    assert_eq!(fixture.keystone.logins() - before, 4, "so many go at a time while all is well");
+    let (_, wait) = fixture.cache.status(0).failure.unwrap();
+    assert!(wait <= Duration::from_millis(1200), "{wait:?}");
+}
+
+// Promise 66.
+#[tokio::test(start_paused = true)]
+async fn a_project_that_is_closed_to_the_user_does_not_stop_the_others() {
+    let fixture = Fixture::with_ten_projects().await;
+    fixture.keystone.close("p2");
+    let error = fixture.of("lab").await.unwrap_err();
+    assert!(error.is_rejection(), "{error:?}");
+    assert_eq!(fixture.keystone.logins(), 13, "one for the project, one to see what it is about");
+    assert!(!fixture.cache.status(0).breaker_open);
+    assert!(fixture.cache.status(0).failure.is_none());
+    let answers = fixture.refuse_everything().await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    // It is left alone by itself.
+    let before = fixture.keystone.logins();
+    seconds(50).await;
+    for _ in 0..100 {
+        assert!(fixture.of("lab").await.unwrap_err().is_rejection());
+    }
+    assert_eq!(fixture.keystone.logins(), before);
+    fixture.keystone.closed.lock().unwrap().clear();
+    seconds(30).await;
+    assert!(fixture.of("lab").await.is_ok());
+}
+
+// Promise 66.
+#[tokio::test(start_paused = true)]
+async fn until_a_login_was_accepted_a_rejection_counts_for_every_project() {
+    let fixture = Fixture::new(3600);
+    fixture.keystone.close(WRONG);
+    assert!(fixture.current().await.unwrap_err().is_rejection());
+    for project in ["demo", "lab", "p3", "p4", "p5"] {
+        assert!(fixture.of(project).await.unwrap_err().is_rejection());
+    }
+    assert_eq!(fixture.keystone.logins(), 1);
+    assert_eq!(fixture.keystone.lists.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_pause_one_login_goes_first_and_the_others_follow_its_success() {
+    let fixture = Fixture::with_ten_projects().await;
+    fixture.keystone.close(WRONG);
+    fixture.refuse_everything().await;
+    fixture.keystone.closed.lock().unwrap().clear();
+    seconds(75).await;
+    let before = fixture.keystone.logins();
+    *fixture.keystone.busy.lock().unwrap() = (0, 0);
+    let answers = fixture.refuse_everything().await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert!(fixture.keystone.logins() - before <= 11);
+    assert!(fixture.keystone.most_at_a_time() <= 4);
+    let resumed = fixture.events.lock().unwrap().iter().any(|event| matches!(event, Event::Resumed { .. }));
+    assert!(resumed);
+}
+
+// Promise 66.
+#[tokio::test(start_paused = true)]
+async fn all_projects_of_a_cloud_back_off_together() {
+    let fixture = Fixture::with_ten_projects().await;
+    fixture.keystone.fail(100_000, unreachable());
+    let started = slot::now();
+    let before = fixture.keystone.logins();
+    while slot::now() - started < Duration::from_secs(600) {
+        fixture.refuse_everything().await;
+        sleep(Duration::from_millis(100)).await;
+    }
+    let attempts = fixture.keystone.logins() - before;
+    // 1, 2, 4 ... 60, 60 s: eleven slots that back off by themselves would make 150.
+    assert!((8..=16).contains(&attempts), "{attempts}");
+    fixture.keystone.failures.lock().unwrap().clear();
+    seconds(75).await;
+    assert!(fixture.refuse_everything().await.iter().all(Result::is_ok));
+}
+
+// Promise 66.
+#[tokio::test(start_paused = true)]
+async fn what_keystone_asks_of_one_project_holds_for_all() {
+    let fixture = Fixture::with_ten_projects().await;
+    let retry_after = Some(Duration::from_secs(100));
+    fixture.keystone.fail(1, AuthError::Unavailable { status: 429, message: None, retry_after });
+    fixture.of("lab").await.unwrap_err();
+    let before = fixture.keystone.logins();
+    seconds(99).await;
+    assert!(fixture.refuse_everything().await.iter().all(Result::is_err));
+    assert_eq!(fixture.keystone.logins(), before);
+    seconds(25).await;
+    assert!(fixture.refuse_everything().await.iter().all(Result::is_ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn trouble_with_one_projects_catalog_does_not_stop_the_others() {
+    let fixture = Fixture::with_ten_projects().await;
+    fixture.keystone.fail(1, AuthError::Unavailable { status: 500, message: None, retry_after: None });
+    fixture.of("lab").await.unwrap_err();
+    assert!(fixture.refuse_everything().await.iter().all(Result::is_ok));
+}
+
+// Promise 64.
+#[tokio::test(start_paused = true)]
+async fn endless_refusals_in_many_projects_are_capped_together() {
+    let fixture = Fixture::with_ten_projects().await;
+    // No time passes.
+    *fixture.keystone.latency.lock().unwrap() = Duration::ZERO;
+    let before = fixture.keystone.logins();
+    for _ in 0..20 {
+        fixture.refuse_everything().await;
+    }
+    let logins = fixture.keystone.logins() - before;
+    assert_eq!(logins, 40);
+    let capped = |event: &&Event| matches!(event, Event::Capped { .. });
+    assert_eq!(fixture.events.lock().unwrap().iter().filter(capped).count(), 20 * 11 - 40);
+    assert!(fixture.cache.status(0).refusals_left > 0, "its own are not used up");
+    for n in 0..10 {
+        assert!(fixture.of(&format!("q{n}")).await.is_ok());
+    }
+}
+
+// Promises 63, 66.
+#[tokio::test(start_paused = true)]
+async fn logins_for_many_projects_at_once_are_few_at_a_time() {
+    let fixture = Fixture::new(3600);
+    fixture.keystone.more.store(100, Ordering::Relaxed);
+    *fixture.keystone.latency.lock().unwrap() = Duration::from_millis(100);
+    let mut crowd = JoinSet::new();
+    for n in 0..100 {
+        let cache = fixture.cache.clone();
+        crowd.spawn(async move { cache.current(&key(&format!("q{n}"))).await.is_ok() });
+    }
+    assert!(crowd.join_all().await.into_iter().all(|served| served));
+    assert_eq!(fixture.keystone.logins(), 101);
+    assert!(fixture.keystone.most_at_a_time() <= 4, "{}", fixture.keystone.most_at_a_time());
+}
+
+// Promise 66.
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_silent_keystone_hears_within_the_deadline() {
+    let fixture = Fixture::with_ten_projects().await;
+    fixture.keystone.more.store(30, Ordering::Relaxed);
+    seconds(61).await;
+    fixture.keystone.close_gate();
+    let started = slot::now();
+    let mut crowd = JoinSet::new();
+    for n in 0..30 {
+        let cache = fixture.cache.clone();
+        crowd.spawn(async move { cache.current(&key(&format!("q{n}"))).await.is_ok() });
+    }
+    let served = crowd.join_all().await.into_iter().filter(|served| *served).count();
+    assert_eq!(served, 10);
+    assert!(slot::now() - started <= DEADLINE, "{:?}", slot::now() - started);
+    assert_eq!(fixture.keystone.logins(), 12, "and Keystone had one of them to deal with");
+}
+
+// Promise 67.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_hardly_lives_costs_no_login_per_request() {
+    for life in [1, 10, 300, 999] {
+        let fixture = Fixture::living(Duration::from_millis(life), password());
+        let started = slot::now();
+        while slot::now() - started < Duration::from_secs(60) {
+            fixture.current().await.unwrap();
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert!(fixture.keystone.logins() <= 62, "{life} ms: {}", fixture.keystone.logins());
+    }
+}
+
+// Promise 66.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_over_when_it_comes_is_not_sent() {
+    let fixture = Fixture::new(8);
+    fixture.keystone.close_gate();
+    let cache = fixture.cache.clone();
+    let waiting = tokio::spawn(async move { cache.current(&own()).await });
+    seconds(9).await;
+    fixture.keystone.gate.add_permits(10);
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("was over when it came"), "{error}");
+}
+
+// Promise 72.
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_login_costs_those_who_wait_for_it_and_nobody_else() {
+    let fixture = Fixture::new(3600);
+    fixture.keystone.panics.store(true, Ordering::Relaxed);
+    let cache = fixture.cache.clone();
+    let crowd = crowd(move || {
+        let cache = cache.clone();
+        async move { cache.current(&own()).await }
+    })
+    .await;
+    let answers = crowd.join_all().await;
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.as_ref().is_err_and(|error| matches!(**error, AuthError::Stopped)))
+    );
+    fixture.keystone.panics.store(false, Ordering::Relaxed);
+    assert!(fixture.current().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_projects_that_is_refused_is_about_the_token_and_not_the_password() {
+    let fixture = Fixture::new(3600);
+    fixture.current().await.unwrap();
+    fixture.keystone.refused_lists.store(1, Ordering::Relaxed);
+    assert_eq!(fixture.of("lab").await.unwrap(), "t3", "after a new token of the cloud's own");
+    assert!(!fixture.cache.status(0).breaker_open);
+
+    fixture.keystone.refused_lists.store(1000, Ordering::Relaxed);
+    seconds(120).await;
+    assert!(fixture.of("p3").await.is_err());
+    assert!(!fixture.cache.status(0).breaker_open);
+    assert!(fixture.current().await.is_ok());
+}
+
+// Promise 65.
+#[tokio::test(start_paused = true)]
+async fn a_silent_keystone_hardly_delays_the_uploads_that_would_have_their_token_checked() {
+    let fixture = Fixture::new(3600);
+    let token = fixture.cache.current(&own()).await.unwrap();
+    fixture.keystone.silent.store(true, Ordering::Relaxed);
+    let started = slot::now();
+    for _ in 0..100 {
+        fixture.cache.validate(0, &token).await.unwrap_err();
+    }
+    assert!(slot::now() - started <= Duration::from_secs(2));
+    assert_eq!(fixture.keystone.checks.load(Ordering::Relaxed), 1);
+    fixture.keystone.silent.store(false, Ordering::Relaxed);
+    seconds(10).await;
+    assert!(fixture.cache.validate(0, &token).await.is_ok());
+}
+
+/// What may happen to a cache.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Three requests need a token of this project at once.
+    Ask(usize),
+    /// A service refuses the token of this project that a request went out with.
+    Refuse(usize),
+    /// A service refuses a token that was replaced long ago.
+    RefuseOld(usize),
+    Wait(Duration),
+    Latency(Duration),
+    Down(bool),
+    Wrong(bool),
+    Close(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..3usize).prop_map(Step::Ask),
+        3 => (0..3usize).prop_map(Step::Refuse),
+        1 => (0..3usize).prop_map(Step::RefuseOld),
+        4 => (1..20_000u64).prop_map(|wait| Step::Wait(Duration::from_millis(wait))),
+        1 => (0..40_000u64).prop_map(|latency| Step::Latency(Duration::from_millis(latency / 10))),
+        1 => any::<bool>().prop_map(Step::Down),
+        1 => any::<bool>().prop_map(Step::Wrong),
+        1 => any::<bool>().prop_map(Step::Close),
+    ]
+}
+
+async fn check_steps(steps: Vec<Step>, life: u64) {
+    let fixture = Fixture::new(life);
+    let keystone = &fixture.keystone;
+    keystone.more.store(2, Ordering::Relaxed);
+    let keys = [own(), key("q0"), key("q1")];
+    let mut sent: [Option<TokenId>; 3] = [const { None }; 3];
+    let check = |started: Instant, answer: &Result<Arc<Token>, Arc<AuthError>>| {
+        let now = slot::now();
+        // A flight may have to wait a second, so that it is not one per request.
+        assert!(now - started <= DEADLINE + Duration::from_secs(1), "{:?}", now - started);
+        if let Ok(token) = answer {
+            assert!(token.is_fresh(now), "an expired token");
+        }
+    };
+    for step in steps {
+        let started = slot::now();
+        match step {
+            Step::Ask(which) => {
+                let ask = || fixture.cache.current(&keys[which]);
+                let (one, two, three) = tokio::join!(ask(), ask(), ask());
+                for answer in [one, two, three] {
+                    check(started, &answer);
+                    sent[which] = answer.map(|token| token.id.clone()).ok().or(sent[which].take());
+                }
+            }
+            Step::Refuse(which) => {
+                let Some(used) = sent[which].clone() else { continue };
+                let answer = fixture.cache.replace(&keys[which], &used).await;
+                check(started, &answer);
+                if let Ok(token) = answer {
+                    assert_ne!(token.id, used, "the refused token again");
+                    sent[which] = Some(token.id.clone());
+                }
+            }
+            Step::RefuseOld(which) => {
+                let before = keystone.logins();
+                let had = fixture.cache.snapshot(&keys[which]).is_some();
+                let answer = fixture.cache.replace(&keys[which], &TokenId::new("t0").unwrap()).await;
+                check(started, &answer);
+                let at_once = slot::now() == started;
+                assert!(!(had && at_once && keystone.logins() > before), "a late 401 costs nothing");
+            }
+            Step::Wait(wait) => sleep(wait).await,
+            Step::Latency(latency) => *keystone.latency.lock().unwrap() = latency,
+            Step::Down(down) => keystone.down.store(down, Ordering::Relaxed),
+            Step::Wrong(wrong) => {
+                keystone.closed.lock().unwrap().retain(|closed| closed != WRONG);
+                if wrong {
+                    keystone.close(WRONG);
+                }
+            }
+            Step::Close(closed) => {
+                keystone.closed.lock().unwrap().retain(|closed| closed == WRONG);
+                if closed {
+                    keystone.close("q0");
+                }
+            }
+        }
+    }
+    let log = keystone.log.lock().unwrap().clone();
+    for failures in log.split(|(_, outcome)| *outcome == Outcome::Ok) {
+        for (index, (at, _)) in failures.iter().enumerate() {
+            let rest =
+                failures[index..].iter().take_while(|(other, _)| *other - *at < Duration::from_secs(59));
+            let rejected = rest.clone().filter(|(_, outcome)| *outcome == Outcome::Rejected).count();
+            assert!(rejected <= 6, "{rejected} wrong passwords within a minute");
+            assert!(rest.count() <= 14, "Keystone is asked too often: {failures:?}");
+        }
+    }
+    keystone.down.store(false, Ordering::Relaxed);
+    keystone.closed.lock().unwrap().clear();
+    *keystone.latency.lock().unwrap() = Duration::ZERO;
+    seconds(700).await;
+    for key in &keys {
+        assert!(fixture.cache.current(key).await.is_ok(), "it recovers");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    // Promises 63, 64, 66, 67.
+    #[test]
+    fn whatever_happens_tokens_are_fresh_logins_are_few_and_it_recovers(
+        steps in proptest::collection::vec(step(), 1..60),
+        life in prop_oneof![Just(1u64), Just(4), Just(60), Just(3600)],
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(check_steps(steps, life));
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
 
-use super::{Answer, Bucket, Failure, Flight, SOONEST_RENEWAL, Slot, State, now};
+use super::{Answer, Flight, SOONEST_RENEWAL, Slot, State, now};
 use crate::keystone::AuthError;
 use crate::keystone::cache::{Cloud, Key, Reason, Shared, TokenCache};
 
@@ -21,7 +21,9 @@ impl TokenCache {
             let (Some(old), Some(new)) = (old.shared.clouds.get(*from), self.shared.clouds.get(*to)) else {
                 continue;
             };
-            let Cloud { config: _, source: _, slot, projects, check: _ } = old;
+            let Cloud { config: _, source: _, breaker: _, slot, projects, check: _ } = old;
+            // Before any slot looks at it: a pause after a wrong password outlives a reload.
+            *new.breaker.lock().unwrap_or_else(PoisonError::into_inner) = old.breaker();
             new.slot.inherit(&self.shared, slot);
             let known = projects.lock().unwrap_or_else(PoisonError::into_inner).clone();
             *new.projects.lock().unwrap_or_else(PoisonError::into_inner) = known;
@@ -66,7 +68,8 @@ impl Slot {
 
     /// Sets the alarm for whatever is next.
     fn wind(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State) {
-        let next = match (&state.failure, &state.token) {
+        let paused = self.breaker(shared).failure();
+        let next = match (state.failure.as_ref().or(paused.as_ref()), &state.token) {
             (Some(failure), _) => Some(failure.until),
             (None, Some(token)) => token.renew_at(fastrand::f64().mul_add(2.0, -1.0)),
             (None, None) => None,
@@ -79,15 +82,12 @@ impl Slot {
 impl State {
     /// Takes over everything but the flight and the alarm, which are tasks of the other cache.
     fn take_over(&mut self, old: &Self) {
-        let Self { token, project_id, flight: _, failure, bucket, alarm: _ } = old;
+        let Self { token, project_id, flight: _, failure, refusals, asked, alarm: _ } = old;
         self.token.clone_from(token);
         self.project_id.clone_from(project_id);
-        self.failure = failure.as_ref().map(|failure| {
-            let Failure { error, attempts, until } = failure;
-            Failure { error: Arc::clone(error), attempts: *attempts, until: *until }
-        });
-        let Bucket { left, filled } = bucket;
-        self.bucket = Bucket { left: *left, filled: *filled };
+        self.failure.clone_from(failure);
+        self.refusals = refusals.clone();
+        self.asked = *asked;
     }
 }
 
@@ -109,7 +109,8 @@ async fn follow(
         let mut state = slot.lock();
         state.flight = None;
         state.take_over(&theirs);
-        if landed.is_none() && state.token.is_none() && state.failure.is_none() {
+        let failed = state.failure.is_some() || slot.breaker(&shared).failure().is_some();
+        if landed.is_none() && state.token.is_none() && !failed {
             // Its task ended without a word.
             slot.take_off(&shared, &mut state, Reason::Cold, None);
         } else {

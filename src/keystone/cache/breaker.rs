@@ -1,0 +1,254 @@
+//! May Keystone be asked now?
+//!
+//! A [`Breaker`] holds what all logins of one cloud have in common, whatever project they are for:
+//! whether Keystone answers, and whether the credentials are good. Until they are known to be good,
+//! one login goes at a time, so that ten projects do not make ten attempts with a wrong password.
+//! Keystone says the same 401 to a wrong password and to a project that the user may not enter, so a
+//! rejected login is followed by one for a scope that was accepted before, if there is one: only
+//! where that is rejected too (or there is none) the credentials are taken for bad, and nobody asks
+//! any more until the pause is over.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::slot::now;
+use crate::keystone::{AuthError, Scope};
+
+/// The first wait after a failure, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The same after rejected credentials: accounts get locked.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(300));
+
+/// The longest wait that Keystone may ask for: a wrong Retry-After must not stop us for a day.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
+
+/// How many logins of a cloud may be under way while its credentials are known to be good: fewer
+/// than the wrong attempts that lock an account, should they turn bad just then.
+const LANES: u32 = 4;
+
+/// How long a successful login proves that the credentials are good.
+const PROOF: Duration = Duration::from_secs(10);
+
+/// How many logins refused tokens may cause in a cloud at once, and how long until one more may.
+const REFUSALS: (u32, Duration) = (40, Duration::from_secs(1));
+
+/// What went wrong since the last success.
+#[derive(Clone)]
+pub(super) struct Failure {
+    pub(super) error: Arc<AuthError>,
+    pub(super) attempts: u32,
+    pub(super) until: Instant,
+}
+
+impl Failure {
+    /// The failure after one more attempt.
+    pub(super) fn after(previous: Option<&Self>, error: Arc<AuthError>, now: Instant) -> Self {
+        let attempts = previous.map_or(0, |failure| failure.attempts).saturating_add(1);
+        let (first, longest) = if error.is_rejection() { PAUSE } else { BACKOFF };
+        let doubled = first.saturating_mul(1 << (attempts - 1).min(16)).min(longest);
+        // Up to a fifth more, so that many processes do not come back together.
+        let jittered = doubled.mul_f64(1.0 + 0.2 * fastrand::f64());
+        let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
+        Self { error, attempts, until: now + jittered.max(asked) }
+    }
+
+    /// What those hear who come before it is time for the next attempt.
+    pub(super) fn waiting(&self, now: Instant) -> Option<AuthError> {
+        let wait = self.until.checked_duration_since(now).filter(|wait| !wait.is_zero())?;
+        Some(AuthError::Waiting { wait, cause: Arc::clone(&self.error) })
+    }
+}
+
+/// Caps the logins that refusals cause: each takes one, and they come back slowly.
+#[derive(Clone)]
+pub(super) struct Bucket {
+    most: u32,
+    refill: Duration,
+    left: u32,
+    filled: Instant,
+}
+
+impl Bucket {
+    pub(super) fn new((most, refill): (u32, Duration)) -> Self {
+        Self { most, refill, left: most, filled: now() }
+    }
+
+    /// How many there are.
+    pub(super) fn left(&mut self, now: Instant) -> u32 {
+        let since = now.saturating_duration_since(self.filled);
+        let refills =
+            u32::try_from(since.as_millis() / self.refill.as_millis()).unwrap_or(self.most).min(self.most);
+        self.left += refills;
+        self.filled += self.refill * refills;
+        if self.left >= self.most {
+            self.left = self.most;
+            self.filled = now;
+        }
+        self.left
+    }
+
+    /// Takes one, or says why not.
+    pub(super) fn take(&mut self, now: Instant) -> Result<(), AuthError> {
+        if self.left(now) == 0 {
+            let wait = (self.filled + self.refill).saturating_duration_since(now);
+            return Err(AuthError::TooManyRefusals { refusals: self.most, wait });
+        }
+        self.left -= 1;
+        Ok(())
+    }
+
+    /// Puts one back that was not used.
+    pub(super) fn put_back(&mut self) {
+        self.left += 1;
+    }
+}
+
+/// See the module's documentation.
+pub(super) struct Breaker {
+    state: Mutex<State>,
+    lanes: Semaphore,
+}
+
+struct State {
+    failure: Option<Failure>,
+    /// When the last attempt failed.
+    failed: Option<Instant>,
+    /// For what logins were last accepted, and when: the latest first, and one for something else.
+    accepted: Vec<(Instant, Scope)>,
+    /// A login was rejected since, and it is not clear yet why.
+    doubted: bool,
+    refusals: Bucket,
+}
+
+/// The right to ask Keystone once. As long as it is held alone, nobody else asks.
+pub(super) struct Permit<'a> {
+    lanes: SemaphorePermit<'a>,
+}
+
+/// What is known of the credentials when a login was rejected.
+pub(super) enum Verdict {
+    /// They were accepted meanwhile, for something else.
+    Good,
+    /// They were rejected meanwhile, for something else too.
+    Bad,
+    /// They were accepted for this before: asking for it once more tells.
+    Ask(Scope),
+    /// They were never accepted for anything else.
+    Unknown,
+}
+
+impl Breaker {
+    pub(super) fn new() -> Self {
+        let refusals = Bucket::new(REFUSALS);
+        let state = State { failure: None, failed: None, accepted: Vec::new(), doubted: false, refusals };
+        Self { state: Mutex::new(state), lanes: Semaphore::new(LANES as usize) }
+    }
+
+    /// What those hear who come before it is time for the next attempt.
+    pub(super) fn waiting(&self, now: Instant) -> Option<AuthError> {
+        self.lock().failure.as_ref()?.waiting(now)
+    }
+
+    /// What went wrong since the last success, if anything did.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.lock().failure.clone()
+    }
+
+    /// Waits for its turn.
+    ///
+    /// # Errors
+    /// [`AuthError::Waiting`] where it turned out meanwhile that it is not the time to ask.
+    pub(super) async fn admit(&self) -> Result<Permit<'_>, AuthError> {
+        loop {
+            let wanted = self.lanes_for_one();
+            let lanes = self.lanes.acquire_many(wanted).await.map_err(|_| AuthError::Stopped)?;
+            if let Some(waiting) = self.waiting(now()) {
+                return Err(waiting);
+            }
+            if wanted >= self.lanes_for_one() {
+                return Ok(Permit { lanes });
+            }
+        }
+    }
+
+    /// Waits until nobody else asks, to find out why a login was rejected.
+    pub(super) async fn alone<'a>(&'a self, permit: Permit<'a>) -> Result<Permit<'a>, AuthError> {
+        if permit.lanes.num_permits() == LANES as usize {
+            return Ok(permit);
+        }
+        self.lock().doubted = true;
+        drop(permit);
+        let lanes = self.lanes.acquire_many(LANES).await.map_err(|_| AuthError::Stopped)?;
+        Ok(Permit { lanes })
+    }
+
+    /// Keystone accepted the credentials for `scope`. Tells whether that ends a failure.
+    pub(super) fn accept(&self, scope: &Scope) -> bool {
+        let mut state = self.lock();
+        state.doubted = false;
+        state.accepted.retain(|(_, known)| known != scope);
+        state.accepted.insert(0, (now(), scope.clone()));
+        state.accepted.truncate(2);
+        state.failure.take().is_some()
+    }
+
+    /// Keystone did not answer what was sent at `sent`, or rejected the credentials. What failed
+    /// together counts as one attempt.
+    pub(super) fn fail(&self, error: AuthError, sent: Instant) -> Failure {
+        let mut state = self.lock();
+        state.doubted = false;
+        let together = state.failed.is_some_and(|failed| failed >= sent);
+        match &mut state.failure {
+            Some(failure) if together => {
+                let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
+                failure.until = failure.until.max(now() + asked);
+                failure.clone()
+            }
+            previous => {
+                let failure = Failure::after(previous.as_ref(), Arc::new(error), now());
+                *previous = Some(failure.clone());
+                state.failed = Some(now());
+                failure
+            }
+        }
+    }
+
+    /// The rejection of a login for `scope` was about that alone.
+    pub(super) fn absolve(&self, scope: &Scope) {
+        let mut state = self.lock();
+        state.doubted = false;
+        state.accepted.retain(|(_, known)| known != scope);
+    }
+
+    /// What is known when a login for `scope` that was sent at `sent` was rejected.
+    pub(super) fn verdict(&self, scope: &Scope, sent: Instant) -> Verdict {
+        let state = self.lock();
+        let rejected = |failure: &Failure| failure.error.is_rejection() && failure.until > now();
+        if state.failure.as_ref().is_some_and(rejected) {
+            return Verdict::Bad;
+        }
+        match state.accepted.iter().find(|(_, known)| known != scope) {
+            Some((at, _)) if *at >= sent => Verdict::Good,
+            Some((_, known)) => Verdict::Ask(known.clone()),
+            None => Verdict::Unknown,
+        }
+    }
+
+    /// Takes one of the logins that refused tokens may cause.
+    pub(super) fn take_refusal(&self) -> Result<(), AuthError> {
+        self.lock().refusals.take(now())
+    }
+
+    fn lanes_for_one(&self) -> u32 {
+        let state = self.lock();
+        let proved = state.accepted.first().is_some_and(|(at, _)| now().duration_since(*at) < PROOF);
+        if proved && !state.doubted && state.failure.is_none() { 1 } else { LANES }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
