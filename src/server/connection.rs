@@ -29,24 +29,26 @@ const PREFACE: &[u8] = b"PRI * HTTP/2";
 pub(super) enum Order {
     /// Go on.
     #[default]
-    None,
+    None = 0,
     /// Finish what is under way, then close.
-    Finish,
+    Finish = 1,
     /// Say goodbye, and close at once: nothing is under way.
-    Leave,
+    Leave = 2,
     /// The same, with an answer that says that the request's head was too slow.
-    TooLate,
+    TooLate = 3,
     /// Close at once, whatever is under way.
-    Cut,
+    Cut = 4,
 }
 
 impl Order {
     fn read(value: u8) -> Self {
-        [Self::None, Self::Finish, Self::Leave, Self::TooLate][..]
-            .iter()
-            .copied()
-            .find(|order| *order as u8 == value)
-            .unwrap_or(Self::Cut)
+        match value {
+            0 => Self::None,
+            1 => Self::Finish,
+            2 => Self::Leave,
+            3 => Self::TooLate,
+            _ => Self::Cut,
+        }
     }
 }
 
@@ -147,6 +149,8 @@ impl Connection {
             || self.h2.load(Ordering::Relaxed)
             || self.transfer.upload.is_open()
             || self.head.load(Ordering::Relaxed)
+            // Some clients end a body with an empty line too many.
+            || bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
         {
             return;
         }

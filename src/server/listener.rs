@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,16 +117,19 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
+/// A socket whose file will have this mode, less the umask, from its first moment on: Linux gives the
+/// file the mode of the socket. Changing the umask for a moment would do it too, but for every file that
+/// any thread creates meanwhile.
+fn unix_socket(mode: u32) -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode & 0o777))?;
+    Ok(socket)
+}
+
 fn bind_unix(path: &Path, mode: u32, count: usize) -> io::Result<Vec<Socket>> {
     let address = SocketAddrUnix::new(path)?;
-    let socket = || {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-    };
-    let listening = socket()?;
-    // A socket's own mode is what its file starts with, so there is no moment at which others may
-    // connect. The umask would do the same for every file of the process.
-    rustix::fs::fchmod(&listening, Mode::from_raw_mode(mode & 0o777))?;
+    let listening = unix_socket(mode)?;
     if let Err(error) = rustix::net::bind(&listening, &address) {
         if error != rustix::io::Errno::ADDRINUSE {
             return Err(error.into());
@@ -134,7 +138,7 @@ fn bind_unix(path: &Path, mode: u32, count: usize) -> io::Result<Vec<Socket>> {
         if !found.file_type().is_socket() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
         }
-        match rustix::net::connect(socket()?, &address) {
+        match rustix::net::connect(unix_socket(mode)?, &address) {
             Err(rustix::io::Errno::CONNREFUSED) => {}
             // Somebody listens there, or a queue of clients waits for somebody.
             Ok(()) | Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::AddrInUse.into()),
@@ -169,6 +173,25 @@ impl Drop for SocketFile {
         }
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a socket file could not be removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise 10.
+    #[test]
+    fn a_socket_file_is_never_open_to_others_not_even_before_anybody_listens() {
+        let home = tempfile::tempdir().expect("a directory");
+        for mode in [0o600, 0o400] {
+            let path = home.path().join(format!("{mode:o}.sock"));
+            let socket = unix_socket(mode).expect("a socket");
+            let address = SocketAddrUnix::new(&path).expect("a short path");
+            rustix::net::bind(&socket, &address).expect("a free name");
+            let found = fs::symlink_metadata(&path).expect("the file is there");
+            assert_eq!(found.mode() & 0o777, mode);
         }
     }
 }

@@ -227,8 +227,11 @@ pub async fn serve<H, F, B>(
                 place => place.flatten(),
             },
         };
-        let crowded = clients.open() >= limits.connections;
-        if crowded && !watch.make_room() {
+        if clients.open() >= limits.connections {
+            // So that those that came just before get to read their requests, and are idle no more.
+            tokio::task::yield_now().await;
+        }
+        if clients.open() >= limits.connections && !watch.make_room() {
             metrics.count(Closed::Full);
             if tls.is_none() {
                 refuse(stream, &shared, &refused);
@@ -284,10 +287,6 @@ pub async fn serve<H, F, B>(
                 ended_badly(&*error, &connection);
             }
         });
-        if crowded {
-            // So that this one gets to read its request before the next ones ask for its place.
-            tokio::task::yield_now().await;
-        }
     }
 }
 

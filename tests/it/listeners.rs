@@ -342,7 +342,7 @@ mod encrypted {
         assert_eq!(answer.status(), 200);
     }
 
-    // Promises 1, 73.
+    // Promise 73.
     #[tokio::test]
     async fn a_client_needs_a_good_certificate_where_one_is_demanded() {
         let (authority, stranger) = (Authority::new(), Authority::new());
@@ -388,7 +388,6 @@ mod encrypted {
         record
     }
 
-    // Promise 55.
     #[tokio::test]
     async fn tls_1_1_and_what_is_no_tls_get_nowhere() {
         let authority = Authority::new();
@@ -421,7 +420,7 @@ mod encrypted {
         assert_eq!(get(&keyway, &client(&authority, None, &["http/1.1"])).await, Some(200));
     }
 
-    // Promises 14, 80.
+    // Promise 14.
     #[tokio::test]
     async fn files_that_are_of_no_use_are_named_and_nothing_of_a_key_is_shown() {
         let authority = Authority::new();
