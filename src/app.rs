@@ -1,8 +1,14 @@
 //! Builds the parts, binds the listeners, runs the workers, and ends them.
+//!
+//! What serves requests is made of a configuration in one piece ([`Shared`], and a [`Gateway`] for each
+//! worker), and a reload makes it anew: requests that come afterwards meet the new one, those in flight
+//! end with the one that they began with, and with the last of them the old one is gone. Sockets,
+//! threads and counters stay.
 
+use std::fmt::Display;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,11 +21,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Admin};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Problems};
 use crate::error::ProxyError;
 use crate::gateway::{self, Door, Gateway, Shared};
-use crate::keystone::{Discovery, Event, Observer, TokenCache};
-use crate::metrics::Metrics;
+use crate::keystone::{Auth, Discovery, Event, Observer, TokenCache};
+use crate::metrics::{Metrics, WorkerMetrics};
 use crate::server::{self, Address, Drain, Fallback};
 use crate::upstream::{self, tls};
 
@@ -52,6 +58,14 @@ pub enum StartError {
         /// Why.
         source: tls::Error,
     },
+    /// A listener's TLS files can't be used.
+    #[error("the listener `{listener}`: its TLS files can't be used; correct tls_cert, tls_key or client_ca")]
+    ListenerTls {
+        /// Which listener.
+        listener: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The operating system refused a thread or a socket.
     #[error("the system refused a thread or a socket; check the limits of this process")]
     System(#[from] io::Error),
@@ -60,13 +74,43 @@ pub enum StartError {
 /// keyway, running.
 #[derive(Debug)]
 pub struct App {
-    /// Where the services are served: each listener's address, and its URL.
-    listeners: Vec<(Address, String)>,
-    admin: (Address, String),
-    shared: Arc<Shared>,
-    drains: Vec<Drain>,
+    /// Where the services are served, in the order of the configuration that it was started with.
+    listeners: Vec<Running>,
+    admin: Running,
+    /// What it serves with.
+    config: Mutex<Config>,
+    shared: watch::Sender<Arc<Shared>>,
+    workers: Vec<WorkerHandle>,
+    patience: watch::Sender<Duration>,
+    runtime: Handle,
+    draining: Arc<AtomicBool>,
     admin_drain: Drain,
     running: watch::Receiver<()>,
+}
+
+/// A listener that is bound.
+struct Running {
+    name: String,
+    address: Address,
+    url: String,
+    settings: watch::Sender<server::Settings>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running")
+            .field("name", &self.name)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A worker as seen from outside its thread.
+#[derive(Debug)]
+struct WorkerHandle {
+    gateway: watch::Sender<Arc<Gateway>>,
+    metrics: Arc<WorkerMetrics>,
+    drain: Drain,
 }
 
 impl App {
@@ -82,91 +126,184 @@ impl App {
         let mut sockets: Vec<Vec<std::net::TcpListener>> = Vec::new();
         sockets.resize_with(config.workers, Vec::new);
         for listener in &config.listeners {
-            let (address, bound) = bind(listener, config.workers)?;
-            let url = address.url(listener.server.tls.is_some());
-            listeners.push((address, url));
+            let (running, bound) = Running::bind(config, listener, config.workers)?;
+            listeners.push(running);
             sockets.iter_mut().zip(bound).for_each(|(sockets, socket)| sockets.push(socket));
         }
-        let (address, mut admin_socket) = bind(&config.admin, 1)?;
-        let url = address.url(config.admin.server.tls.is_some());
-        let admin = (address, url);
+        let (admin, mut admin_socket) = Running::bind(config, &config.admin, 1)?;
 
+        let (metrics, draining) = (Metrics::new(), Arc::new(AtomicBool::new(false)));
         let tls = load_tls(config)?;
-        let timeouts = timeouts(config);
-        let clients = || {
-            tls.iter().map(|tls| upstream::Client::with_tls(Arc::clone(tls), timeouts)).collect::<Vec<_>>()
+        let parts = Parts {
+            config,
+            tls: &tls,
+            metrics: Arc::clone(&metrics),
+            discovery: Discovery::new(),
+            draining: Arc::clone(&draining),
         };
-        let metrics = Metrics::new();
-        let (shared, clients_of_side) = shared(config, clients(), metrics, runtime.clone());
-        for client in clients_of_side {
-            runtime.spawn(client.watch());
-        }
+        let shared = parts
+            .shared(doors(config, listeners.iter().chain([&admin]).map(|running| &running.address)), runtime);
+        metrics.configured(shared.read_at.as_second());
         shared.tokens.warm();
 
+        let (patience, _) = watch::channel(config.drain);
         let (ended, running) = watch::channel(());
         let ended = Arc::new(ended);
-        let mut drains = Vec::new();
-        let (settings, _) =
-            watch::channel(server::Settings { limits: limits(config), tls: None, users: Vec::new() });
+        let mut workers = Vec::new();
         for (index, sockets) in sockets.into_iter().enumerate() {
-            let drain = Drain::default();
-            drains.push(drain.clone());
+            let (drain, metrics) = (Drain::default(), metrics.worker());
+            let (gateway, current) = watch::channel(parts.gateway(&shared, &metrics, config.workers));
             let worker = Worker {
-                sockets,
-                gateway: Arc::new(Gateway::new(Arc::clone(&shared), clients(), config.workers)),
-                settings: settings.subscribe(),
-                drain,
-                patience: config.drain,
+                listeners: listeners
+                    .iter()
+                    .map(|running| running.settings.subscribe())
+                    .zip(sockets)
+                    .collect(),
+                gateway: current,
+                connections: Arc::clone(&metrics.connections),
+                drain: drain.clone(),
+                patience: patience.subscribe(),
             };
+            workers.push(WorkerHandle { gateway, metrics, drain });
             let ended = Arc::clone(&ended);
             std::thread::Builder::new().name(format!("keyway-{index}")).spawn(move || {
                 worker.run();
                 drop(ended);
             })?;
         }
+        let (shared, current) = watch::channel(shared);
         let admin_drain = Drain::default();
-        let handler = Arc::new(Admin::new(Arc::clone(&shared), listeners[0].1.clone()));
+        let handler = Arc::new(Admin::new(current, listeners[0].url.clone()));
         let listener = TcpListener::from_std(admin_socket.pop().expect("one was asked for"))?;
         runtime.spawn(server::serve(
             listener,
-            settings.subscribe(),
+            admin.settings.subscribe(),
             move |request| Arc::clone(&handler).handle(request),
             ADMIN_FALLBACK,
             admin_drain.clone(),
             Arc::new(AtomicI64::new(0)),
         ));
-        Ok(Self { listeners, admin, shared, drains, admin_drain, running })
+        Ok(Self {
+            listeners,
+            admin,
+            config: Mutex::new(config.clone()),
+            shared,
+            workers,
+            patience,
+            runtime: runtime.clone(),
+            draining,
+            admin_drain,
+            running,
+        })
+    }
+
+    /// Serves with a configuration that was just read, and says in the log what came of it. Where
+    /// something is wrong with it, nothing changes. What only a restart can change stays as it is, and
+    /// is named. `true` if the configuration is in force now.
+    pub fn reload(&self, read: Result<Config, Problems>) -> bool {
+        if self.draining.load(Ordering::Relaxed) {
+            tracing::info!("keyway is stopping: the configuration is not read again");
+            return false;
+        }
+        let mut config = match read {
+            Ok(config) => config,
+            Err(problems) => return self.stay(problems.iter()),
+        };
+        let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let restart = keep_what_is_fixed(&current, &mut config);
+        if let Err(error) = self.replace(&current, &config) {
+            return self.stay([chain(&error)]);
+        }
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        for what in restart {
+            tracing::warn!("{what}: restart keyway to change it; everything else is in force now");
+        }
+        tracing::info!("the configuration was read again and is in force");
+        *current = config;
+        true
+    }
+
+    /// Goes on with the configuration that there is.
+    fn stay(&self, problems: impl IntoIterator<Item = impl Display>) -> bool {
+        for problem in problems {
+            tracing::error!("{problem}");
+        }
+        tracing::error!("the configuration was not reloaded: the old one stays in force");
+        self.shared.borrow().metrics.reload_failed();
+        false
+    }
+
+    /// Makes everything anew that can fail, and only then puts it in the place of what there is.
+    fn replace(&self, old_config: &Config, config: &Config) -> Result<(), StartError> {
+        let tls = load_tls(config)?;
+        let mut settings = Vec::new();
+        for (running, listener) in
+            self.listeners.iter().zip(&config.listeners).chain([(&self.admin, &config.admin)])
+        {
+            settings.push((running, listener_settings(config, listener)?));
+        }
+
+        let old = self.shared();
+        let parts = Parts {
+            config,
+            tls: &tls,
+            metrics: Arc::clone(&old.metrics),
+            discovery: old.discovery.clone(),
+            draining: Arc::clone(&self.draining),
+        };
+        let addresses = self.listeners.iter().chain([&self.admin]).map(|running| &running.address);
+        let shared = parts.shared(doors(config, addresses), &self.runtime);
+        shared.tokens.adopt(&old.tokens, &same_logins(old_config, config));
+        shared.tokens.warm();
+        for worker in &self.workers {
+            let gateway = parts.gateway(&shared, &worker.metrics, self.workers.len());
+            worker.gateway.send_replace(gateway);
+        }
+        for (running, settings) in settings {
+            running.settings.send_replace(settings);
+        }
+        self.patience.send_replace(config.drain);
+        for cloud in &old_config.clouds {
+            if !config.clouds.iter().any(|new| new.name == cloud.name) {
+                shared.metrics.forget_cloud(&cloud.name);
+            }
+        }
+        shared.metrics.reloaded(shared.read_at.as_second());
+        self.shared.send_replace(shared);
+        Ok(())
     }
 
     /// Where the services are served: each listener's address, in the configuration's order.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.listeners.iter().map(|(address, _)| address)
+        self.listeners.iter().map(|running| &running.address)
     }
 
     /// The main listener's URL.
     pub fn url(&self) -> &str {
-        &self.listeners[0].1
+        &self.listeners[0].url
     }
 
     /// Where metrics, health and status are served.
     pub fn admin(&self) -> &Address {
-        &self.admin.0
+        &self.admin.address
     }
 
     /// The admin listener's URL.
     pub fn admin_url(&self) -> &str {
-        &self.admin.1
+        &self.admin.url
     }
 
-    /// What the workers share.
-    pub fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    /// What the workers share until the next reload.
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared.borrow())
     }
 
     /// Stops accepting; requests in flight finish, as long as the configuration lets them.
     pub fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Relaxed);
-        self.drains.iter().for_each(Drain::begin);
+        self.draining.store(true, Ordering::Relaxed);
+        self.workers.iter().for_each(|worker| worker.drain.begin());
     }
 
     /// Waits until every worker has ended, which they do after [`App::drain`].
@@ -185,28 +322,114 @@ impl Drop for App {
     }
 }
 
-/// Binds one listener, `count` times; where port 0 was asked for, the address tells which one it is.
-fn bind(
-    listener: &config::Listener,
-    count: usize,
-) -> Result<(Address, Vec<std::net::TcpListener>), StartError> {
-    let address = &listener.server.address;
-    let failed = |source| {
-        let setting = match listener.name.as_str() {
-            "main" => "--listen".to_owned(),
-            "admin" => "--admin".to_owned(),
-            name => format!("[listener.{name}] address"),
+impl Running {
+    /// Binds one listener, `count` times; where port 0 was asked for, the address tells which one it is.
+    fn bind(
+        config: &Config,
+        listener: &config::Listener,
+        count: usize,
+    ) -> Result<(Self, Vec<std::net::TcpListener>), StartError> {
+        let address = &listener.server.address;
+        let failed = |source| {
+            let setting = match listener.name.as_str() {
+                "main" => "--listen".to_owned(),
+                "admin" => "--admin".to_owned(),
+                name => format!("[listener.{name}] address"),
+            };
+            StartError::Bind { address: address.clone(), setting, source }
         };
-        StartError::Bind { address: address.clone(), setting, source }
-    };
-    let Some(tcp) = address.tcp() else { return Err(failed(io::ErrorKind::Unsupported.into())) };
-    let sockets = server::bind(tcp, count).map_err(failed)?;
-    let bound = sockets[0].local_addr().map_err(failed)?;
-    Ok((bound.into(), sockets))
+        let Some(tcp) = address.tcp() else { return Err(failed(io::ErrorKind::Unsupported.into())) };
+        let sockets = server::bind(tcp, count).map_err(failed)?;
+        let address = Address::from(sockets[0].local_addr().map_err(failed)?);
+        let url = address.url(listener.server.tls.is_some());
+        let (settings, _) = watch::channel(listener_settings(config, listener)?);
+        Ok((Self { name: listener.name.clone(), address, url, settings }, sockets))
+    }
 }
 
-/// A listener as the gateway sees it.
-fn door(listener: &config::Listener) -> Door {
+/// What a listener serves with; its TLS files are read.
+fn listener_settings(config: &Config, listener: &config::Listener) -> Result<server::Settings, StartError> {
+    let tls = match &listener.server.tls {
+        None => None,
+        Some(_) => {
+            let source = "this program was built without TLS listeners".into();
+            return Err(StartError::ListenerTls { listener: listener.name.clone(), source });
+        }
+    };
+    Ok(server::Settings { limits: limits(config), tls, users: listener.server.users.clone() })
+}
+
+/// Puts into `config` what only a restart can change, as it is in `running`, and says what that is.
+fn keep_what_is_fixed(running: &Config, config: &mut Config) -> Vec<String> {
+    let mut fixed = Vec::new();
+    let mut kept = Vec::new();
+    for listener in &running.listeners {
+        let Some(at) = config.listeners.iter().position(|new| new.name == listener.name) else {
+            fixed.push(format!("the listener `{}` was removed, and goes on as it was", listener.name));
+            kept.push(listener.clone());
+            continue;
+        };
+        let mut new = config.listeners.remove(at);
+        keep_socket(listener, &mut new, &mut fixed);
+        kept.push(new);
+    }
+    for listener in &config.listeners {
+        fixed.push(format!("the listener `{}` is new", listener.name));
+    }
+    config.listeners = kept;
+    keep_socket(&running.admin, &mut config.admin, &mut fixed);
+    if config.workers != running.workers {
+        fixed.push(format!("`workers` changed to {}", config.workers));
+        config.workers = running.workers;
+    }
+    if config.log != running.log {
+        fixed.push("`log` changed".to_owned());
+        config.log = running.log.clone();
+    }
+    fixed
+}
+
+/// A listener that is to be elsewhere stays where it is, and its TLS with it: what the new place would
+/// ask of clients may be too little for the old one.
+fn keep_socket(running: &config::Listener, new: &mut config::Listener, fixed: &mut Vec<String>) {
+    let (old, server) = (&running.server, &mut new.server);
+    let what = if old.address != server.address {
+        format!("its address changed to {}", server.address)
+    } else if old.tls.is_some() != server.tls.is_some() {
+        format!("it is to be {} TLS", if server.tls.is_some() { "with" } else { "without" })
+    } else if old.mode != server.mode {
+        format!("its mode changed to {:04o}", server.mode)
+    } else {
+        return;
+    };
+    fixed.push(format!("the listener `{}` stays at {}, although {what}", running.name, old.address));
+    *server = old.clone();
+}
+
+/// The clouds that log in as before: their places in `old`, and in `new`.
+fn same_logins(old: &Config, new: &Config) -> Vec<(usize, usize)> {
+    let place = |(to, cloud): (usize, &crate::keystone::Config)| {
+        let from = old
+            .clouds
+            .iter()
+            .position(|old| old.name == cloud.name && old.auth == cloud.auth && old.tls == cloud.tls)?;
+        matches!(cloud.auth, Auth::Identity(_)).then_some((from, to))
+    };
+    new.clouds.iter().enumerate().filter_map(place).collect()
+}
+
+/// Each listener as a request sees it, the admin listener last; `addresses` are where they are bound.
+fn doors<'a>(config: &Config, addresses: impl Iterator<Item = &'a Address>) -> Vec<Door> {
+    config
+        .listeners
+        .iter()
+        .chain([&config.admin])
+        .zip(addresses)
+        .map(|(l, address)| door(l, address))
+        .collect()
+}
+
+fn door(listener: &config::Listener, _address: &Address) -> Door {
     Door { entry: listener.entry.clone(), policy: listener.policy.clone() }
 }
 
@@ -250,44 +473,74 @@ fn timeouts(config: &Config) -> upstream::Timeouts {
 /// The parts that do not serve requests: tokens, discovery, metrics. For commands that only ask.
 ///
 /// # Errors
-/// A cloud's TLS files can't be used.
+/// TLS files of a cloud or a listener can't be used.
 pub fn parts(config: &Config, runtime: &Handle) -> Result<Arc<Shared>, StartError> {
-    let tls = load_tls(config)?;
-    let clients = tls.into_iter().map(|tls| upstream::Client::with_tls(tls, timeouts(config))).collect();
-    let (shared, clients) = shared(config, clients, Metrics::new(), runtime.clone());
-    for client in clients {
-        runtime.spawn(client.watch());
+    for listener in config.listeners.iter().chain([&config.admin]) {
+        listener_settings(config, listener)?;
     }
-    Ok(shared)
+    let parts = Parts {
+        config,
+        tls: &load_tls(config)?,
+        metrics: Metrics::new(),
+        discovery: Discovery::new(),
+        draining: Arc::default(),
+    };
+    Ok(parts.shared(Vec::new(), runtime))
 }
 
-fn shared(
-    config: &Config,
-    clients: Vec<upstream::Client>,
+/// What everything that serves requests is made of.
+struct Parts<'a> {
+    config: &'a Config,
+    /// Of each cloud.
+    tls: &'a [Arc<rustls::ClientConfig>],
     metrics: Arc<Metrics>,
-    runtime: Handle,
-) -> (Arc<Shared>, Vec<upstream::Client>) {
-    let names: Vec<_> = config.clouds.iter().map(|cloud| cloud.name.clone()).collect();
-    let observed = Arc::clone(&metrics);
-    let observer: Observer = Arc::new(move |event: &Event| observe(&observed, &names, event));
-    let clouds = config.clouds.iter().cloned().zip(clients.iter().cloned()).collect();
-    let shared = Shared {
-        doors: config.listeners.iter().map(door).collect(),
-        config: gateway::Config {
-            head: config.limits.head,
-            target: config.limits.target,
-            replay_buffer: config.limits.replay_buffer,
-            replay_total: config.limits.replay_total,
-            proof: config.timeouts.proof,
-        },
-        clouds: config.clouds.iter().cloned().map(Arc::new).collect(),
-        tokens: TokenCache::new(clouds, config.timeouts.keystone, runtime, observer),
-        discovery: Discovery::new(),
-        clients: clients.clone(),
-        draining: AtomicBool::new(false),
-        metrics,
-    };
-    (Arc::new(shared), clients)
+    discovery: Discovery,
+    draining: Arc<AtomicBool>,
+}
+
+impl Parts<'_> {
+    fn clients(&self) -> Vec<upstream::Client> {
+        let timeouts = timeouts(self.config);
+        self.tls.iter().map(|tls| upstream::Client::with_tls(Arc::clone(tls), timeouts)).collect()
+    }
+
+    fn shared(&self, doors: Vec<Door>, runtime: &Handle) -> Arc<Shared> {
+        let (config, clients) = (self.config, self.clients());
+        for client in &clients {
+            runtime.spawn(client.watch());
+        }
+        let names: Vec<_> = config.clouds.iter().map(|cloud| cloud.name.clone()).collect();
+        let observed = Arc::clone(&self.metrics);
+        let observer: Observer = Arc::new(move |event: &Event| observe(&observed, &names, event));
+        let clouds = config.clouds.iter().cloned().zip(clients.iter().cloned()).collect();
+        Arc::new(Shared {
+            doors,
+            config: gateway::Config {
+                head: config.limits.head,
+                target: config.limits.target,
+                replay_buffer: config.limits.replay_buffer,
+                replay_total: config.limits.replay_total,
+                proof: config.timeouts.proof,
+            },
+            clouds: config.clouds.iter().cloned().map(Arc::new).collect(),
+            tokens: TokenCache::new(clouds, config.timeouts.keystone, runtime.clone(), observer),
+            discovery: self.discovery.clone(),
+            clients,
+            draining: Arc::clone(&self.draining),
+            read_at: jiff::Timestamp::now(),
+            metrics: Arc::clone(&self.metrics),
+        })
+    }
+
+    fn gateway(&self, shared: &Arc<Shared>, metrics: &Arc<WorkerMetrics>, workers: usize) -> Arc<Gateway> {
+        Arc::new(Gateway::new(Arc::clone(shared), self.clients(), Arc::clone(metrics), workers))
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source())
+        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
@@ -310,12 +563,12 @@ fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
 }
 
 struct Worker {
-    /// One for each listener, in the configuration's order.
-    sockets: Vec<std::net::TcpListener>,
-    gateway: Arc<Gateway>,
-    settings: watch::Receiver<server::Settings>,
+    /// Each listener's settings and socket, in the configuration's order.
+    listeners: Vec<(watch::Receiver<server::Settings>, std::net::TcpListener)>,
+    gateway: watch::Receiver<Arc<Gateway>>,
+    connections: Arc<AtomicI64>,
     drain: Drain,
-    patience: Duration,
+    patience: watch::Receiver<Duration>,
 }
 
 impl Worker {
@@ -325,35 +578,47 @@ impl Worker {
             Err(error) => return tracing::error!(%error, "a worker could not start"),
         };
         runtime.block_on(async {
-            for client in self.gateway.clients() {
-                tokio::spawn(client.clone().watch());
-            }
-            let gateway = Arc::clone(&self.gateway);
-            tokio::spawn(async move {
-                let mut tick = tokio::time::interval(TICK);
-                loop {
-                    tick.tick().await;
-                    gateway.refresh_counters();
-                }
-            });
+            tokio::spawn(look_after(self.gateway.clone()));
             let mut serving = JoinSet::new();
-            for (index, socket) in self.sockets.into_iter().enumerate() {
+            for (index, (settings, socket)) in self.listeners.into_iter().enumerate() {
                 let listener = match TcpListener::from_std(socket) {
                     Ok(listener) => listener,
                     Err(error) => return tracing::error!(%error, "a worker could not listen"),
                 };
-                let gateway = Arc::clone(&self.gateway);
-                let open = Arc::clone(&gateway.worker().connections);
-                let handler = move |request| Arc::clone(&gateway).handle(index, request);
-                let (settings, drain) = (self.settings.clone(), self.drain.clone());
+                let gateway = self.gateway.clone();
+                // Only a reload ever locks a worker's gateway against it.
+                let handler = move |request| Arc::clone(&gateway.borrow()).handle(index, request);
+                let (drain, open) = (self.drain.clone(), Arc::clone(&self.connections));
                 serving.spawn(server::serve(listener, settings, handler, DATA_FALLBACK, drain, open));
             }
             serving.join_all().await;
-            if tokio::time::timeout(self.patience, self.drain.ended()).await.is_err() {
+            let patience = *self.patience.borrow();
+            if tokio::time::timeout(patience, self.drain.ended()).await.is_err() {
                 tracing::warn!("requests in flight did not finish in time and are cut off");
             }
         });
         runtime.shutdown_background();
+    }
+}
+
+/// Runs on each worker what its gateway needs from time to time. Holds no gateway meanwhile, so that one
+/// that was replaced can go.
+async fn look_after(mut gateway: watch::Receiver<Arc<Gateway>>) {
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        for client in gateway.borrow_and_update().clients() {
+            tokio::spawn(client.watch());
+        }
+        loop {
+            tokio::select! {
+                _ = tick.tick() => gateway.borrow().refresh_counters(),
+                changed = gateway.changed() => match changed {
+                    Ok(()) => break,
+                    // Nobody is left to change it: this worker is about to end.
+                    Err(_) => return,
+                },
+            }
+        }
     }
 }
 

@@ -59,10 +59,10 @@ pub struct Door {
     pub policy: Option<Arc<Policy>>,
 }
 
-/// What all workers share.
+/// What all workers share. A reload makes a new one.
 #[derive(Debug)]
 pub struct Shared {
-    /// The listeners, in the configuration's order.
+    /// The listeners, in the configuration's order, and the admin listener last.
     pub doors: Vec<Door>,
     /// See [`Config`].
     pub config: Config,
@@ -75,7 +75,9 @@ pub struct Shared {
     /// Connections for keyway's own questions, by cloud.
     pub clients: Vec<upstream::Client>,
     /// Service is ending.
-    pub draining: AtomicBool,
+    pub draining: Arc<AtomicBool>,
+    /// When the configuration was read.
+    pub read_at: jiff::Timestamp,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -93,10 +95,14 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// `clients` are this worker's own connections, one for each cloud; `workers` share the replay
-    /// budget.
-    pub fn new(shared: Arc<Shared>, clients: Vec<upstream::Client>, workers: usize) -> Self {
-        let worker = shared.metrics.worker();
+    /// `clients` are this worker's own connections, one for each cloud, and `worker` its counters;
+    /// `workers` share the replay budget.
+    pub fn new(
+        shared: Arc<Shared>,
+        clients: Vec<upstream::Client>,
+        worker: Arc<WorkerMetrics>,
+        workers: usize,
+    ) -> Self {
         let nowhere = shared.metrics.service(&worker, "none", "none");
         let config = &shared.config;
         let replay = Arc::new(ReplayBudget::new(config.replay_total / workers.max(1), config.replay_buffer));
@@ -113,11 +119,6 @@ impl Gateway {
     /// This worker's connections, by cloud.
     pub fn clients(&self) -> &[upstream::Client] {
         &self.clients
-    }
-
-    /// This worker's counters.
-    pub fn worker(&self) -> &Arc<WorkerMetrics> {
-        &self.worker
     }
 
     /// Answers one request that came in by `listener`, an index into [`Shared::doors`].

@@ -1,6 +1,7 @@
 //! The process: arguments, environment, signals, exit codes.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use keyway::app::{self, App};
 use keyway::cli::{Cli, Command};
-use keyway::config::{Config, Env, Log};
+use keyway::config::{Config, Env, Log, Problems};
 use keyway::keystone::{Auth, Key};
 use keyway::{commands, demo, telemetry};
 use tokio::runtime::Runtime;
@@ -25,11 +26,11 @@ fn main() -> ExitCode {
     let command = cli.command();
     let overrides = cli.overrides();
     let env = Env::new(std::env::vars_os(), std::env::current_dir().unwrap_or_default());
-    let loaded = match command {
+    let read = || match command {
         Command::Demo => Config::load_without_clouds(&overrides, &env),
         _ => Config::load(&overrides, &env),
     };
-    let config = match loaded {
+    let config = match read() {
         Ok(config) => config,
         Err(problems) => {
             eprintln!("keyway: the configuration is not usable:\n{problems}");
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    match run(&command, config) {
+    match run(&command, config, &read) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("keyway: {error:#}");
@@ -68,7 +69,8 @@ fn limits() {
     }
 }
 
-fn run(command: &Command, config: Config) -> anyhow::Result<ExitCode> {
+/// `read` reads the configuration once more: same flags, same environment.
+fn run(command: &Command, config: Config, read: &Reread<'_>) -> anyhow::Result<ExitCode> {
     // Keystone, the admin listener and signals; requests run on the workers' threads.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -77,8 +79,8 @@ fn run(command: &Command, config: Config) -> anyhow::Result<ExitCode> {
         .build()
         .context("the system refused a thread")?;
     let code = match command {
-        Command::Serve => serve(&runtime, &config),
-        Command::Demo => serve_demo(&runtime, config),
+        Command::Serve => serve(&runtime, &config, read),
+        Command::Demo => serve_demo(&runtime, config, read),
         asking => ask(&runtime, &config, asking),
     };
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -107,16 +109,16 @@ fn ask(runtime: &Runtime, config: &Config, command: &Command) -> anyhow::Result<
     Ok(if outcome.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn serve(runtime: &Runtime, config: &Config) -> anyhow::Result<ExitCode> {
+fn serve(runtime: &Runtime, config: &Config, read: &Reread<'_>) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         let app = App::start(config, runtime.handle())?;
-        Ok(signals.run_until_stopped(&app, announce(&app, config)).await)
+        Ok(signals.run_until_stopped(&app, announce(&app, config), read).await)
     })
 }
 
 /// A cloud that lives in this process, and keyway in front of it.
-fn serve_demo(runtime: &Runtime, mut config: Config) -> anyhow::Result<ExitCode> {
+fn serve_demo(runtime: &Runtime, mut config: Config, read: &Reread<'_>) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         let cloud =
@@ -127,7 +129,12 @@ fn serve_demo(runtime: &Runtime, mut config: Config) -> anyhow::Result<ExitCode>
             announce(&app, &config).await;
             print(&demo::instructions(app.url()));
         };
-        Ok(signals.run_until_stopped(&app, introduction).await)
+        let read = || {
+            let mut config = read()?;
+            config.clouds = vec![cloud.keystone_config()];
+            Ok(config)
+        };
+        Ok(signals.run_until_stopped(&app, introduction, &read).await)
     })
 }
 
@@ -151,7 +158,7 @@ async fn announce(app: &App, config: &Config) {
         tokio::time::sleep(wait.clamp(Duration::from_millis(100), Duration::from_secs(5))).await;
     }
     if std::io::stdout().is_terminal() {
-        print(&commands::banner(config, app.shared(), app.url(), app.admin_url()));
+        print(&commands::banner(config, &app.shared(), app.url(), app.admin_url()));
     } else {
         let names: Vec<_> = config.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
         let listen: Vec<_> = app.addresses().map(ToString::to_string).collect();
@@ -165,11 +172,21 @@ fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// SIGTERM and SIGINT: the first ends service gently, the second at once. SIGHUP ends nothing.
+/// Reads the configuration as it was read at start.
+type Reread<'a> = dyn Fn() -> Result<Config, Problems> + 'a;
+
+/// SIGTERM and SIGINT: the first ends service gently, the second at once. SIGHUP reads the configuration
+/// again, and ends nothing.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Reload,
 }
 
 impl Signals {
@@ -182,32 +199,52 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP: keyway can't reload its configuration yet; restart it to change something");
-                }
-            }
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
         }
     }
 
-    async fn run_until_stopped(&mut self, app: &App, introduction: impl Future<Output = ()>) -> ExitCode {
-        tokio::select! {
-            () = self.next() => {}
-            () = app.ended() => {
-                tracing::error!("every worker has ended although nobody asked for it");
-                return ExitCode::FAILURE;
+    async fn run_until_stopped(
+        &mut self,
+        app: &App,
+        introduction: impl Future<Output = ()>,
+        read: &Reread<'_>,
+    ) -> ExitCode {
+        let mut introduction = pin!(async {
+            introduction.await;
+            std::future::pending::<()>().await;
+        });
+        loop {
+            tokio::select! {
+                asked = self.next() => match asked {
+                    Asked::Stop => break,
+                    Asked::Reload => {
+                        app.reload(read());
+                    }
+                },
+                () = app.ended() => {
+                    tracing::error!("every worker has ended although nobody asked for it");
+                    return ExitCode::FAILURE;
+                }
+                () = introduction.as_mut() => {}
             }
-            () = async { introduction.await; std::future::pending().await } => {}
         }
         tracing::info!("stopping: requests in flight finish, new connections are refused");
         app.drain();
-        tokio::select! {
-            () = app.ended() => {}
-            () = self.next() => tracing::warn!("stopping at once"),
+        loop {
+            tokio::select! {
+                () = app.ended() => break,
+                asked = self.next() => match asked {
+                    Asked::Stop => {
+                        tracing::warn!("stopping at once");
+                        break;
+                    }
+                    Asked::Reload => tracing::info!("stopping: the configuration is not read again"),
+                },
+            }
         }
         ExitCode::SUCCESS
     }

@@ -35,6 +35,10 @@ pub struct Metrics {
     pub token_request_duration: HistogramVec,
     /// When the current token ends, UNIX seconds: `{cloud}`.
     pub token_expiry: GaugeVec,
+    /// Attempts to read the configuration anew: `{result}`, `ok` or `failed`.
+    reloads: IntCounterVec,
+    last_reload_successful: IntGauge,
+    last_reload_timestamp: IntGauge,
     token_requests_saved: IntCounterVec,
     connections: IntGaugeVec,
     body_bytes: IntCounterVec,
@@ -81,9 +85,28 @@ impl Metrics {
             registry.register(Box::new(vec.clone())).expect("names are unique");
             vec
         };
-        let in_flight = IntGauge::new("keyway_requests_in_flight", "Requests being served")
-            .expect("names and labels are valid");
-        registry.register(Box::new(in_flight.clone())).expect("names are unique");
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("names and labels are valid");
+            registry.register(Box::new(gauge.clone())).expect("names are unique");
+            gauge
+        };
+        let in_flight = gauge("keyway_requests_in_flight", "Requests being served");
+        let last_reload_successful = gauge(
+            "keyway_config_last_reload_successful",
+            "Whether the last attempt to read the configuration was successful",
+        );
+        let last_reload_timestamp = gauge(
+            "keyway_config_last_reload_success_timestamp_seconds",
+            "When the configuration in force was read",
+        );
+        let reloads = counters(
+            "keyway_reloads_total",
+            "Attempts to read the configuration anew, by what came of them",
+            &["result"],
+        );
+        for result in ["ok", "failed"] {
+            reloads.with_label_values(&[result]);
+        }
         let connections = IntGaugeVec::new(
             Opts::new("keyway_connections", "Open connections: downstream active, upstream idle"),
             &["side", "state"],
@@ -143,6 +166,9 @@ impl Metrics {
                 ),
                 &["cloud"],
             ),
+            reloads,
+            last_reload_successful,
+            last_reload_timestamp,
             token_requests_saved: counters(
                 "keyway_token_requests_saved_total",
                 "Requests that were sent with a token from the cache",
@@ -159,6 +185,35 @@ impl Metrics {
             registry,
             workers: Mutex::default(),
         })
+    }
+
+    /// The configuration was read at start, at this time (UNIX seconds).
+    pub fn configured(&self, at: i64) {
+        self.last_reload_successful.set(1);
+        self.last_reload_timestamp.set(at);
+    }
+
+    /// It was read anew.
+    pub fn reloaded(&self, at: i64) {
+        self.reloads.with_label_values(&["ok"]).inc();
+        self.configured(at);
+    }
+
+    /// It could not be read anew; the old one stays.
+    pub fn reload_failed(&self) {
+        self.reloads.with_label_values(&["failed"]).inc();
+        self.last_reload_successful.set(0);
+    }
+
+    /// Whether the last attempt to read the configuration was successful.
+    pub fn last_reload_successful(&self) -> bool {
+        self.last_reload_successful.get() == 1
+    }
+
+    /// Forgets what would go on to be told of a cloud that is no longer served.
+    pub fn forget_cloud(&self, cloud: &str) {
+        // It may have had no token at all.
+        let _ = self.token_expiry.remove_label_values(&[cloud]);
     }
 
     /// Cells for one more worker.

@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::directory;
 use crate::gateway::Shared;
@@ -22,15 +23,15 @@ const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4
 /// The admin listener's handler.
 #[derive(Debug)]
 pub struct Admin {
-    shared: Arc<Shared>,
+    shared: watch::Receiver<Arc<Shared>>,
     /// `http://address:port` of the data listener.
     base: String,
     started: Instant,
 }
 
 impl Admin {
-    /// `base` is the data listener's URL, without a trailing `/`.
-    pub fn new(shared: Arc<Shared>, base: String) -> Self {
+    /// `shared` changes with each reload; `base` is the data listener's URL, without a trailing `/`.
+    pub fn new(shared: watch::Receiver<Arc<Shared>>, base: String) -> Self {
         Self { shared, base, started: Instant::now() }
     }
 
@@ -39,11 +40,12 @@ impl Admin {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
         }
+        let shared = Arc::clone(&self.shared.borrow());
         match request.uri().path() {
             "/livez" => answer(StatusCode::OK, TEXT, "ok\n".to_owned()),
-            "/readyz" => self.ready(),
-            "/metrics" => answer(StatusCode::OK, METRICS, self.shared.metrics.render()),
-            "/status" => answer(StatusCode::OK, JSON, format!("{:#}\n", self.status())),
+            "/readyz" => ready(&shared),
+            "/metrics" => answer(StatusCode::OK, METRICS, shared.metrics.render()),
+            "/status" => answer(StatusCode::OK, JSON, format!("{:#}\n", self.status(&shared))),
             _ => answer(
                 StatusCode::NOT_FOUND,
                 TEXT,
@@ -52,32 +54,22 @@ impl Admin {
         }
     }
 
-    /// The default cloud has a token: what other clouds lack must not take this process out of service.
-    fn ready(&self) -> Response<Full<Bytes>> {
-        if self.shared.draining.load(Ordering::Relaxed) {
-            return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n".to_owned());
-        }
-        if self.shared.tokens.status(0).token.is_some() {
-            return answer(StatusCode::OK, TEXT, "ok\n".to_owned());
-        }
-        let mut response =
-            answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no token yet; /status says why\n".to_owned());
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        response
-    }
-
-    fn status(&self) -> Value {
-        let clouds = self.shared.clouds.iter().enumerate();
+    fn status(&self, shared: &Shared) -> Value {
+        let clouds = shared.clouds.iter().enumerate();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "url": self.base,
-            "clouds": clouds.map(|(index, cloud)| self.cloud(index, cloud)).collect::<Vec<_>>(),
+            "config": {
+                "read_at": seconds(shared.read_at).to_string(),
+                "last_reload_successful": shared.metrics.last_reload_successful(),
+            },
+            "clouds": clouds.map(|(index, cloud)| self.cloud(shared, index, cloud)).collect::<Vec<_>>(),
         })
     }
 
-    fn cloud(&self, index: usize, cloud: &keystone::Config) -> Value {
-        let status = self.shared.tokens.status(index);
+    fn cloud(&self, shared: &Shared, index: usize, cloud: &keystone::Config) -> Value {
+        let status = shared.tokens.status(index);
         let token = status.token.as_deref();
         let services = token.map(|token| {
             let mut entries = directory::entries(cloud, index == 0, token);
@@ -119,6 +111,25 @@ impl Admin {
             "services": services,
         })
     }
+}
+
+/// The default cloud has a token: what other clouds lack must not take this process out of service.
+fn ready(shared: &Shared) -> Response<Full<Bytes>> {
+    if shared.draining.load(Ordering::Relaxed) {
+        return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n".to_owned());
+    }
+    if shared.tokens.status(0).token.is_some() {
+        return answer(StatusCode::OK, TEXT, "ok\n".to_owned());
+    }
+    let mut response =
+        answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no token yet; /status says why\n".to_owned());
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// A time without its fraction.
+fn seconds(time: jiff::Timestamp) -> jiff::Timestamp {
+    jiff::Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// An answer of the admin listener that nobody should keep or guess the type of.

@@ -36,7 +36,7 @@ pub enum AllowHttp {
 }
 
 /// How a cloud's token comes about.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Auth {
     /// From Keystone, by logging in.
     Identity(Identity),
@@ -51,7 +51,7 @@ pub enum Auth {
 }
 
 /// A login at Keystone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// As given: with or without a version at its end.
     pub auth_url: BaseUrl,
@@ -76,7 +76,7 @@ pub enum IdentityVersion {
 }
 
 /// What proves who we are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method {
     /// A user's password.
     Password {

@@ -14,6 +14,9 @@ use super::pool::{Pool, TlsSetup};
 use super::{Head, Origin, tls};
 use crate::body::RequestBody;
 
+/// How often idle connections are looked at.
+const SWEEP: Duration = Duration::from_secs(5);
+
 /// How long things may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -116,15 +119,23 @@ impl Client {
         Self { tls: TlsSetup(tls), timeouts, deadlines: Deadlines::default(), pools: Arc::default() }
     }
 
-    /// Ends what is overdue and closes what is idle, for ever: run it on the worker that owns this client.
-    pub async fn watch(self) {
-        let deadlines = tokio::spawn(self.deadlines.clone().watch());
-        let _stop = AbortOnDrop(deadlines);
-        let mut sweep = tokio::time::interval(Duration::from_secs(5));
-        loop {
-            sweep.tick().await;
-            let pools: Vec<_> = self.lock().values().cloned().collect();
-            pools.iter().for_each(|pool| pool.sweep());
+    /// Ends what is overdue and closes what is idle: run it on the worker that owns this client. It
+    /// holds nothing, and ends soon after the last clone, pool and answer of this client have.
+    pub fn watch(&self) -> impl Future<Output = ()> + Send + use<> {
+        let deadlines = self.deadlines.watch();
+        let pools = Arc::downgrade(&self.pools);
+        let sweep = async move {
+            let mut tick = tokio::time::interval(SWEEP);
+            loop {
+                tick.tick().await;
+                let Some(pools) = pools.upgrade() else { return };
+                let pools: Vec<_> =
+                    pools.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+                pools.iter().for_each(|pool| pool.sweep());
+            }
+        };
+        async {
+            tokio::join!(deadlines, sweep);
         }
     }
 
@@ -187,13 +198,5 @@ impl Client {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Origin, Arc<Pool>>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

@@ -50,19 +50,25 @@ impl Deadlines {
         u64::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX / 2)
     }
 
-    /// Looks at what is in flight, for ever. Without it no deadline ever passes.
-    pub(super) async fn watch(self) {
-        let mut tick = tokio::time::interval(TICK);
-        loop {
-            tick.tick().await;
-            let now = self.shared.now.fetch_add(1, Ordering::Relaxed) + 1;
-            let flights = self.lock();
-            flights
-                .places
-                .iter()
-                .flatten()
-                .filter(|flight| flight.due <= now)
-                .for_each(|f| f.waker.wake_by_ref());
+    /// Looks at what is in flight, as long as anybody has a clone of this. Without it no deadline ever
+    /// passes.
+    pub(super) fn watch(&self) -> impl Future<Output = ()> + Send + use<> {
+        let shared = Arc::downgrade(&self.shared);
+        async move {
+            let mut tick = tokio::time::interval(TICK);
+            loop {
+                tick.tick().await;
+                let Some(shared) = shared.upgrade() else { return };
+                let now = shared.now.fetch_add(1, Ordering::Relaxed) + 1;
+                let flights = Self { shared };
+                let flights = flights.lock();
+                flights
+                    .places
+                    .iter()
+                    .flatten()
+                    .filter(|flight| flight.due <= now)
+                    .for_each(|f| f.waker.wake_by_ref());
+            }
         }
     }
 
@@ -141,7 +147,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_late_ends_and_what_is_not_goes_on() {
         let deadlines = Deadlines::default();
-        let watch = tokio::spawn(deadlines.clone().watch());
+        let watch = tokio::spawn(deadlines.watch());
         let late = deadlines.within(Duration::from_secs(1), std::future::pending::<()>());
         assert!(late.await.is_err());
         let timely = deadlines.within(Duration::from_secs(5), tokio::time::sleep(Duration::from_secs(3)));

@@ -10,6 +10,7 @@ mod errors;
 mod framing;
 mod http2;
 mod refusal;
+mod reload;
 mod replay;
 mod routing;
 mod stopping;

@@ -3,6 +3,8 @@
 //! All decisions are made under the slot's lock, which is never held across an await; the one login
 //! that may be under way (the *flight*) runs in a task of its own and reports to whoever waits.
 
+mod adopt;
+
 use std::error::Error;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

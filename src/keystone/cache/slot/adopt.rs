@@ -1,0 +1,121 @@
+//! A reload makes a new cache; what the old one knew of a login that stayed the same lives on in it.
+//!
+//! Taken over is everything that spares Keystone a call: the token, the project that a name meant, what
+//! was asked of us (backoff, the bucket), and a login that is under way. The structs are taken apart
+//! field by field, so that a new field can't be forgotten here.
+
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::watch;
+
+use super::{Answer, Bucket, Failure, Flight, SOONEST_RENEWAL, Slot, State, now};
+use crate::keystone::AuthError;
+use crate::keystone::cache::{Cloud, Key, Reason, Shared, TokenCache};
+
+impl TokenCache {
+    /// Takes over what `old` knows of clouds whose login is the same: each pair is such a cloud's place
+    /// in `old`, and here. From now on `old` renews nothing ahead of time: it serves the requests that
+    /// set out with it, and asks Keystone for no one else.
+    pub fn adopt(&self, old: &Self, same: &[(usize, usize)]) {
+        for (from, to) in same {
+            let (Some(old), Some(new)) = (old.shared.clouds.get(*from), self.shared.clouds.get(*to)) else {
+                continue;
+            };
+            let Cloud { config: _, source: _, slot, projects, check: _ } = old;
+            new.slot.inherit(&self.shared, slot);
+            let known = projects.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            *new.projects.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        }
+        for (key, slot) in &old.shared.projects {
+            if let Some((_, to)) = same.iter().find(|(from, _)| *from == key.cloud) {
+                let key = Key { cloud: *to, project: key.project.clone() };
+                let heir = Arc::new(Slot::new(key.clone()));
+                heir.inherit(&self.shared, &slot);
+                self.shared.projects.insert(key, heir);
+            }
+            slot.lock().wake(None);
+        }
+        for cloud in &old.shared.clouds {
+            cloud.slot.lock().wake(None);
+        }
+    }
+}
+
+impl Slot {
+    /// Goes on where `old` is.
+    fn inherit(self: &Arc<Self>, shared: &Arc<Shared>, old: &Arc<Self>) {
+        let theirs = old.lock();
+        let mut state = self.lock();
+        state.take_over(&theirs);
+        match theirs.flight() {
+            Some(flight) => {
+                let (tell, answer) = watch::channel(None);
+                state.flight = Some(Flight { answer, replaces: flight.replaces });
+                let following = follow(
+                    Arc::clone(self),
+                    Arc::clone(shared),
+                    Arc::clone(old),
+                    flight.answer.clone(),
+                    tell,
+                );
+                shared.runtime.spawn(following);
+            }
+            None => self.wind(shared, &mut state),
+        }
+    }
+
+    /// Sets the alarm for whatever is next.
+    fn wind(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State) {
+        let next = match (&state.failure, &state.token) {
+            (Some(failure), _) => Some(failure.until),
+            (None, Some(token)) => token.renew_at(fastrand::f64().mul_add(2.0, -1.0)),
+            (None, None) => None,
+        };
+        let alarm = next.map(|at| self.alarm_at(shared, at.max(now() + SOONEST_RENEWAL)));
+        state.wake(alarm);
+    }
+}
+
+impl State {
+    /// Takes over everything but the flight and the alarm, which are tasks of the other cache.
+    fn take_over(&mut self, old: &Self) {
+        let Self { token, project_id, flight: _, failure, bucket, alarm: _ } = old;
+        self.token.clone_from(token);
+        self.project_id.clone_from(project_id);
+        self.failure = failure.as_ref().map(|failure| {
+            let Failure { error, attempts, until } = failure;
+            Failure { error: Arc::clone(error), attempts: *attempts, until: *until }
+        });
+        let Bucket { left, filled } = bucket;
+        self.bucket = Bucket { left: *left, filled: *filled };
+    }
+}
+
+/// A flight of the other cache goes on; whatever it brings is this slot's as well.
+async fn follow(
+    slot: Arc<Slot>,
+    shared: Arc<Shared>,
+    old: Arc<Slot>,
+    mut theirs: watch::Receiver<Option<Answer>>,
+    tell: watch::Sender<Option<Answer>>,
+) {
+    let landed = match theirs.wait_for(Option::is_some).await {
+        Ok(answer) => answer.clone(),
+        Err(_) => None,
+    };
+    {
+        let mut theirs = old.lock();
+        theirs.wake(None);
+        let mut state = slot.lock();
+        state.flight = None;
+        state.take_over(&theirs);
+        if landed.is_none() && state.token.is_none() && state.failure.is_none() {
+            // Its task ended without a word.
+            slot.take_off(&shared, &mut state, Reason::Cold, None);
+        } else {
+            slot.wind(&shared, &mut state);
+        }
+        shared.changed();
+    }
+    tell.send_replace(Some(landed.unwrap_or_else(|| Err(Arc::new(AuthError::Stopped)))));
+}
