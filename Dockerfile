@@ -1,7 +1,11 @@
 # A static keyway on an empty image, as a user without rights.
 #
 #     docker build -t keyway .
-#     docker run --rm -p 127.0.0.1:8180:8180 -p 127.0.0.1:8181:8181 --env-file openstack.env keyway
+#     docker run --rm --network host --env-file openstack.env keyway
+#
+# It listens on loopback: of the host as above, or of the network that other containers share with it
+# (--network container:NAME, a pod). The README's "Deployment" has the ways to reach it from elsewhere: a socket
+# file on a volume, or a published port with TLS and client certificates.
 #
 # The build is .ci/build-release, which CI runs outside a container as well.
 FROM rust:1.95-bookworm AS build
@@ -12,6 +16,5 @@ RUN .ci/build-release
 FROM scratch
 COPY --from=build /src/target/image/ /
 USER 65532:65532
-EXPOSE 8180 8181
 ENTRYPOINT ["/usr/bin/keyway"]
-CMD ["serve", "--listen", "0.0.0.0:8180", "--admin", "0.0.0.0:8181"]
+CMD ["serve"]

@@ -637,3 +637,109 @@ const ADMIN_FALLBACK: Fallback<Full<Bytes>> = Fallback {
 fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     admin::answer(status, HeaderValue::from_static("text/plain; charset=utf-8"), text.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Env, Listener, Overrides};
+
+    fn config(change: impl FnOnce(&mut Config)) -> Config {
+        let env = Env::new::<&str, &str>([], "/nonexistent").with_root("/nonexistent");
+        let mut config =
+            Config::load_without_clouds(&Overrides::default(), &env).expect("defaults are right");
+        config.workers = 2;
+        change(&mut config);
+        config
+    }
+
+    fn at(name: &str, address: &str) -> Listener {
+        Listener::at(name, address.parse::<Address>().expect("an address"))
+    }
+
+    fn with_tls(mut listener: Listener) -> Listener {
+        let file = std::path::PathBuf::from;
+        listener.server.tls =
+            Some(server::tls::Config { cert: file("c"), key: file("k"), client_ca: Some(file("ca")) });
+        listener
+    }
+
+    /// What stays fixed, and what is served, when `running` meets `new`.
+    fn fixed(running: &Config, mut new: Config) -> (Vec<String>, Config) {
+        (keep_what_is_fixed(running, &mut new), new)
+    }
+
+    // Promise 71.
+    #[test]
+    fn what_only_a_restart_changes_is_named_and_stays() {
+        let running = config(|config| {
+            config.listeners.extend([
+                at("gone", "127.0.0.1:1"),
+                at("moved", "127.0.0.1:2"),
+                at("same", "127.0.0.1:3"),
+            ]);
+        });
+        let (told, served) = fixed(
+            &running,
+            config(|config| {
+                config.workers = 3;
+                config.log.level = "debug".to_owned();
+                config.admin = at("admin", "127.0.0.1:9");
+                config.drain = Duration::from_secs(1);
+                let mut moved = at("moved", "unix:/run/k.sock");
+                moved.entry.hosts = vec!["keyway.example".to_owned()];
+                let mut same = at("same", "127.0.0.1:3");
+                same.entry.hosts = vec!["same.example".to_owned()];
+                config.listeners.extend([same, at("new", "127.0.0.1:4"), moved]);
+            }),
+        );
+        assert_eq!(
+            told,
+            [
+                "the listener `gone` was removed, and goes on as it was",
+                "the listener `moved` stays at 127.0.0.1:2, although its address changed to unix:/run/k.sock",
+                "the listener `new` is new",
+                "the listener `admin` stays at 127.0.0.1:8181, although its address changed to 127.0.0.1:9",
+                "`workers` changed to 3",
+                "`log` changed",
+            ]
+        );
+        // Everything is where it was, in the order of the sockets, and asks what it is to ask now.
+        let places = |config: &Config| -> Vec<_> {
+            config
+                .listeners
+                .iter()
+                .chain([&config.admin])
+                .map(|l| (l.name.clone(), l.server.clone()))
+                .collect()
+        };
+        assert_eq!(places(&served), places(&running));
+        assert_eq!(served.listeners[2].entry.hosts, ["keyway.example"]);
+        assert_eq!(served.listeners[3].entry.hosts, ["same.example"]);
+        assert_eq!((served.workers, &served.log), (running.workers, &running.log));
+        assert_eq!(served.drain, Duration::from_secs(1));
+        assert_eq!(fixed(&running, running.clone()).0, [""; 0]);
+    }
+
+    // Promises 1, 71.
+    #[test]
+    fn a_listener_that_others_reach_keeps_its_tls_until_a_restart() {
+        let running = config(|config| config.listeners[0] = with_tls(at("main", "10.0.0.1:1")));
+        let (told, served) = fixed(&running, config(|_| {}));
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(served.listeners[0].server, running.listeners[0].server);
+        // Other files at the same place are what a reload is for.
+        let mut new = running.clone();
+        let tls = new.listeners[0].server.tls.as_mut().expect("it has TLS");
+        tls.cert = "c2".into();
+        let (told, served) = fixed(&running, new.clone());
+        assert_eq!((told.len(), &served.listeners[0]), (0, &new.listeners[0]));
+        // With or without TLS changes what clients must speak.
+        let (told, _) = fixed(
+            &config(|_| {}),
+            config(|config| {
+                config.listeners[0] = with_tls(at("main", "127.0.0.1:8180"));
+            }),
+        );
+        assert_eq!(told, ["the listener `main` stays at 127.0.0.1:8180, although it is to be with TLS"]);
+    }
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::{Request, header};
 
-use crate::config::Config;
+use crate::config::{Config, Listener};
 use crate::directory::{self, Entry};
 use crate::gateway::Shared;
 use crate::keystone::{self, Auth, AuthError, Key};
@@ -28,10 +28,21 @@ pub struct Outcome {
     pub failed: bool,
 }
 
-/// `keyway check`: logs in to every cloud, compares the clocks, lists the services and asks each
-/// whether it answers (without a token).
-pub async fn check(shared: &Shared) -> Outcome {
+/// `keyway check`: says what the configuration, which is right, would serve; logs in to every cloud,
+/// compares the clocks, lists the services and asks each whether it answers (without a token).
+pub async fn check(config: &Config, shared: &Shared) -> Outcome {
     let mut outcome = Outcome::default();
+    outcome.line("configuration is right");
+    for listener in config.listeners.iter().chain([&config.admin]) {
+        let Listener { name, server, policy, .. } = listener;
+        let policy = policy.as_ref().map_or_else(String::new, |policy| format!(", policy {}", policy.name));
+        let tls = match &server.tls {
+            Some(tls) if tls.client_ca.is_some() => ", TLS with client certificates",
+            Some(_) => ", TLS",
+            None => "",
+        };
+        outcome.line(&format!("  {name:<11} {}{tls}{policy}", server.address));
+    }
     for (index, cloud) in shared.clouds.iter().enumerate() {
         outcome.line(&format!("cloud {}", cloud.name));
         match &cloud.auth {

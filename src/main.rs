@@ -95,7 +95,7 @@ fn ask(runtime: &Runtime, config: &Config, command: &Command) -> anyhow::Result<
             Err(why) => Err(anyhow::Error::msg(why)),
         };
         match command {
-            Command::Check => Ok(commands::check(&shared).await),
+            Command::Check => Ok(commands::check(config, &shared).await),
             Command::Token => only(commands::token(&shared).await),
             Command::Env { clouds_yaml } => {
                 only(commands::env(&shared, &config.listeners[0].url(), *clouds_yaml).await)

@@ -63,7 +63,7 @@ async fn refused(listen: &str) {
         .await;
 }
 
-// 70
+// Promise 70.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_lets_a_download_finish_and_refuses_new_connections() {
     let (home, cloud) = (home(), cloud().await);
@@ -81,7 +81,7 @@ async fn sigterm_lets_a_download_finish_and_refuses_new_connections() {
     assert_eq!(process.exit().await.code(), Some(0));
 }
 
-// 70
+// Promise 70.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_its_service_still_works_on_is_answered_after_sigint() {
     let (home, cloud) = (home(), cloud().await);
@@ -97,7 +97,7 @@ async fn a_request_that_its_service_still_works_on_is_answered_after_sigint() {
     assert_eq!(process.exit().await.code(), Some(0));
 }
 
-// 70
+// Promise 70.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_it_at_once() {
     let (home, cloud) = (home(), cloud().await);
@@ -111,7 +111,7 @@ async fn a_second_signal_ends_it_at_once() {
     assert!(bounded("the end", body.collect()).await.is_err());
 }
 
-// 70
+// Promise 70.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_deadline_ends_what_does_not_end_by_itself() {
     let (home, cloud) = (home(), cloud().await);
@@ -123,7 +123,7 @@ async fn the_deadline_ends_what_does_not_end_by_itself() {
     assert!(bounded("the end", body.collect()).await.is_err());
 }
 
-// 70
+// Promise 70.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_does_not_hold_it_up() {
     let (home, cloud) = (home(), cloud().await);
@@ -137,6 +137,7 @@ async fn an_idle_connection_does_not_hold_it_up() {
     drop(silent);
 }
 
+// Promise 70.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_stops_while_it_still_waits_for_keystone() {
     let (home, cloud) = (home(), cloud().await);
@@ -151,6 +152,7 @@ async fn it_stops_while_it_still_waits_for_keystone() {
     assert_eq!(process.exit().await.code(), Some(0));
 }
 
+// Promise 69.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_serves_once_keystone_is_there() {
     let (home, cloud) = (home(), cloud().await);
@@ -192,6 +194,21 @@ async fn check_bad(home: &TempDir, arguments: &[&str], variables: &[(&str, &str)
     for text in says {
         assert!(err.contains(text), "`{text}` is missing from:\n{err}");
     }
+}
+
+// Promise 1.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_others_reach_is_exit_code_2_and_says_what_to_do() {
+    let ways = "bind 127.0.0.1 or a unix:/path socket, or set tls_cert, tls_key and client_ca";
+    check_bad(
+        &home(),
+        &["demo", "--listen", "0.0.0.0:8180"],
+        &[],
+        &["--listen: 0.0.0.0:8180 is no loopback", ways],
+    )
+    .await;
+    check_bad(&home(), &["demo"], &[("KEYWAY_ADMIN", "[::]:8181")], &["KEYWAY_ADMIN: [::]:8181 is no", ways])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -263,6 +280,7 @@ async fn an_incomplete_or_contradictory_login_is_exit_code_2() {
     check_bad(&home(), &[], &v2, &["OS_TENANT_NAME", "OS_TENANT_ID"]).await;
 }
 
+// Promise 15.
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_usage_is_exit_code_2() {
     check_bad(&home(), &["srve"], &[], &["srve"]).await;
