@@ -229,11 +229,11 @@ impl App {
 
     /// Goes on with the configuration that there is.
     fn stay(&self, problems: impl IntoIterator<Item = impl Display>) -> bool {
-        self.shared.borrow().metrics.reload_failed();
         for problem in problems {
             tracing::error!("{problem}");
         }
         tracing::error!("the configuration was not reloaded: the old one stays in force");
+        self.shared.borrow().metrics.reload_failed();
         false
     }
 

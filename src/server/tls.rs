@@ -119,7 +119,7 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     // The file that is read is the one whose mode was looked at.
     let mut file = File::open(path).map_err(read)?;
     let mode = file.metadata().map_err(read)?.mode() & 0o777;
-    if mode & 0o077 != 0 {
+    if mode & 0o007 != 0 {
         return Err(Error::Exposed { path: path.to_owned(), mode });
     }
     let mut text = Vec::new();

@@ -17,6 +17,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use crate::support::tls::{Authority, Identity};
 use crate::support::{
     Connection, Process, TestKeyway, bounded, cloud, cloud_variables, eventually, request, slow,
 };
@@ -341,12 +342,13 @@ impl Program {
         eventually("the reload", async || (looked().await > before).then_some(())).await;
     }
 
-    /// The lines of its log with this level.
-    fn log(&self, level: &str) -> Vec<String> {
-        let lines = self.process.stderr();
-        let lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let lines = lines.filter(|line| line["level"] == level);
-        lines.map(|line| line["message"].as_str().unwrap_or_default().to_owned()).collect()
+    /// Waits for a line of its log with this level and text.
+    async fn says(&self, level: &str, text: &str) {
+        let said = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            (line["level"] == level && line["message"].as_str()?.contains(text)).then_some(())
+        };
+        self.process.stderr_line(&format!("`{text}` in the log"), said).await;
     }
 
     fn descriptors(&self) -> usize {
@@ -372,14 +374,13 @@ async fn sighup_reads_the_files_again_with_the_flags_and_variables_of_the_start(
 
     // All that is wrong is told, and that the old one stays.
     program.reload("lisen = 1\nlimits.target = '1 banana'\n[listener.main]\npolicy = 'x'").await;
-    let told = program.log("ERROR").join("\n");
     for text in [
         "keyway.toml: lisen: unknown key: did you mean `listen`?",
         "keyway.toml: limits.target: `1 banana` is no size",
         "keyway.toml: listener.main.policy: there is no policy `x`",
         "the configuration was not reloaded: the old one stays in force",
     ] {
-        assert!(told.contains(text), "{text} is not in\n{told}");
+        program.says("ERROR", text).await;
     }
     assert_eq!(program.get(&long).await.status, 200);
 
@@ -387,9 +388,8 @@ async fn sighup_reads_the_files_again_with_the_flags_and_variables_of_the_start(
     let toml = "workers = 7\nlog.level = 'debug'\n[limits]\ntarget = 300\n\
                 [listener.other]\naddress = '127.0.0.1:0'";
     program.reload(toml).await;
-    let told = program.log("WARN").join("\n");
     for text in ["`workers` changed to 7: restart keyway", "`log` changed", "the listener `other` is new"] {
-        assert!(told.contains(text), "{text} is not in\n{told}");
+        program.says("WARN", text).await;
     }
     assert_eq!(program.get(&long).await.status, 414);
 }
@@ -466,4 +466,86 @@ async fn clouds_yaml_is_read_again_too() {
     get(&listen, "/cloud/one/compute/servers").await.message(404, "unknown_cloud");
     assert_eq!((one.requests("compute").len(), two.requests("compute").len()), (1, 1));
     assert!(get(&admin, "/metrics").await.text().contains(&format!("{OK} 1\n")));
+}
+
+// Promises 43, 71.
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_and_the_checks_of_a_listener_are_swapped() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::in_front_of(&cloud).await;
+    let mut connection = keyway.connect().await;
+    let mut ask = async |method: Method, headers: &[(&str, &str)]| {
+        connection.send(request(method, "/compute/servers", headers, "")).await
+    };
+    assert_eq!(ask(Method::GET, &[]).await.status, 200);
+    let locked = "[listener.main]\npolicy = 'look'\nrequired_header = 'X-Key: 1'\n[policy.look]\ndefault = 'deny'\n\
+                  [[policy.look.rule]]\nname = 'lists'\neffect = 'allow'\nmethods = ['GET']\npaths = ['/servers']";
+    assert!(reload(&keyway, locked, vec![cloud.keystone_config()]));
+    assert_eq!(ask(Method::GET, &[]).await.status, 403);
+    assert_eq!(ask(Method::GET, &[("x-key", "1")]).await.status, 200);
+    assert_eq!(ask(Method::DELETE, &[("x-key", "1")]).await.status, 403);
+    assert!(reload(&keyway, "", vec![cloud.keystone_config()]));
+    assert_eq!(ask(Method::GET, &[]).await.status, 200);
+    assert_ne!(ask(Method::DELETE, &[]).await.status, 403);
+}
+
+// Promises 1, 71.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_and_the_authorities_of_clients_are_swapped() {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let (cloud, authority, other) = (cloud().await, Authority::new(), Authority::new());
+    let certificate = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).expect("PEM");
+    let files = |identity: &Identity, clients: &Authority| {
+        let key = authority.write("tls.key", &identity.key);
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("permissions");
+        let cert = authority.write("tls.pem", &identity.certificate);
+        format!(
+            "[listener.main]\ntls_cert = '{}'\ntls_key = '{}'\nclient_ca = '{}'",
+            cert.display(),
+            key.display(),
+            clients.file().display()
+        )
+    };
+    // The certificate of a listener that answers a client of this authority; `None` if it does not.
+    let met = async |address: std::net::SocketAddr, clients: &Authority| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(authority.file()).expect("PEM")).expect("an authority");
+        let identity = clients.issue("client.example");
+        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("PEM");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![certificate(&identity.certificate)], key)
+            .expect("a good identity");
+        let stream = tokio::net::TcpStream::connect(address).await.expect("keyway listens");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut stream =
+            tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()?;
+        let ask = b"GET /compute/servers HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(ask).await.ok()?;
+        let mut answer = Vec::new();
+        bounded("an answer", stream.read_to_end(&mut answer)).await.ok()?;
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+        Some(stream.get_ref().1.peer_certificates().expect("it showed one")[0].clone().into_owned())
+    };
+
+    let first = authority.issue("localhost");
+    let config = read(&files(&first, &authority)).expect("it is right");
+    let keyway = TestKeyway::with(&cloud, |running| running.listeners = config.listeners).await;
+    assert_eq!(met(keyway.listen(), &authority).await, Some(certificate(&first.certificate)));
+    assert_eq!(met(keyway.listen(), &other).await, None);
+    let second = authority.issue("localhost");
+    assert!(reload(&keyway, &files(&second, &other), vec![cloud.keystone_config()]));
+    assert_eq!(met(keyway.listen(), &other).await, Some(certificate(&second.certificate)));
+    assert_eq!(met(keyway.listen(), &authority).await, None);
+
+    // A key of another certificate changes nothing.
+    let broken = Identity { certificate: second.certificate.clone(), key: first.key };
+    assert!(!reload(&keyway, &files(&broken, &other), vec![cloud.keystone_config()]));
+    assert_eq!(met(keyway.listen(), &other).await, Some(certificate(&second.certificate)));
 }
