@@ -333,7 +333,7 @@ impl Worker {
                 let mut tick = tokio::time::interval(TICK);
                 loop {
                     tick.tick().await;
-                    gateway.refresh_counters();
+                    gateway.refresh();
                 }
             });
             let mut serving = JoinSet::new();

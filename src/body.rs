@@ -4,6 +4,7 @@
 //! that the same bytes can be sent again from the start. A body that outgrew the buffer flows
 //! through and is gone: it is never replayed in part.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,7 +38,6 @@ impl ReplayBudget {
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
 pub struct RequestBody {
     /// What the client has still to send; `None` once it ended.
     source: Option<Incoming>,
@@ -55,6 +55,15 @@ pub struct RequestBody {
     length: Option<u64>,
     received: u64,
     budget: Arc<ReplayBudget>,
+    /// All of a body of keyway's own.
+    own: Option<Bytes>,
+}
+
+impl fmt::Debug for RequestBody {
+    /// Without its bytes, which may be a login.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").field("received", &self.received).finish_non_exhaustive()
+    }
 }
 
 impl RequestBody {
@@ -73,12 +82,14 @@ impl RequestBody {
             length,
             received: 0,
             budget,
+            own: None,
         }
     }
 
-    /// A body that is here already.
+    /// The body of a request of keyway's own: here already, and never copied, since it may hold a
+    /// password.
     pub fn from_bytes(whole: Bytes) -> Self {
-        let mut body = Self {
+        Self {
             source: None,
             kept: Vec::new(),
             sent: 0,
@@ -88,20 +99,29 @@ impl RequestBody {
             trailers_sent: false,
             length: None,
             received: 0,
-            budget: Arc::new(ReplayBudget::new(whole.len(), whole.len())),
-        };
-        body.keep(whole);
-        body
+            budget: Arc::new(ReplayBudget::new(0, 0)),
+            own: Some(whole),
+        }
+    }
+
+    /// The request is keyway's own: what is said and heard may be a secret.
+    pub fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// What there is for another attempt.
+    fn kept(&self) -> &[u8] {
+        self.own.as_ref().map_or(&self.kept[..], |own| &own[..])
     }
 
     /// Its length in bytes where it is known: from Content-Length, or because all of it is here.
     pub fn length(&self) -> Option<u64> {
-        if self.is_whole() && self.trailers.is_none() { Some(self.kept.len() as u64) } else { self.length }
+        if self.is_whole() && self.trailers.is_none() { Some(self.kept().len() as u64) } else { self.length }
     }
 
     /// There is no body at all, and there never was one.
     pub fn is_empty(&self) -> bool {
-        self.is_whole() && self.kept.is_empty() && self.trailers.is_none()
+        self.is_whole() && self.kept().is_empty() && self.trailers.is_none()
     }
 
     /// All of it is in the replay buffer.
@@ -156,15 +176,19 @@ impl RequestBody {
         if !self.is_whole() || self.trailers.is_some() {
             return None;
         }
-        Some(Bytes::copy_from_slice(&self.kept))
+        Some(self.own.clone().unwrap_or_else(|| Bytes::copy_from_slice(&self.kept)))
     }
 
     /// The next piece to send.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         loop {
-            if self.sent < self.kept.len() {
-                let piece = Bytes::copy_from_slice(&self.kept[self.sent..]);
-                self.sent = self.kept.len();
+            if self.sent < self.kept().len() {
+                let rest = self.sent..;
+                self.sent = self.kept().len();
+                let piece = match &self.own {
+                    Some(own) => own.slice(rest),
+                    None => Bytes::copy_from_slice(&self.kept[rest]),
+                };
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             if let Some(piece) = self.ahead.take() {

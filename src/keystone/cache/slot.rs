@@ -3,8 +3,6 @@
 //! All decisions are made under the slot's lock, which is never held across an await; the one login
 //! that may be under way (the *flight*) runs in a task of its own and reports to whoever waits.
 
-use std::error::Error;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,6 +11,7 @@ use tokio::task::AbortHandle;
 
 use super::{Event, Key, Outcome, Reason, Shared, Status};
 use crate::keystone::{AuthError, Token, TokenId};
+use crate::secret;
 
 /// The first wait after a failure, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -347,7 +346,10 @@ impl Slot {
         }
         // Nobody used it so far. Look again, ever more often, until it is over.
         let left = state.token.as_ref().and_then(|token| token.life_left(now)).unwrap_or_default();
-        if !left.is_zero() {
+        if left.is_zero() {
+            state.token = None;
+            shared.changed();
+        } else {
             let alarm = self.alarm_at(shared, now + (left / 2).max(Duration::from_secs(1)));
             state.wake(Some(alarm));
         }
@@ -379,7 +381,8 @@ impl Slot {
         let answer = match result {
             Ok(token) => {
                 let token = Arc::new(token);
-                log_token(cloud, &token, reason, state.token.is_none() || state.failure.is_some());
+                let first = state.token.is_none() || state.failure.is_some();
+                log_token(cloud, &token, state.token.as_deref(), reason, first);
                 state.failure = None;
                 state.token = Some(Arc::clone(&token));
                 let renewal = token.renew_at(fastrand::f64().mul_add(2.0, -1.0));
@@ -448,14 +451,25 @@ async fn wait(mut answer: watch::Receiver<Option<Answer>>) -> Answer {
     Ok(token)
 }
 
-fn log_token(cloud: &str, token: &Token, reason: Reason, first: bool) {
+fn log_token(cloud: &str, token: &Token, replaced: Option<&Token>, reason: Reason, first: bool) {
     let project = token.project.as_ref().map_or("none", |project| project.name.as_str());
     let user = token.user.as_ref().map_or("unknown", |user| user.name.as_str());
     let (reason, life) = (reason.as_str(), token.lifetime().as_secs());
+    // Fingerprints: they tell tokens apart, and nothing about them.
+    let (token, replaced) = (token.id.fingerprint(), replaced.map(|token| token.id.fingerprint()));
     if first {
-        tracing::info!(cloud, project, user, reason, lifetime_s = life, "logged in to Keystone");
+        tracing::info!(
+            cloud,
+            project,
+            user,
+            reason,
+            lifetime_s = life,
+            token,
+            replaced,
+            "logged in to Keystone"
+        );
     } else {
-        tracing::debug!(cloud, project, user, reason, lifetime_s = life, "new token");
+        tracing::debug!(cloud, project, user, reason, lifetime_s = life, token, replaced, "new token");
     }
 }
 
@@ -466,18 +480,7 @@ fn log_failure(cloud: &str, failure: &Failure, reason: Reason, now: Instant) {
         reason = reason.as_str(),
         attempt = failure.attempts,
         next_attempt_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        error = chain(&*failure.error),
+        error = secret::causes(&*failure.error),
         "no token from Keystone"
     );
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let _ = write!(text, ": {cause}");
-        next = cause.source();
-    }
-    text
 }
