@@ -12,6 +12,7 @@ mod http2;
 mod refusal;
 mod replay;
 mod routing;
+mod secrets;
 mod stopping;
 mod streaming;
 mod tls;

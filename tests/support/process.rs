@@ -23,14 +23,29 @@ type Lines = Arc<Mutex<Vec<String>>>;
 impl Process {
     /// Starts it with these arguments and nothing but these variables, in `home`.
     pub(crate) fn start<V: AsRef<OsStr>>(home: &Path, arguments: &[&str], variables: &[(&str, V)]) -> Self {
+        Self::start_with(home, arguments, variables, |_| {})
+    }
+
+    /// The same, with changes: another program file, another user.
+    pub(crate) fn start_with<V: AsRef<OsStr>>(
+        home: &Path,
+        arguments: &[&str],
+        variables: &[(&str, V)],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyway"));
         command.args(arguments).env_clear().env("HOME", home).current_dir(home);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        change(&mut command);
         let mut child = command.spawn().expect("the program was built");
         let stdout = collect(child.stdout.take().expect("piped"));
         let stderr = collect(child.stderr.take().expect("piped"));
         Self { child, stdout, stderr }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn stdout(&self) -> String {
