@@ -26,6 +26,7 @@ use crate::error::ProxyError;
 use crate::gateway::{self, Door, Gateway, Shared};
 use crate::keystone::{Auth, Discovery, Event, Observer, TokenCache};
 use crate::metrics::{Metrics, WorkerMetrics};
+use crate::secret;
 use crate::server::{self, Address, Clients, Drain, Fallback, Socket};
 use crate::upstream::{self, Scheme, tls};
 
@@ -214,7 +215,7 @@ impl App {
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let restart = keep_what_is_fixed(&current, &mut config);
         if let Err(error) = self.replace(&current, &config) {
-            return self.stay([chain(&error)]);
+            return self.stay([secret::causes(&error)]);
         }
         for warning in &config.warnings {
             tracing::warn!("{warning}");
@@ -541,12 +542,6 @@ impl Parts<'_> {
     }
 }
 
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |error| error.source())
-        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
     match event {
         Event::Asked { cloud, reason, outcome, took, expires_at } => {
@@ -637,7 +632,7 @@ async fn look_after(mut gateway: watch::Receiver<Arc<Gateway>>) {
         }
         loop {
             tokio::select! {
-                _ = tick.tick() => gateway.borrow().refresh_counters(),
+                _ = tick.tick() => gateway.borrow().refresh(),
                 changed = gateway.changed() => match changed {
                     Ok(()) => break,
                     // Nobody is left to change it: this worker is about to end.

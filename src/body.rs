@@ -4,6 +4,7 @@
 //! that the same bytes can be sent again from the start. A body that outgrew the buffer flows
 //! through and is gone: it is never replayed in part.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,7 +58,6 @@ pub enum BodyError {
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
 pub struct RequestBody {
     /// What the client has still to send; `None` once it ended.
     source: Option<Incoming>,
@@ -83,6 +83,15 @@ pub struct RequestBody {
     /// The most that it may have, bytes.
     limit: u64,
     budget: Arc<ReplayBudget>,
+    /// All of a body of keyway's own.
+    own: Option<Bytes>,
+}
+
+impl fmt::Debug for RequestBody {
+    /// Without its bytes, which may be a login.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").field("received", &self.received).finish_non_exhaustive()
+    }
 }
 
 impl RequestBody {
@@ -105,6 +114,7 @@ impl RequestBody {
             received: 0,
             limit: u64::MAX,
             budget,
+            own: None,
         }
     }
 
@@ -116,9 +126,10 @@ impl RequestBody {
         self
     }
 
-    /// A body that is here already.
+    /// The body of a request of keyway's own: here already, and never copied, since it may hold a
+    /// password.
     pub fn from_bytes(whole: Bytes) -> Self {
-        let mut body = Self {
+        Self {
             source: None,
             kept: Vec::new(),
             sent: 0,
@@ -132,20 +143,29 @@ impl RequestBody {
             length: None,
             received: 0,
             limit: u64::MAX,
-            budget: Arc::new(ReplayBudget::new(whole.len(), whole.len())),
-        };
-        body.keep(whole);
-        body
+            budget: Arc::new(ReplayBudget::new(0, 0)),
+            own: Some(whole),
+        }
+    }
+
+    /// The request is keyway's own: what is said and heard may be a secret.
+    pub fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// What there is for another attempt.
+    fn kept(&self) -> &[u8] {
+        self.own.as_ref().map_or(&self.kept[..], |own| &own[..])
     }
 
     /// Its length in bytes where it is known: from Content-Length, or because all of it is here.
     pub fn length(&self) -> Option<u64> {
-        if self.is_whole() && self.trailers.is_none() { Some(self.kept.len() as u64) } else { self.length }
+        if self.is_whole() && self.trailers.is_none() { Some(self.kept().len() as u64) } else { self.length }
     }
 
     /// There is no body at all, and there never was one.
     pub fn is_empty(&self) -> bool {
-        self.is_whole() && self.kept.is_empty() && self.trailers.is_none()
+        self.is_whole() && self.kept().is_empty() && self.trailers.is_none()
     }
 
     /// All of it is in the replay buffer.
@@ -202,15 +222,19 @@ impl RequestBody {
         if !self.is_whole() || self.trailers.is_some() {
             return None;
         }
-        Some(Bytes::copy_from_slice(&self.kept))
+        Some(self.own.clone().unwrap_or_else(|| Bytes::copy_from_slice(&self.kept)))
     }
 
     /// The next piece to send.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
-            if self.sent < self.kept.len() {
-                let piece = Bytes::copy_from_slice(&self.kept[self.sent..]);
-                self.sent = self.kept.len();
+            if self.sent < self.kept().len() {
+                let rest = self.sent..;
+                self.sent = self.kept().len();
+                let piece = match &self.own {
+                    Some(own) => own.slice(rest),
+                    None => Bytes::copy_from_slice(&self.kept[rest]),
+                };
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             if let Some(piece) = self.ahead.take() {
@@ -236,7 +260,9 @@ impl RequestBody {
                 return Poll::Ready(behind);
             }
             match self.poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(|data| data.len() < SMALL) => {
+                Poll::Ready(Some(Ok(frame)))
+                    if !self.is_own() && frame.data_ref().is_some_and(|data| data.len() < SMALL) =>
+                {
                     self.waited = false;
                     self.gathered.extend_from_slice(&frame.into_data().unwrap_or_default());
                     if self.gathered.len() < GATHERED {

@@ -10,6 +10,7 @@ use crate::config::{Config, Listener};
 use crate::directory::{self, Entry};
 use crate::gateway::Shared;
 use crate::keystone::{self, Auth, AuthError, Key};
+use crate::secret::causes;
 use crate::upstream::{self, BaseUrl};
 
 /// How long a service may take to show that it is there.
@@ -207,24 +208,14 @@ async fn fetch(
     let request = Request::get(path).body(Bytes::new()).map_err(|error| error.to_string())?;
     match tokio::time::timeout(PROBE, client.fetch(url.origin(), request, 8 << 20)).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(chain(&error)),
+        Ok(Err(error)) => Err(causes(&error)),
         Err(_) => Err(format!("no answer within {} s", PROBE.as_secs())),
     }
 }
 
 /// A login's failure with its causes.
 pub fn whole(error: &AuthError) -> String {
-    chain(error.root())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let _ = write!(text, ": {cause}");
-        source = cause.source();
-    }
-    text
+    causes(error.root())
 }
 
 fn seconds(duration: Duration) -> String {

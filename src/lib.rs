@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod policy;
 pub mod proxy;
 pub mod route;
+pub mod secret;
 pub mod server;
 pub mod telemetry;
 pub mod upstream;

@@ -1,5 +1,7 @@
 //! The process: arguments, environment, signals, exit codes.
 
+mod process;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::pin::pin;
 use std::process::ExitCode;
@@ -22,10 +24,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
+    telemetry::report_panics();
     let cli = Cli::parse();
+    let process::Environment { variables, warning } = process::environment();
+    let warnings: Vec<String> = warning.into_iter().chain(process::harden()).collect();
     let command = cli.command();
     let overrides = cli.overrides();
-    let env = Env::new(std::env::vars_os(), std::env::current_dir().unwrap_or_default());
+    let env = Env::new(variables, std::env::current_dir().unwrap_or_default());
     let read = || match command {
         Command::Demo => Config::load_without_clouds(&overrides, &env),
         _ => Config::load(&overrides, &env),
@@ -43,8 +48,7 @@ fn main() -> ExitCode {
         "warn,keyway::keystone=off".clone_into(&mut log.level);
     }
     telemetry::init(&log);
-    limits();
-    for warning in &config.warnings {
+    for warning in warnings.iter().chain(&config.warnings) {
         tracing::warn!("{warning}");
     }
     match run(&command, config, &read) {
@@ -53,19 +57,6 @@ fn main() -> ExitCode {
             eprintln!("keyway: {error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// As many open files as the system allows (a client in flight takes two), and no core dump: it
-/// would hold the password and the token.
-fn limits() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let files = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }) {
-        tracing::warn!(%error, "the limit of open files could not be raised");
-    }
-    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
-        tracing::warn!(%error, "core dumps could not be switched off");
     }
 }
 

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
+use zeroize::Zeroize as _;
 
 use super::problems::{ENVIRONMENT, Problems};
 use super::{Env, exposure, value};
@@ -18,6 +19,7 @@ use crate::keystone::{
     ApplicationCredential, Auth, Config, Domain, Identity, IdentityVersion, Interface, Method, Project,
     Scope, Secret, User,
 };
+use crate::secret;
 use crate::upstream::{BaseUrl, Scheme, tls};
 
 /// The values of `auth_type` that keyway knows.
@@ -55,6 +57,16 @@ pub(super) struct Entry {
     pub(super) name: String,
     pub(super) values: Map<String, Value>,
     pub(super) place: Place,
+}
+
+/// There may be a password in it.
+impl Drop for Entry {
+    fn drop(&mut self) {
+        secret::wipe_members(&mut self.values);
+        if let Place::File(FilePlace { secure: Some((_, document)), .. }) = &mut self.place {
+            secret::wipe(document);
+        }
+    }
 }
 
 /// Where an entry stands.
@@ -203,6 +215,14 @@ impl Reader<'_> {
         None
     }
 
+    /// Whether an option has a value, which may be a secret.
+    fn has(&mut self, names: &[&str]) -> bool {
+        let found = self.text(names);
+        let has = found.is_some();
+        found.into_iter().for_each(|mut found| found.text.zeroize());
+        has
+    }
+
     fn problem_at(&mut self, at: &Written, message: impl std::fmt::Display) {
         self.problems.add(&at.source, &at.key, message);
     }
@@ -278,9 +298,9 @@ impl Reader<'_> {
 
     /// What `auth_type` would be, by what there is.
     fn likely_kind(&mut self) -> Kind {
-        if self.text(&["application_credential_id", "application_credential_name"]).is_some() {
+        if self.has(&["application_credential_id", "application_credential_name"]) {
             Kind::ApplicationCredential
-        } else if self.text(&["token", "auth_token"]).is_some() && self.text(&["password"]).is_none() {
+        } else if self.has(&["token", "auth_token"]) && !self.has(&["password"]) {
             Kind::Token
         } else {
             Kind::Password

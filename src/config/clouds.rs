@@ -10,12 +10,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use super::cloud::{Entry, Place};
 use super::file::is_absent;
 use super::problems::{ENVIRONMENT, Problems};
 use super::{Env, cloud, exposure, yaml};
 use crate::keystone;
+use crate::secret;
 
 /// `OS_*` variables that choose or describe, but make no cloud.
 const SELECTORS: [&str; 5] =
@@ -172,7 +174,7 @@ impl<'a> Clouds<'a> {
     }
 
     fn known(&mut self) -> Vec<String> {
-        let mut known: Vec<_> = self.environment().into_iter().map(|entry| entry.name).collect();
+        let mut known: Vec<_> = self.environment().into_iter().map(|entry| entry.name.clone()).collect();
         known.extend(self.files().entries.keys().cloned());
         known
     }
@@ -222,6 +224,16 @@ impl<'a> Clouds<'a> {
             self.files = Some(read_files(self.env, self.problems, self.warnings));
         }
         self.files.as_ref().expect("it was just read")
+    }
+}
+
+/// Passwords are in most of them.
+impl Drop for Files {
+    fn drop(&mut self) {
+        secret::wipe_members(&mut self.entries);
+        if let Some((_, document)) = &mut self.secure {
+            secret::wipe(document);
+        }
     }
 }
 
@@ -379,7 +391,7 @@ fn read_files(env: &Env, problems: &mut Problems, warnings: &mut Vec<String>) ->
                 if holds_secret(&value) {
                     exposure::warn(&path, env, warnings);
                 }
-                let Value::Object(map) = value else {
+                let Value::Object(mut map) = value else {
                     if !value.is_null() {
                         problems.add(path.display(), "", "not a mapping: it starts with `clouds:`");
                         files.broken = true;
@@ -388,6 +400,7 @@ fn read_files(env: &Env, problems: &mut Problems, warnings: &mut Vec<String>) ->
                 };
                 merge(&mut document, &map);
                 if base == "clouds" {
+                    secret::wipe_members(&mut map);
                     files.clouds = Some(path);
                 } else {
                     secure = Some((path, Value::Object(map)));
@@ -423,7 +436,7 @@ fn find(env: &Env, base: &str, variable: &str, problems: &mut Problems) -> Found
         .flat_map(|dir| ["yaml", "yml", "json"].map(|suffix| dir.join(format!("{base}.{suffix}"))));
     for path in named.iter().cloned().chain(searched) {
         let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+            Ok(text) => Zeroizing::new(text),
             Err(error) if is_absent(&path, &error) && named.as_ref() != Some(&path) => continue,
             Err(error) if is_absent(&path, &error) => {
                 let message = format!("there is no file {}: correct or unset it", path.display());

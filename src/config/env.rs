@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroize;
+
 use super::problems::{ENVIRONMENT, Problems};
 
 /// Environment variables, and the directories that relative and system paths start from.
@@ -102,6 +104,12 @@ impl Env {
     }
 }
 
+impl Drop for Env {
+    fn drop(&mut self) {
+        self.vars.values_mut().for_each(Zeroize::zeroize);
+    }
+}
+
 impl fmt::Debug for Env {
     /// Names only: values may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,6 +134,7 @@ mod tests {
         assert_eq!(env.path("~bob/ca.pem"), Path::new("/srv/~bob/ca.pem"));
     }
 
+    // Promise 80.
     #[test]
     fn values_are_not_printed() {
         let env = Env::new([("OS_PASSWORD", "hunter2")], "/");

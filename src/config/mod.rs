@@ -528,7 +528,11 @@ fn warn_of_unknown_variables(env: &Env, warnings: &mut Vec<String>) {
 /// An entry of `allow_http`: a service type, or an origin in its normal form.
 fn plain_http(text: &str) -> Result<String, String> {
     if text.contains("://") {
-        let url = BaseUrl::parse(text).map_err(|error| format!("`{text}`: {error}"))?;
+        let url = BaseUrl::parse(text).map_err(|error| match text.contains('@') {
+            // There may be a password before it.
+            true => error.to_string(),
+            false => format!("`{text}`: {error}"),
+        })?;
         if url.origin().scheme() != Scheme::Http {
             return Err(format!("`{text}` is not plain http, so it needs no permission: remove it"));
         }

@@ -37,10 +37,29 @@ pub(super) fn parse(text: &str) -> Result<Value, Malformed> {
         Ok(None) => Ok(Value::Null),
         Err(error) => {
             let error = error.without_snippet();
-            let message = serde_saphyr::MessageFormatter::format_message(&UserMessageFormatter, error);
             let line = error.location().map(|location| location.line()).filter(|line| *line > 0);
-            Err(Malformed { line, message: message.into_owned() })
+            Err(Malformed { line, message: message(error) })
         }
+    }
+}
+
+/// What is wrong, in words that are never the document's own.
+fn message(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error;
+    match error {
+        // The parser's words about syntax are fixed ones; these variants hold nothing else.
+        Error::ExternalMessage { .. }
+        | Error::Eof { .. }
+        | Error::MultipleDocuments { .. }
+        | Error::Unexpected { .. }
+        | Error::UnknownAnchor { .. }
+        | Error::IndentationError { .. }
+        | Error::ContainerEndMismatch { .. } => {
+            serde_saphyr::MessageFormatter::format_message(&UserMessageFormatter, error).into_owned()
+        }
+        Error::DuplicateMappingKey { .. } => "the same key twice in one mapping: remove one".to_owned(),
+        Error::Budget { .. } => "too large or too deeply nested".to_owned(),
+        _ => "malformed; quote texts that hold any of : # & * ! | > ' \" % @ `".to_owned(),
     }
 }
 
@@ -173,6 +192,7 @@ mod tests {
         check("# nothing\n", "null");
     }
 
+    // Promise 76.
     #[test]
     fn a_malformed_document_names_the_line_and_shows_nothing() {
         check_malformed("a:\n  b: [1, 2\nc: 'hunter2'\n", 3);
@@ -182,7 +202,77 @@ mod tests {
         check_malformed("a: 1\n\tb: hunter2\n", 1);
     }
 
+    // Promise 76.
+    #[test]
+    fn no_syntax_error_shows_what_stands_around_it() {
+        let values = [
+            "hunter2",
+            "*hunter2",
+            "&hunter2",
+            "!hunter2",
+            "!hunter2 x",
+            "!!hunter2 x",
+            "%hunter2",
+            "@hunter2",
+            "`hunter2",
+            "[hunter2",
+            "{hunter2",
+            "]hunter2",
+            "}hunter2",
+            "'hunter2",
+            "\"hunter2",
+            "\"hunter2\\q\"",
+            "\"\\uhunter2\"",
+            "\"\\xhunter2\"",
+            "|hunter2",
+            ">hunter2",
+            "hunter2: hunter2: hunter2",
+            "- hunter2",
+            "? hunter2",
+            "<<: *hunter2",
+            "{<<: hunter2}",
+            "!!int hunter2",
+            "!!binary hunter2",
+            "!<hunter2> x",
+            "!a!hunter2 x",
+            "hunter2\thunter2",
+            "hunter2\u{7f}",
+            "${hunter2}",
+            "[a, b: {hunter2: hunter2, hunter2: 1}]",
+            "hunter2\n---\nhunter2",
+            "hunter2\n...\nhunter2",
+            "\"hunter2\" hunter2",
+            "'hunter2' 'hunter2'",
+            "hunter2\n  - hunter2",
+            "hunter2\nhunter2",
+            "~hunter2: {",
+            "!include hunter2",
+        ];
+        for value in values {
+            for document in [
+                format!("a:\n  password: {value}\n  b: 1\n"),
+                format!("{value}\n"),
+                format!("{value}: 1\n{value}: 2\n"),
+                format!("{{\"password\": {value}"),
+                format!("a: [1, 2\npassword: {value}\n"),
+                format!("\tpassword: {value}\n"),
+                format!("%YAML 9.9 {value}\n%TAG {value}\n---\n{value}"),
+            ] {
+                if let Err(error) = parse(&document) {
+                    assert!(!format!("{error} {error:?}").contains("hunter2"), "{document}: {error}");
+                }
+            }
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn no_error_shows_a_word_of_the_document(text in "([a-c&*!<>:,\\[\\]{}'\"0-9e. \n%|?-]|hunter2){0,40}") {
+            if let Err(error) = parse(&text) {
+                proptest::prop_assert!(!error.to_string().contains("hunter2"), "{error}");
+            }
+        }
+
         #[test]
         fn no_text_breaks_the_reader(text in "[ -~\n\t\u{e4}]{0,200}", yaml in "([a-c&*!<>:,\\[\\]{}'\"0-9e. \n-]){0,80}") {
             drop(parse(&text));

@@ -1,6 +1,6 @@
 //! What `keyway demo` needs to know to stand in front of the demo cloud, and to tell people.
 
-use super::{Cloud, DOMAIN, PASSWORD, PROJECT, USER};
+use super::{Cloud, DOMAIN, PROJECT, USER};
 use crate::keystone::{
     AllowHttp, Auth, Config, Domain, Identity, IdentityVersion, Interface, Method, Project, Scope, Secret,
     User,
@@ -18,7 +18,7 @@ impl Cloud {
                 version: IdentityVersion::V3,
                 method: Method::Password {
                     user: User::Name { name: USER.to_owned(), domain: domain() },
-                    password: Secret::new(PASSWORD),
+                    password: Secret::new(&*self.shared.config.password),
                 },
                 scope: Scope::Project(Project::Name { name: PROJECT.to_owned(), domain: domain() }),
             }),

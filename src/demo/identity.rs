@@ -18,7 +18,7 @@ use super::{Caller, Service, Shared, State, microseconds};
 pub const USER: &str = "demo";
 /// The id of the only user.
 pub const USER_ID: &str = "5f2f7d2a4e5c4f6d9b1f0d6c7a8e9b01";
-/// The user's password.
+/// The user's password, unless the configuration has another.
 pub const PASSWORD: &str = "secret";
 /// The name of the user's default project.
 pub const PROJECT: &str = "demo";
@@ -36,7 +36,7 @@ pub const DOMAIN_ID: &str = "default";
 pub const APPLICATION_CREDENTIAL_ID: &str = "d4c3b2a190817263544536271809fa04";
 /// The name of that application credential.
 pub const APPLICATION_CREDENTIAL_NAME: &str = "keyway";
-/// Its secret.
+/// Its secret, unless the configuration has another.
 pub const APPLICATION_CREDENTIAL_SECRET: &str = "appsecret";
 
 const PROJECTS: [(&str, &str); 2] = [(PROJECT_ID, PROJECT), (OTHER_PROJECT_ID, OTHER_PROJECT)];
@@ -332,14 +332,16 @@ fn login_v3(cloud: &Shared, call: &Call, body: Option<Value>) -> Answer {
         let name = method.as_str().unwrap_or_default();
         let given = identity.get(name).ok_or_else(|| missing(name, "identity"))?;
         match name {
-            "password" => check_user(&given["user"])?,
+            "password" => check_user(cloud, &given["user"])?,
             "token" => {
                 let id = given["id"].as_str().ok_or_else(|| missing("id", "token"))?;
                 let token = state.token(id).ok_or_else(unrecognized)?.clone();
                 names.extend(token.methods.clone());
                 origin = Some(token);
             }
-            "application_credential" => check_application_credential(given, auth.get("scope").is_some())?,
+            "application_credential" => {
+                check_application_credential(cloud, given, auth.get("scope").is_some())?;
+            }
             _ => return Err(unauthorized()),
         }
         if !names.iter().any(|known| known == name) {
@@ -363,17 +365,17 @@ fn is_default_domain(domain: &Value) -> bool {
     domain["id"] == DOMAIN_ID || domain["name"] == DOMAIN
 }
 
-fn check_user(user: &Value) -> Result<(), Box<Reply>> {
+fn check_user(cloud: &Shared, user: &Value) -> Result<(), Box<Reply>> {
     let known = match (user.get("id"), user.get("name"), user.get("domain")) {
         (Some(id), _, _) => id == USER_ID,
         (None, Some(name), Some(domain)) => name == USER && is_default_domain(domain),
         (None, Some(_), None) => return Err(missing("domain", "user")),
         (None, None, _) => return Err(missing("id or name", "user")),
     };
-    if known && user["password"] == PASSWORD { Ok(()) } else { Err(unauthorized()) }
+    if known && user["password"] == cloud.config.password { Ok(()) } else { Err(unauthorized()) }
 }
 
-fn check_application_credential(given: &Value, has_scope: bool) -> Result<(), Box<Reply>> {
+fn check_application_credential(cloud: &Shared, given: &Value, has_scope: bool) -> Result<(), Box<Reply>> {
     if has_scope {
         let message = "Error authenticating with application credential: Application credentials cannot \
                        request a scope.";
@@ -387,7 +389,11 @@ fn check_application_credential(given: &Value, has_scope: bool) -> Result<(), Bo
             given["name"] == APPLICATION_CREDENTIAL_NAME && is_user
         }
     };
-    if known && given["secret"] == APPLICATION_CREDENTIAL_SECRET { Ok(()) } else { Err(unauthorized()) }
+    if known && given["secret"] == cloud.config.application_credential_secret {
+        Ok(())
+    } else {
+        Err(unauthorized())
+    }
 }
 
 fn scope_v3(scope: &Value) -> Result<Scope, Box<Reply>> {
@@ -496,7 +502,7 @@ fn login_v2(cloud: &Shared, body: Option<Value>) -> Answer {
             Some(id) => id == USER_ID,
             None => given["username"] == USER,
         };
-        if !known || given["password"] != PASSWORD {
+        if !known || given["password"] != cloud.config.password {
             return Err(unauthorized());
         }
     } else if let Some(given) = auth.get("token") {

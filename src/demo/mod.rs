@@ -59,6 +59,10 @@ pub struct Config {
     pub image_limit: u64,
     /// How many bytes of objects the object store keeps before it refuses more (413).
     pub object_limit: u64,
+    /// The user's password.
+    pub password: String,
+    /// The application credential's secret.
+    pub application_credential_secret: String,
 }
 
 impl Default for Config {
@@ -69,6 +73,8 @@ impl Default for Config {
             page_size: 1000,
             image_limit: 1024 * 1024,
             object_limit: 256 * 1024 * 1024,
+            password: PASSWORD.to_owned(),
+            application_credential_secret: APPLICATION_CREDENTIAL_SECRET.to_owned(),
         }
     }
 }

@@ -310,8 +310,13 @@ impl Gateway {
         Ok((destination, cached))
     }
 
-    /// Brings the counters that are only known on demand up to date; called on the worker's tick.
-    pub fn refresh_counters(&self) {
+    /// Brings the counters that are only known on demand up to date, and lets go of destinations with
+    /// a token that was replaced, which nobody may ask for again; called on the worker's tick.
+    pub fn refresh(&self) {
+        let version = self.shared.tokens.version();
+        let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
+        destinations.retain(|_, destination| destination.version == version);
+        drop(destinations);
         let idle: usize = self.clients.iter().map(upstream::Client::idle).sum();
         self.worker.upstream_idle.store(i64::try_from(idle).unwrap_or(i64::MAX), Ordering::Relaxed);
     }

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
+use percent_encoding::percent_decode_str;
 
 use crate::error::ProxyError;
 use crate::metrics::{ServiceMetrics, WorkerMetrics};
+use crate::secret::causes;
 
 /// A request from its head to the end of its answer; then one line in the log and one observation,
 /// also when its client went away before.
@@ -71,7 +73,8 @@ impl Record {
 
     #[cold]
     fn log(&self, duration: Duration) {
-        let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());
+        let request_id =
+            self.request_id.as_ref().and_then(|id| id.to_str().ok()).filter(|id| is_request_id(id));
         let error = self.error.as_ref().map(|error| error.reason().as_str()).or(self.cut);
         let cause = self.error.as_ref().and_then(cause);
         tracing::event!(
@@ -106,37 +109,101 @@ impl Drop for Record {
     }
 }
 
-/// A path without the token that Identity v2.0 puts into it: `/identity/v2.0/tokens/{token}`.
+/// A path without the token that Identity v2.0 puts into it: `/identity/v2.0/tokens/{token}`. What
+/// stands behind a segment that is read as `tokens` is left out, whatever it is.
 fn without_tokens(path: &str) -> Cow<'_, str> {
-    let Some((before, after)) = path.split_once("/tokens/") else { return path.into() };
-    let rest = after.find('/').map_or("", |end| &after[end..]);
-    format!("{before}/tokens/***{rest}").into()
+    let is_tokens =
+        |segment: &str| percent_decode_str(segment).map(|byte| byte.to_ascii_lowercase()).eq(*b"tokens");
+    if !path.split('/').any(is_tokens) {
+        return path.into();
+    }
+    let mut behind = false;
+    // Empty segments and dots change nothing for some servers, so the token may stand behind them.
+    let segments = path.split('/').map(|segment| {
+        let hidden = behind && !matches!(segment, "" | ".");
+        behind = is_tokens(segment) || behind && !hidden;
+        if hidden { "***" } else { segment }
+    });
+    segments.collect::<Vec<_>>().join("/").into()
 }
 
-/// `a=1&b=2` as `a=&b=`: values may be signatures or secrets.
+/// Whether a service's id of a request looks like one: `req-` and a UUID, or Swift's `tx..`. The service
+/// chose it, so it might be anything that keyway sent to it.
+fn is_request_id(id: &str) -> bool {
+    let known = id.starts_with("req-") || id.starts_with("tx");
+    known && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// `a=1&b=2` as `a=&b=`: values may be signatures or secrets. What does not look like a name is taken
+/// for a value.
 fn names_only(query: &str) -> String {
+    let is_name = |name: &str, longest| {
+        name.len() <= longest
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+    };
     let names = query.split('&').map(|pair| match pair.split_once('=') {
-        Some((name, _)) => format!("{name}="),
-        None => pair.to_owned(),
+        Some((name, _)) if is_name(name, 64) => format!("{name}="),
+        None if is_name(pair, 24) => pair.to_owned(),
+        _ => "***".to_owned(),
     });
     names.collect::<Vec<_>>().join("&")
 }
 
 /// What is behind an error, for the operator only.
 fn cause(error: &ProxyError) -> Option<String> {
-    let first: &dyn std::error::Error = match error {
-        ProxyError::Auth(error) => error,
-        ProxyError::Upstream(error) => error,
+    match error {
+        ProxyError::Auth(error) => Some(causes(&**error)),
+        ProxyError::Upstream(error) => Some(causes(error)),
         // No input of the client's: the names are the configuration's.
-        ProxyError::Denied { .. } => return Some(error.to_string()),
-        _ => return None,
-    };
-    let mut text = first.to_string();
-    let mut source = first.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
+        ProxyError::Denied { .. } => Some(error.to_string()),
+        _ => None,
     }
-    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise 74.
+    #[test]
+    fn a_token_in_a_path_is_not_logged_however_it_is_written() {
+        for (path, logged) in [
+            ("/identity/v2.0/tokens/gAAAA", "/identity/v2.0/tokens/***"),
+            ("/identity/v2.0/tokens/gAAAA/endpoints", "/identity/v2.0/tokens/***/endpoints"),
+            ("/cloud/tokens/identity/v2.0/tokens/gAAAA", "/cloud/tokens/***/v2.0/tokens/***"),
+            ("/tokens/tokens/gAAAA", "/tokens/***/***"),
+            ("/identity/v2.0/%74okens/gAAAA", "/identity/v2.0/%74okens/***"),
+            ("/identity/v2.0/TOKENS//./gAAAA/x", "/identity/v2.0/TOKENS//./***/x"),
+            ("/identity/v3/auth/tokens", "/identity/v3/auth/tokens"),
+            ("/object-store/box/tokens.txt", "/object-store/box/tokens.txt"),
+        ] {
+            assert_eq!(without_tokens(path), logged, "{path}");
+        }
+    }
+
+    // Promise 78.
+    #[test]
+    fn a_query_is_logged_without_its_values() {
+        for (query, logged) in [
+            ("temp_url_sig=abc&temp_url_expires=1", "temp_url_sig=&temp_url_expires="),
+            ("token=abc", "token="),
+            ("a=b=c&d", "a=&d"),
+            ("multipart-manifest=get&acl", "multipart-manifest=&acl"),
+            ("gAAAAABrAgtJ05gAAAAABrAgtJ05", "***"),
+            ("token%3DgAAAA&token;gAAAA", "***&***"),
+            ("", ""),
+        ] {
+            assert_eq!(names_only(query), logged, "{query}");
+        }
+    }
+
+    // Promise 74.
+    #[test]
+    fn an_id_that_is_none_is_not_logged() {
+        assert!(is_request_id("req-2b6f24a7-4b1f-4c0f-9b7a-3d3e8a6f1c55"));
+        assert!(is_request_id("tx0a1b2c3d4e5f60718293a-00692a3b4c"));
+        for id in ["gAAAAABrAgtJ05", "req-a b", "", "req-x=y", &format!("req-{}", "A".repeat(180))] {
+            assert!(!is_request_id(id), "{id}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+pub use crate::secret::Secret;
 use crate::upstream::{BaseUrl, tls};
 
 /// One cloud: how to log in, and how to choose among its endpoints.
@@ -202,27 +203,5 @@ impl FromStr for Interface {
             "admin" => Ok(Self::Admin),
             _ => Err(format!("`{text}` is no interface: public, internal or admin")),
         }
-    }
-}
-
-/// A password or another secret: never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes a secret in.
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
-    }
-
-    /// The secret itself, for the one place that sends it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(redacted)")
     }
 }

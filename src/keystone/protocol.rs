@@ -13,8 +13,10 @@ use serde_json::{Map, Value, json};
 
 use super::token::{lifetime, parse_time};
 use super::{
-    ApplicationCredential, AuthError, Catalog, Domain, Method, Named, Project, Scope, Token, TokenId, User,
+    ApplicationCredential, AuthError, Catalog, Domain, Method, Named, Project, Scope, Secret, Token, TokenId,
+    User,
 };
+use crate::secret;
 
 /// The header in which Identity v3 hands a token over.
 const SUBJECT_TOKEN: &str = "x-subject-token";
@@ -24,21 +26,19 @@ const LONGEST_MESSAGE: usize = 300;
 
 /// `POST /v3/auth/tokens`: the body that logs in.
 pub fn v3_login(method: &Method, scope: &Scope) -> Bytes {
-    let (name, proof) = match method {
+    let (name, proof, place, secret) = match method {
         Method::Password { user, password } => {
-            let mut user = v3_user(user);
-            user.insert("password".to_owned(), password.expose().into());
-            ("password", json!({ "user": user }))
+            ("password", json!({ "user": v3_user(user) }), "/user/password", password)
         }
-        Method::Token(token) => ("token", json!({ "id": token.expose() })),
+        Method::Token(token) => ("token", json!({}), "/id", token),
         Method::ApplicationCredential { which: ApplicationCredential::Id(id), secret } => {
-            ("application_credential", json!({ "id": id, "secret": secret.expose() }))
+            ("application_credential", json!({ "id": id }), "/secret", secret)
         }
-        Method::ApplicationCredential { which: ApplicationCredential::Name { name, user }, secret } => (
-            "application_credential",
-            json!({ "name": name, "user": v3_user(user), "secret": secret.expose() }),
-        ),
+        Method::ApplicationCredential { which: ApplicationCredential::Name { name, user }, secret } => {
+            ("application_credential", json!({ "name": name, "user": v3_user(user) }), "/secret", secret)
+        }
     };
+    let place = format!("/auth/identity/{name}{place}");
     let mut identity = Map::new();
     identity.insert("methods".to_owned(), json!([name]));
     identity.insert(name.to_owned(), proof);
@@ -49,7 +49,7 @@ pub fn v3_login(method: &Method, scope: &Scope) -> Bytes {
     {
         auth["scope"] = scope;
     }
-    body(&json!({ "auth": auth }))
+    body(json!({ "auth": auth }), &place, secret)
 }
 
 /// `POST /v2.0/tokens`: the body that logs in. [`Scope::Default`] and [`Scope::Unscoped`] name no
@@ -59,14 +59,15 @@ pub fn v3_login(method: &Method, scope: &Scope) -> Bytes {
 /// [`AuthError::NotInV2`] for what this API does not know.
 pub fn v2_login(method: &Method, scope: &Scope) -> Result<Bytes, AuthError> {
     let lacks = |what| Err(AuthError::NotInV2 { what });
-    let mut auth = match method {
-        Method::Password { user: User::Id(id), password } => {
-            json!({ "passwordCredentials": { "userId": id, "password": password.expose() } })
+    let (mut auth, place, secret) = match method {
+        Method::Password { user, password } => {
+            let user = match user {
+                User::Id(id) => json!({ "userId": id }),
+                User::Name { name, .. } => json!({ "username": name }),
+            };
+            (json!({ "passwordCredentials": user }), "/auth/passwordCredentials/password", password)
         }
-        Method::Password { user: User::Name { name, .. }, password } => {
-            json!({ "passwordCredentials": { "username": name, "password": password.expose() } })
-        }
-        Method::Token(token) => json!({ "token": { "id": token.expose() } }),
+        Method::Token(token) => (json!({ "token": {} }), "/auth/token/id", token),
         Method::ApplicationCredential { .. } => return lacks("application credentials"),
     };
     match scope {
@@ -76,7 +77,7 @@ pub fn v2_login(method: &Method, scope: &Scope) -> Result<Bytes, AuthError> {
         Scope::Domain(_) => return lacks("domain scope"),
         Scope::System => return lacks("system scope"),
     }
-    Ok(body(&json!({ "auth": auth })))
+    Ok(body(json!({ "auth": auth }), place, secret))
 }
 
 /// Whether a login names a domain that Identity v2.0 can't mean. All of its users and tenants are in
@@ -134,7 +135,14 @@ pub fn read_v3_token(answer: &Response<Bytes>, sent: Sent) -> Result<Token, Auth
 /// # Errors
 /// [`AuthError::BadReply`] when it is no such answer, [`AuthError::AlreadyExpired`].
 pub fn read_v2_token(answer: &Response<Bytes>, sent: Sent) -> Result<Token, AuthError> {
-    let document = json_body(answer)?;
+    // Its `id` is the token.
+    let mut document = json_body(answer)?;
+    let read = read_v2_document(&document, answer, sent);
+    secret::wipe(&mut document);
+    read
+}
+
+fn read_v2_document(document: &Value, answer: &Response<Bytes>, sent: Sent) -> Result<Token, AuthError> {
     let access = &document["access"];
     let token = &access["token"];
     if !token.is_object() {
@@ -220,7 +228,10 @@ pub fn refusal(answer: &Response<Bytes>, asked: &str, secrets: &[&str]) -> AuthE
         StatusCode::TOO_MANY_REQUESTS => unavailable(answer, message),
         status if status.is_server_error() => unavailable(answer, message),
         status if status.is_redirection() => {
-            let host = redirect_host(answer.headers());
+            let mut host = redirect_host(answer.headers());
+            if secrets.iter().any(|secret| secret::is_echoed(&host, secret)) {
+                "another host".clone_into(&mut host);
+            }
             bad_reply(format!(
                 "Keystone answered {asked} with {status}, a redirect to {host}, which keyway does not follow with \
                  credentials; set auth_url to where Keystone really is, https and version included"
@@ -268,11 +279,12 @@ fn redirect_host(headers: &HeaderMap) -> String {
     }
 }
 
-/// What Keystone says in an error body: short, on one line, and only if none of `secrets` is in it.
+/// What Keystone says in an error body: short, on one line, and only if none of `secrets` is in it, in
+/// whatever form.
 fn error_message(body: &[u8], secrets: &[&str]) -> Option<String> {
     let document: Value = serde_json::from_slice(body).ok()?;
     let message = document["error"]["message"].as_str().or_else(|| document["error"].as_str())?;
-    if secrets.iter().any(|secret| !secret.is_empty() && message.contains(secret)) {
+    if secrets.iter().any(|secret| secret::is_echoed(message, secret)) {
         return None;
     }
     let message: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -283,8 +295,15 @@ fn error_message(body: &[u8], secrets: &[&str]) -> Option<String> {
 fn json_body(answer: &Response<Bytes>) -> Result<Value, AuthError> {
     serde_json::from_slice(answer.body()).map_err(|_| {
         let kind = answer.headers().get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        let kind = kind.map_or("no content type", |kind| kind.split(';').next().unwrap_or(kind).trim());
-        let kind: String = kind.chars().take(60).collect();
+        let kind = match kind.map(|kind| kind.split(';').next().unwrap_or(kind).trim()) {
+            None => "no content type",
+            Some(
+                kind @ ("text/html" | "text/plain" | "text/xml" | "application/xml" | "application/xhtml+xml"
+                | "application/json" | "application/octet-stream"),
+            ) => kind,
+            // What it says may be anything, also something that was sent to it.
+            Some(_) => "another content type",
+        };
         bad_reply(format!(
             "Keystone answered {} with something that is not JSON ({kind}); is auth_url right, and no login page \
              or proxy before it?",
@@ -368,14 +387,28 @@ fn v3_scope(scope: &Scope) -> Option<Value> {
     })
 }
 
-fn body(value: &Value) -> Bytes {
-    Bytes::from(value.to_string())
+/// A document as text, with a secret at a place (a JSON pointer) that no member has yet. Neither the
+/// text nor what it is made from leaves the secret in memory, so it is put in last, and nothing that
+/// holds it grows.
+fn body(mut document: Value, place: &str, secret: &Secret) -> Bytes {
+    // At most six characters for one (`\u0000`), and quotes.
+    let longest = document.to_string().len() + place.len() + 6 * secret.expose().len() + 8;
+    let (parent, member) = place.rsplit_once('/').expect("a place is a path");
+    let parent = document.pointer_mut(parent).expect("the caller made it");
+    parent[member] = Value::from(secret.expose());
+    let mut text = Vec::with_capacity(longest);
+    serde_json::to_writer(&mut text, &document).expect("texts and maps can be written to memory");
+    secret::wipe(&mut document);
+    secret::hold(text)
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
-    use crate::keystone::{Interface, Secret};
+    use crate::keystone::Interface;
 
     fn password(user: User) -> Method {
         Method::Password { user, password: Secret::new("s3cret") }
@@ -548,6 +581,55 @@ mod tests {
         );
     }
 
+    // Promise 76.
+    #[test]
+    fn no_answer_to_a_login_is_quoted_when_it_can_t_be_read() {
+        let secret = "gAAAAABrAgtJ05-hunter2";
+        let token =
+            json!({"token": {"id": secret, "expires_at": secret, "issued_at": secret, "catalog": secret}});
+        let access = json!({"access": {"token": {"id": format!("{secret}\n"), "expires": secret}}});
+        for body in [
+            secret.to_owned(),
+            format!("{{\"token\": \"{secret}"),
+            format!("{{\"token\": {secret}}}"),
+            format!("{{\"token\": {{\"{secret}\": 1, \"{secret}\": "),
+            format!("[\"{secret}\"]"),
+            json!({ secret: { secret: [secret] } }).to_string(),
+            token.to_string(),
+            access.to_string(),
+        ] {
+            for headers in [
+                &[("X-Subject-Token", secret), ("Content-Type", secret)][..],
+                &[("X-Subject-Token", "hunter2 gAAAAABrAgtJ05-hunter2"), ("Date", secret)],
+            ] {
+                let answer = answer(201, headers, &body);
+                for error in [
+                    read_v3_token(&answer, sent()).unwrap_err(),
+                    read_v2_token(&answer, sent()).unwrap_err(),
+                    read_projects(&answer).unwrap_err(),
+                ] {
+                    let shown = format!("{error} {error:?}");
+                    assert!(!shown.contains("hunter2"), "{body}: {shown}");
+                }
+            }
+        }
+        for status in [200, 302, 400, 401, 403, 404, 429, 500, 503] {
+            for said in
+                [secret.to_owned(), format!("no {secret}!"), STANDARD.encode(format!("token {secret}"))]
+            {
+                let body = json!({"error": {"message": said}});
+                let headers = [("Location", format!("https://{}.example/", secret.to_lowercase()))];
+                let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+                let error = refusal(&answer(status, &headers, &body), "the login", &[secret]);
+                let shown = format!("{error} {error:?}").to_lowercase();
+                assert!(
+                    !shown.contains("hunter2") && !shown.contains(&said.to_lowercase()),
+                    "{said}: {shown}"
+                );
+            }
+        }
+    }
+
     #[track_caller]
     fn check_bad_v3(answer: &Response<Bytes>, expected: &str) {
         let error = read_v3_token(answer, sent()).unwrap_err();
@@ -663,6 +745,7 @@ mod tests {
         );
     }
 
+    // Promise 76.
     #[test]
     fn a_message_is_short_and_never_holds_what_we_sent() {
         let message = |text: &str| {
@@ -670,6 +753,7 @@ mod tests {
         };
         assert_eq!(message("no\r\nsuch\u{1b}[1m thing").as_deref(), Some("no  such [1m thing"));
         assert_eq!(message("bad password s3cret"), None);
+        assert_eq!(message("Authorization: Basic ZGVtbzpzM2NyZXQ="), None);
         assert_eq!(message(" "), None);
         assert_eq!(message(&"x".repeat(5000)).map(|text| text.len()), Some(LONGEST_MESSAGE));
     }

@@ -6,14 +6,16 @@
 //! argument.
 
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use jiff::Timestamp;
 
 use super::Catalog;
+use crate::secret;
 
 /// Renewal starts this long before a token's end, if its life is not short.
 const RENEWAL_MARGIN: Duration = Duration::from_secs(120);
@@ -24,7 +26,12 @@ const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How often at most a token's proof is noted, milliseconds.
 const PROOF_INTERVAL: u64 = 1000;
 
-/// A token's value, ready to be an `X-Auth-Token` header. Never printed.
+/// What fingerprints are made with. One for the whole process and in no configuration: it must never
+/// leave this process, or a fingerprint could be checked against guesses.
+static FINGERPRINTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// A token's value, ready to be an `X-Auth-Token` header. Never printed. Clones share its bytes, which
+/// are wiped with the last of them.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TokenId(HeaderValue);
 
@@ -42,7 +49,8 @@ impl TokenId {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(InvalidToken);
         }
-        let mut value = HeaderValue::from_str(text).map_err(|_| InvalidToken)?;
+        let bytes = secret::hold(text.as_bytes().to_vec());
+        let mut value = HeaderValue::from_maybe_shared(bytes).map_err(|_| InvalidToken)?;
         value.set_sensitive(true);
         Ok(Self(value))
     }
@@ -50,6 +58,12 @@ impl TokenId {
     /// The header value, marked sensitive.
     pub fn header(&self) -> &HeaderValue {
         &self.0
+    }
+
+    /// What tells tokens apart in a log without telling anything about them: 32 bits of a hash with
+    /// a key that is new in each process, as 8 hexadecimal digits.
+    pub fn fingerprint(&self) -> String {
+        format!("{:08x}", FINGERPRINTS.hash_one(self.0.as_bytes()) >> 32)
     }
 
     /// The token itself, for the one who sends or shows it.
@@ -216,6 +230,7 @@ mod tests {
         Token::new(id, Catalog::default(), born, Duration::from_secs(seconds))
     }
 
+    // Promise 80.
     #[test]
     fn a_token_is_what_a_header_can_hold_and_is_never_printed() {
         let id = TokenId::new("gAAAAABra-secret").unwrap();
@@ -225,6 +240,20 @@ mod tests {
             assert_eq!(TokenId::new(bad), Err(InvalidToken), "{bad:?}");
         }
         assert!(TokenId::new(&"M".repeat(16_384)).is_ok(), "PKI tokens are that long");
+    }
+
+    // Promise 81.
+    #[test]
+    fn a_fingerprint_tells_tokens_apart_and_nothing_else() {
+        let id = TokenId::new("gAAAAABra-secret").unwrap();
+        let fingerprint = id.fingerprint();
+        assert_eq!(fingerprint, TokenId::new("gAAAAABra-secret").unwrap().fingerprint());
+        assert_ne!(fingerprint, TokenId::new("gAAAAABra-secreu").unwrap().fingerprint());
+        assert_eq!(fingerprint.len(), 8);
+        assert!(fingerprint.bytes().all(|byte| byte.is_ascii_hexdigit()), "{fingerprint}");
+        let unkeyed = std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default();
+        let guessed = format!("{:08x}", unkeyed.hash_one(id.header().as_bytes()) >> 32);
+        assert_ne!(fingerprint, guessed, "anyone could check a guess without a key");
     }
 
     #[test]

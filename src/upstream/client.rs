@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, Request, Response};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::deadline::Deadlines;
 use super::pool::{Pool, TlsSetup};
 use super::{Head, Origin, tls};
-use crate::body::{BodyError, RequestBody};
+use crate::body::RequestBody;
+use crate::secret;
 
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -93,7 +96,7 @@ pub enum Error {
     Client {
         /// Why.
         #[source]
-        source: BodyError,
+        source: crate::body::BodyError,
     },
 }
 
@@ -162,6 +165,7 @@ impl Client {
 
     /// Sends a small request and reads the whole answer, up to `limit` bytes of body. The request's
     /// URI is a path and query; `Host` and `Content-Length` are added. Redirects are not followed.
+    /// The answer may hold a token: its body is wiped when it is dropped.
     ///
     /// # Errors
     /// See [`Error`]. An answer with any status is no error.
@@ -186,15 +190,21 @@ impl Client {
         };
         let pool = self.pool(origin)?;
         let response = pool.send(&head, &mut RequestBody::from_bytes(body), &mut true).await?;
-        let (parts, body) = response.into_parts();
-        let whole = http_body_util::Limited::new(body, limit).collect().await.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                Error::TooLarge { origin: origin.to_string(), limit }
-            } else {
-                Error::Closed { origin: origin.to_string() }
+        let (parts, mut body) = response.into_parts();
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        let mut whole = Zeroizing::new(Vec::with_capacity(announced.min(limit)));
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Error::Closed { origin: origin.to_string() })?;
+            let Ok(piece) = frame.into_data() else { continue };
+            if piece.len() > limit - whole.len() {
+                return Err(Error::TooLarge { origin: origin.to_string(), limit });
             }
-        })?;
-        Ok(Response::from_parts(parts, whole.to_bytes()))
+            whole.extend_from_slice(&piece);
+            if let Ok(mut piece) = piece.try_into_mut() {
+                piece.as_mut().zeroize();
+            }
+        }
+        Ok(Response::from_parts(parts, secret::hold(std::mem::take(&mut *whole))))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Origin, Arc<Pool>>> {

@@ -1,6 +1,7 @@
 //! HTTP/2 towards a service (RFC 9113), where TLS offers it: hyper's client, one connection for all.
 
 use std::error::Error as _;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -179,10 +180,16 @@ pub(super) enum Piece {
 }
 
 /// A request's body as hyper takes it.
-#[derive(Debug)]
 pub(super) enum Upload {
     Whole(Option<Bytes>),
     Pieces { pieces: mpsc::Receiver<Piece>, length: Option<u64>, ended: bool },
+}
+
+impl fmt::Debug for Upload {
+    /// Without the body, which may be a login.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Upload(..)")
+    }
 }
 
 /// The upload was abandoned: the stream is reset.

@@ -8,6 +8,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use zeroize::Zeroizing;
 
 /// TLS towards one cloud: `verify`, `cacert`, `insecure`, `cert` and `key` of clouds.yaml.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,7 +72,12 @@ impl Config {
             Some((cert, key)) => {
                 let chain = certificates(cert)?;
                 let key = key.as_ref().unwrap_or(cert);
-                let der = PrivateKeyDer::from_pem_file(key).map_err(|source| pem(key, source))?;
+                // What becomes of the key itself is rustls' matter; its text is ours.
+                let text = std::fs::read(key).map(Zeroizing::new);
+                let der = text
+                    .map_err(rustls::pki_types::pem::Error::Io)
+                    .and_then(|text| PrivateKeyDer::from_pem_slice(&text))
+                    .map_err(|source| pem(key, source))?;
                 builder
                     .with_client_auth_cert(chain, der)
                     .map_err(|source| Error::Rustls { path: cert.clone(), source })?

@@ -17,6 +17,7 @@ async fn health_is_alive_and_ready() {
     }
 }
 
+// Promise 79.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_there_after_some_traffic() {
     let cloud = cloud().await;
@@ -78,10 +79,11 @@ async fn every_metric_is_there_after_some_traffic() {
         (keyway.metric(r#"keyway_connections{side="upstream",state="idle"}"#).await >= 1.0).then_some(())
     })
     .await;
-    // 79: neither paths nor ids.
+    // Neither paths nor ids.
     assert!(!text.contains("/servers") && !text.contains("box"), "{text}");
 }
 
+// Promise 79.
 #[tokio::test(flavor = "multi_thread")]
 async fn made_up_names_do_not_become_labels() {
     let cloud = cloud().await;

@@ -171,7 +171,7 @@ async fn env_points_clients_at_keyway_and_holds_no_secret() {
     }
 }
 
-// 74, 75, 76, 78
+// Promises 74, 75, 78.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_in_the_log_at_any_level() {
     let (home, cloud) = (home(), cloud().await);
@@ -290,7 +290,7 @@ async fn env_is_for_any_shell_and_clears_what_was_there() {
     }
 }
 
-// 75
+// Promise 75.
 #[tokio::test(flavor = "multi_thread")]
 async fn libraries_that_see_tokens_stay_silent_whatever_the_filter_says() {
     let (home, cloud) = (home(), cloud().await);

@@ -20,6 +20,7 @@ mod refusal;
 mod reload;
 mod replay;
 mod routing;
+mod secrets;
 mod stopping;
 mod streaming;
 mod tls;

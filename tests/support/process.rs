@@ -23,7 +23,7 @@ type Lines = Arc<Mutex<Vec<String>>>;
 impl Process {
     /// Starts it with these arguments and nothing but these variables, in `home`.
     pub(crate) fn start<V: AsRef<OsStr>>(home: &Path, arguments: &[&str], variables: &[(&str, V)]) -> Self {
-        Self::run(Command::new(env!("CARGO_BIN_EXE_keyway")), home, arguments, variables)
+        Self::start_with(home, arguments, variables, |_| {})
     }
 
     /// The same with so few file descriptors.
@@ -36,7 +36,17 @@ impl Process {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "ulimit -n \"$1\" && shift && exec \"$@\"", "sh", &most.to_string()]);
         command.arg(env!("CARGO_BIN_EXE_keyway"));
-        Self::run(command, home, arguments, variables)
+        Self::run(command, home, arguments, variables, |_| {})
+    }
+
+    /// The same, with changes: another program file, another user.
+    pub(crate) fn start_with<V: AsRef<OsStr>>(
+        home: &Path,
+        arguments: &[&str],
+        variables: &[(&str, V)],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_keyway")), home, arguments, variables, change)
     }
 
     fn run<V: AsRef<OsStr>>(
@@ -44,14 +54,20 @@ impl Process {
         home: &Path,
         arguments: &[&str],
         variables: &[(&str, V)],
+        change: impl FnOnce(&mut Command),
     ) -> Self {
         command.args(arguments).env_clear().env("HOME", home).current_dir(home);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        change(&mut command);
         let mut child = command.spawn().expect("the program was built");
         let stdout = collect(child.stdout.take().expect("piped"));
         let stderr = collect(child.stderr.take().expect("piped"));
         Self { child, stdout, stderr }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn stdout(&self) -> String {
@@ -79,10 +95,6 @@ impl Process {
             Some((line["listen"].as_str()?.to_owned(), line["admin"].as_str()?.to_owned()))
         })
         .await
-    }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
     }
 
     /// The processor time that it has taken.

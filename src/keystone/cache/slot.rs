@@ -5,8 +5,6 @@
 
 mod adopt;
 
-use std::error::Error;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,6 +14,7 @@ use tokio::task::AbortHandle;
 use super::breaker::{Breaker, Bucket, Failure};
 use super::{Event, Key, Outcome, Reason, Shared, Status};
 use crate::keystone::{AuthError, Token, TokenId};
+use crate::secret;
 
 /// How many logins refused tokens may cause at once, and how long until one more may.
 const REFUSALS: (u32, Duration) = (10, Duration::from_secs(5));
@@ -341,7 +340,10 @@ impl Slot {
         }
         // Nobody used it so far. Look again, ever more often, until it is over.
         let left = state.token.as_ref().and_then(|token| token.life_left(now)).unwrap_or_default();
-        if !left.is_zero() {
+        if left.is_zero() {
+            state.token = None;
+            shared.changed();
+        } else {
             let alarm = self.alarm_at(shared, now + (left / 2).max(Duration::from_secs(1)));
             state.wake(Some(alarm));
         }
@@ -368,7 +370,8 @@ impl Slot {
         let answer = match result.and_then(|token| still_fresh(token, now)) {
             Ok(token) => {
                 let token = Arc::new(token);
-                log_token(cloud, &token, reason, state.token.is_none() || state.failure.is_some());
+                let first = state.token.is_none() || state.failure.is_some();
+                log_token(cloud, &token, state.token.as_deref(), reason, first);
                 if state.failure.take().is_some() && own {
                     events.push(Event::Resumed { cloud: index });
                 }
@@ -465,14 +468,25 @@ async fn wait(mut answer: watch::Receiver<Option<Answer>>) -> Answer {
     Ok(token)
 }
 
-fn log_token(cloud: &str, token: &Token, reason: Reason, first: bool) {
+fn log_token(cloud: &str, token: &Token, replaced: Option<&Token>, reason: Reason, first: bool) {
     let project = token.project.as_ref().map_or("none", |project| project.name.as_str());
     let user = token.user.as_ref().map_or("unknown", |user| user.name.as_str());
     let (reason, life) = (reason.as_str(), token.lifetime().as_secs());
+    // Fingerprints: they tell tokens apart, and nothing about them.
+    let (token, replaced) = (token.id.fingerprint(), replaced.map(|token| token.id.fingerprint()));
     if first {
-        tracing::info!(cloud, project, user, reason, lifetime_s = life, "logged in to Keystone");
+        tracing::info!(
+            cloud,
+            project,
+            user,
+            reason,
+            lifetime_s = life,
+            token,
+            replaced,
+            "logged in to Keystone"
+        );
     } else {
-        tracing::debug!(cloud, project, user, reason, lifetime_s = life, "new token");
+        tracing::debug!(cloud, project, user, reason, lifetime_s = life, token, replaced, "new token");
     }
 }
 
@@ -483,18 +497,7 @@ fn log_failure(cloud: &str, failure: &Failure, reason: Reason, now: Instant) {
         reason = reason.as_str(),
         attempt = failure.attempts,
         next_attempt_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        error = chain(&*failure.error),
+        error = secret::causes(&*failure.error),
         "no token from Keystone"
     );
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let _ = write!(text, ": {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -668,6 +668,23 @@ async fn another_projects_token_is_renewed_only_while_it_is_used() {
     assert!(fixture.of("lab").await.is_ok());
 }
 
+// Promise 85.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_nobody_uses_any_more_is_let_go_when_it_is_over() {
+    let fixture = Fixture::new(100);
+    let used = fixture.of("p2").await.unwrap();
+    // Used once, so it is renewed once; the next one nobody asks for.
+    seconds(60).await;
+    let renewed = Arc::downgrade(&fixture.cache.snapshot(&key("p2")).unwrap());
+    assert!(renewed.upgrade().map(id).is_some_and(|id| id != used));
+    let version = fixture.cache.version();
+    seconds(110).await;
+    assert!(renewed.upgrade().is_none(), "it has ended, and the cache has it no more");
+    assert!(fixture.cache.version() > version, "copies are given up too");
+    fixture.of("p2").await.unwrap();
+    assert_eq!(fixture.outcomes().last(), Some(&(Reason::Cold, Outcome::Ok)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn credentials_with_a_scope_of_their_own_reach_no_other_project() {
     let method = Method::ApplicationCredential {

@@ -6,15 +6,19 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
+use zeroize::Zeroize as _;
 
 use super::Failure;
 use super::reader::Remaining;
+use crate::secret;
 use crate::upstream::chunked::Chunked;
 use crate::upstream::message::hop_by_hop;
 
 /// The largest head of an answer, bytes.
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_FIELDS: usize = 200;
+/// The header in which Keystone hands a token over.
+const SUBJECT_TOKEN: &str = "x-subject-token";
 
 /// A parsed head.
 #[derive(Debug)]
@@ -51,8 +55,16 @@ pub(super) fn parse(input: &mut BytesMut) -> Result<Option<Parsed>, Failure> {
         .and_then(|code| StatusCode::from_u16(code).ok())
         .ok_or(Failure::Malformed("no status code"))?;
     let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    // One copy that the values share, so that the read buffer stays this connection's alone.
-    let head = Bytes::copy_from_slice(&input[..length]);
+    // One copy that the values share, so that the read buffer stays this connection's alone. With a
+    // token in it, neither the copy nor the read buffer keeps it for longer than needed.
+    let is_token = |field: &httparse::Header<'_>| {
+        field.name.len() == 15 && field.name.eq_ignore_ascii_case(SUBJECT_TOKEN)
+    };
+    let has_token = parsed.headers.iter().any(is_token);
+    let head = match has_token {
+        false => Bytes::copy_from_slice(&input[..length]),
+        true => secret::hold(input[..length].to_vec()),
+    };
     let start = input.as_ptr() as usize;
     let mut headers = Headers::new(parsed.headers.len(), version);
     for field in parsed.headers.iter() {
@@ -60,6 +72,9 @@ pub(super) fn parse(input: &mut BytesMut) -> Result<Option<Parsed>, Failure> {
         let value = HeaderValue::from_maybe_shared(head.slice(from..from + field.value.len()))
             .map_err(|_| Failure::Malformed("a malformed header value"))?;
         headers.add(field.name.as_bytes(), value)?;
+    }
+    if has_token {
+        input[..length].zeroize();
     }
     input.advance(length);
     headers.finish(status, version).map(Some)

@@ -8,8 +8,10 @@
 mod answer;
 mod reader;
 
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -19,6 +21,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::HeaderMap;
 use http::{Method, Response, StatusCode};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use zeroize::Zeroize as _;
 
 use self::answer::Parsed;
 pub(super) use self::reader::Reader;
@@ -31,18 +34,23 @@ use crate::body::{BodyError, RequestBody};
 /// More interim answers than any honest service sends.
 const MAX_INTERIM: usize = 16;
 const SMALL_READ: usize = 8 * 1024;
+/// More than the fields take that stand behind the token: framing and Expect.
+const GENERATED: usize = 256;
 /// How long a service may take to say 100 before the body goes out all the same (RFC 9110, section
 /// 10.1.1: a client must not wait indefinitely).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// A connection between two exchanges.
-#[derive(Debug)]
 pub(super) struct Connection {
     stream: Stream,
     /// Read from the service and not used yet.
     input: BytesMut,
     /// The head under construction; kept for its allocation.
     output: Vec<u8>,
+    /// Where the token stands in `output`, until it was sent.
+    token: Range<usize>,
+    /// The exchange is keyway's own, so there may be secrets anywhere in both buffers.
+    secret: bool,
     /// How many interim answers came in this exchange.
     interim: usize,
     /// The tick of its last use.
@@ -78,6 +86,13 @@ pub(super) enum Failure {
     Timeout,
 }
 
+impl fmt::Debug for Connection {
+    /// Without its buffers: tokens and passwords go through them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("idle_since", &self.idle_since).finish_non_exhaustive()
+    }
+}
+
 impl Connection {
     /// Boxed, since a connection moves often: from the pool into a request, a body, and back.
     pub(super) fn new(stream: Stream) -> Box<Self> {
@@ -85,6 +100,8 @@ impl Connection {
             stream,
             input: BytesMut::new(),
             output: Vec::with_capacity(1024),
+            token: 0..0,
+            secret: false,
             interim: 0,
             idle_since: 0,
             keep_for: None,
@@ -107,16 +124,18 @@ impl Connection {
         reused: bool,
     ) -> Result<Response<Body>, Failure> {
         self.interim = 0;
+        self.secret = body.is_own();
         // Said once and kept to: a body that turns out to be whole meanwhile has a length of its own.
         let framing = body.length().map_or(Framing::Chunked, Framing::Length);
         let expect_continue = head.expect_continue && !body.is_whole();
-        self.write_head(head, &framing, expect_continue);
         let mut complete = true;
         let mut answer = None;
         if let Some(whole) = body.whole().filter(|whole| whole.len() <= SMALL_READ) {
+            self.write_head(head, &framing, expect_continue, whole.len());
             self.output.extend_from_slice(&whole);
             self.send_output(pool).await?;
         } else {
+            self.write_head(head, &framing, expect_continue, 0);
             self.send_output(pool).await?;
             if expect_continue {
                 answer =
@@ -144,9 +163,17 @@ impl Connection {
         self.into_response(parsed, head.method, complete, pool)
     }
 
-    fn write_head(&mut self, head: &Head<'_>, framing: &Framing, expect_continue: bool) {
+    /// `behind` is how much will be appended, bytes.
+    fn write_head(&mut self, head: &Head<'_>, framing: &Framing, expect_continue: bool, behind: usize) {
         let out = &mut self.output;
         out.clear();
+        if self.secret {
+            // Once for all of it: a buffer that grows leaves what it held in freed memory.
+            let fields = head.fields().map(|(name, value)| name.as_str().len() + value.len() + 4);
+            out.reserve(
+                fields.sum::<usize>() + head.target.len() + head.authority.len() + behind + GENERATED,
+            );
+        }
         out.extend_from_slice(head.method.as_str().as_bytes());
         out.push(b' ');
         out.extend_from_slice(head.target.as_bytes());
@@ -156,7 +183,11 @@ impl Connection {
             field(out, name.as_str().as_bytes(), value.as_bytes());
         }
         if let Some((name, value)) = head.extra {
+            // The buffer grows before the token is in it, not afterwards.
+            out.reserve(name.as_str().len() + value.len() + behind + GENERATED);
             field(out, name.as_str().as_bytes(), value.as_bytes());
+            let end = out.len() - 2;
+            self.token = end - value.len()..end;
         }
         match framing {
             Framing::Length(0) if !expects_body(head.method) && !head.had_length => {}
@@ -190,7 +221,43 @@ impl Connection {
                 Err(source) => return Err(Failure::Silent { sent: sent > 0, source }),
             }
         }
-        self.flush().await
+        let flushed = self.flush().await;
+        self.forget();
+        flushed
+    }
+
+    /// Wipes what was sent, if it was secret. The buffer lives as long as the connection does, and a
+    /// connection outlives tokens.
+    fn forget(&mut self) {
+        let token = std::mem::take(&mut self.token);
+        if self.secret {
+            self.output.zeroize();
+        } else if let Some(token) = self.output.get_mut(token) {
+            // Not `zeroize`, which would cost more than the rest of a small request's head: nothing
+            // is left out here, since the buffer is used again.
+            token.fill(0);
+        }
+    }
+
+    /// Takes the next `length` bytes of the answer.
+    fn take(&mut self, length: usize) -> Bytes {
+        if !self.secret {
+            return self.input.split_to(length).freeze();
+        }
+        let piece = Bytes::copy_from_slice(&self.input[..length]);
+        self.input[..length].zeroize();
+        self.input.advance(length);
+        piece
+    }
+
+    /// Leaves the memory of the input to the piece that was cut from it, so that whoever reads the
+    /// piece can wipe it.
+    fn part(&mut self) {
+        if self.secret {
+            let rest = BytesMut::from(&self.input[..]);
+            self.input.as_mut().zeroize();
+            self.input = rest;
+        }
     }
 
     async fn flush(&mut self) -> Result<(), Failure> {
@@ -424,6 +491,9 @@ impl Connection {
             Remaining::Length(length) if length <= self.input.len() as u64 => {
                 let length = usize::try_from(length).expect("it fits the input");
                 let whole = Bytes::copy_from_slice(&self.input[..length]);
+                if self.secret {
+                    self.input[..length].zeroize();
+                }
                 self.input.advance(length);
                 if reusable {
                     self.keep(pool, parsed.keep_for);
@@ -448,6 +518,18 @@ impl Connection {
             self.input.clear();
             self.keep_for = keep_for;
             pool.give_back(self);
+        }
+    }
+}
+
+/// Dropped amid an exchange, its buffers still hold what was secret.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.secret {
+            self.output.zeroize();
+            self.input.as_mut().zeroize();
+        } else if let Some(token) = self.output.get_mut(std::mem::take(&mut self.token)) {
+            token.zeroize();
         }
     }
 }

@@ -67,7 +67,7 @@ impl Reader {
                 Remaining::Length(left) => {
                     if !connection.input.is_empty() {
                         let take = connection.input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                        let piece = connection.input.split_to(take).freeze();
+                        let piece = connection.take(take);
                         *left -= take as u64;
                         if *left == 0 {
                             self.finish();
@@ -78,7 +78,10 @@ impl Reader {
                     self.room = usize::try_from(*left).unwrap_or(usize::MAX).min(LARGE_READ);
                 }
                 Remaining::Chunked(decoder) => match decoder.decode(&mut connection.input) {
-                    Ok(chunked::Step::Data(piece)) => return Poll::Ready(Some(Ok(Frame::data(piece)))),
+                    Ok(chunked::Step::Data(piece)) => {
+                        connection.part();
+                        return Poll::Ready(Some(Ok(Frame::data(piece))));
+                    }
                     Ok(chunked::Step::More) => {}
                     Ok(chunked::Step::End(trailers)) => {
                         self.finish();
@@ -91,7 +94,7 @@ impl Reader {
                 },
                 Remaining::UntilClose => {
                     if !connection.input.is_empty() {
-                        let piece = connection.input.split().freeze();
+                        let piece = connection.take(connection.input.len());
                         return Poll::Ready(Some(Ok(Frame::data(piece))));
                     }
                 }
