@@ -117,6 +117,7 @@ async fn more_than_200_fields_are_refused() {
 }
 
 // 34
+// Promise 34.
 #[tokio::test(flavor = "multi_thread")]
 async fn connect_and_trace_are_refused() {
     let (cloud, keyway) = start().await;
@@ -129,6 +130,7 @@ async fn connect_and_trace_are_refused() {
 }
 
 // 19
+// Promises 19, 33.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_of_another_origin_is_refused() {
     let (cloud, keyway) = start().await;

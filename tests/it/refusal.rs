@@ -284,6 +284,7 @@ async fn upload_expecting(keyway: &TestKeyway, path: &str, body: &[u8]) -> (Stri
 }
 
 // 39
+// Promise 39.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_may_wait_for_100_continue() {
     for size in [10, LARGE] {
@@ -300,6 +301,7 @@ async fn a_client_may_wait_for_100_continue() {
 }
 
 // 39, 53
+// Promise 39.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_comes_instead_of_100_continue() {
     let cloud = cloud().await;

@@ -114,6 +114,7 @@ async fn a_services_root_is_with_and_without_a_slash() {
 }
 
 // 42
+// Promise 42.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rest_arrives_byte_for_byte() {
     check_targets(
@@ -319,6 +320,7 @@ async fn an_endpoint_override_wins_over_the_catalog() {
 }
 
 // 17
+// Promise 17.
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_http_behind_an_https_keystone_gets_no_token() {
     let cloud = cloud().await;
@@ -338,6 +340,7 @@ async fn plain_http_behind_an_https_keystone_gets_no_token() {
 }
 
 // 20, 21, 22, 23, 24
+// Promises 20, 21, 22, 23, 24.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_credential_and_no_assertion_of_the_client_arrives() {
     let (cloud, keyway) = start().await;
@@ -401,6 +404,7 @@ async fn no_credential_and_no_assertion_of_the_client_arrives() {
 }
 
 // 35
+// Promise 35.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_client_lists_in_connection_ends_here() {
     let (cloud, keyway) = start().await;
@@ -457,6 +461,7 @@ async fn tokens_and_cookies_of_a_service_stay_behind() {
     assert_eq!(cloud.requests("compute").len(), 1);
 }
 
+// Promises 31, 38.
 #[tokio::test(flavor = "multi_thread")]
 async fn methods_and_bodies_arrive_as_they_are() {
     let (cloud, keyway) = start().await;

@@ -238,6 +238,7 @@ mod plain_http {
         (Keyway::start(config), service, authority, demo, tunnel)
     }
 
+    // Promise 17.
     #[tokio::test]
     async fn a_token_from_https_does_not_go_to_an_endpoint_in_the_clear() {
         let (keyway, service, _authority, _demo, tunnel) = mixed(|_| AllowHttp::Never).await;
@@ -250,6 +251,7 @@ mod plain_http {
         tunnel.abort();
     }
 
+    // Promise 17.
     #[tokio::test]
     async fn the_configuration_may_allow_it_by_service_and_by_origin() {
         for by_origin in [false, true] {
@@ -267,6 +269,7 @@ mod plain_http {
         }
     }
 
+    // Promise 17.
     #[tokio::test]
     async fn what_is_allowed_for_others_is_not_allowed_here() {
         let others = ["image", "http://127.0.0.1:1"].map(str::to_owned).to_vec();
@@ -470,6 +473,7 @@ mod http2 {
         assert_eq!(other.response().await.1, b"ok");
     }
 
+    // Promise 36.
     #[tokio::test]
     async fn a_client_that_leaves_amid_an_upload_never_completes_it() {
         let service = Http2::start().await;

@@ -6,6 +6,8 @@
 mod process;
 
 pub mod direct;
+pub mod h2;
+pub mod judge;
 pub mod raw;
 pub mod tls;
 
