@@ -51,8 +51,11 @@ pub enum ProxyError {
         "the request's framing is ambiguous: {0}; send one Content-Length, or Transfer-Encoding: chunked"
     )]
     Framing(&'static str),
-    /// CONNECT and TRACE.
-    #[error("keyway does not serve the method {method}; use another one")]
+    /// It is not what HTTP allows.
+    #[error("the request is malformed: {0}")]
+    Syntax(&'static str),
+    /// CONNECT and TRACE, and methods that are not in capitals.
+    #[error("keyway does not serve the method {method}; use another one, in capitals")]
     Method {
         /// Which one.
         method: http::Method,
@@ -126,7 +129,9 @@ impl ProxyError {
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) | Self::UnknownCloud { .. } => {
                 StatusCode::NOT_FOUND
             }
-            Self::Route(_) | Self::Target | Self::Framing(_) | Self::Body(_) => StatusCode::BAD_REQUEST,
+            Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) | Self::Body(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -154,7 +159,7 @@ impl ProxyError {
             Self::Denied { .. } => "denied",
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) => "no_route",
             Self::UnknownCloud { .. } => "unknown_cloud",
-            Self::Route(_) | Self::Target | Self::Framing(_) => "bad_request",
+            Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) => "bad_request",
             Self::Method { .. } => "bad_method",
             Self::Body(_) | Self::Upstream(upstream::Error::Client { .. }) => "bad_body",
             Self::TargetTooLong { .. } => "target_too_long",

@@ -13,6 +13,7 @@ pub mod demo;
 pub mod directory;
 pub mod entry;
 pub mod error;
+pub mod framing;
 pub mod gateway;
 pub mod incoming;
 pub mod keystone;

@@ -13,21 +13,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::header::{self, HeaderValue};
+use http::header;
 use http::request::Parts;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response};
 
 use self::record::Record;
 use crate::body::ReplayBudget;
 use crate::entry::Entry;
 use crate::error::ProxyError;
+use crate::framing;
 use crate::incoming::Incoming;
 use crate::keystone::{self, AllowHttp, Auth, Discovery, Token, TokenCache, service_type};
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
 use crate::policy::{Denied, Policy, View};
 use crate::proxy::headers::{self, Fields};
 use crate::proxy::{self, Answer, BodyLimits, Destination, Proxy, links, rewrite};
-use crate::route::{Route, RouteError};
+use crate::route::Route;
 use crate::upstream::{self, BaseUrl, Scheme};
 
 pub use self::body::{Body, X_KEYWAY_ERROR, refuse};
@@ -223,10 +224,8 @@ impl Gateway {
     /// Refuses what could be read in two ways, or is larger than allowed.
     fn check(&self, parts: &Parts, fields: &Fields) -> Result<(), ProxyError> {
         let config = &self.shared.config;
-        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-            return Err(ProxyError::Method { method: parts.method.clone() });
-        }
-        check_target(parts)?;
+        framing::check_method(&parts.method)?;
+        framing::check_target(parts)?;
         let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
         if target > config.target {
             return Err(ProxyError::TargetTooLong { limit: config.target });
@@ -234,7 +233,7 @@ impl Gateway {
         if fields.size > config.head {
             return Err(ProxyError::HeadTooLarge { limit: config.head });
         }
-        check_framing(parts, fields)
+        framing::check_framing(parts, fields)
     }
 
     /// A destination that was resolved before and still holds.
@@ -386,48 +385,5 @@ fn authority(parts: &Parts) -> Option<&str> {
     match parts.uri.authority() {
         Some(authority) => Some(authority.as_str()),
         None => parts.headers.get(header::HOST)?.to_str().ok().filter(|host| !host.is_empty()),
-    }
-}
-
-/// The target must be a path; in absolute form, of the very host that `Host` names (RFC 9112,
-/// section 3.2.2).
-fn check_target(parts: &Parts) -> Result<(), ProxyError> {
-    if !parts.uri.path().starts_with('/') {
-        return Err(ProxyError::Target);
-    }
-    // The path's own bytes are the route's matter.
-    if !parts.uri.query().is_none_or(str::is_ascii) {
-        return Err(RouteError::UnsafeByte.into());
-    }
-    let Some(authority) = parts.uri.authority() else { return Ok(()) };
-    if parts.version == Version::HTTP_2 {
-        return if authority.as_str().contains('@') { Err(ProxyError::Target) } else { Ok(()) };
-    }
-    let host = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
-    let same = host.is_some_and(|host| host.eq_ignore_ascii_case(authority.as_str().as_bytes()));
-    if same && parts.uri.scheme_str() == Some("http") { Ok(()) } else { Err(ProxyError::Target) }
-}
-
-/// hyper reads one framing; what a lenient server could read as another does not get past here.
-fn check_framing(parts: &Parts, fields: &Fields) -> Result<(), ProxyError> {
-    let headers = &parts.headers;
-    let value = |name| headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
-    match (fields.transfer_encodings, fields.content_lengths) {
-        (0, 0) => Ok(()),
-        (0, 1) => {
-            let length = value(header::CONTENT_LENGTH);
-            let digits = !length.is_empty() && length.iter().all(u8::is_ascii_digit);
-            if digits { Ok(()) } else { Err(ProxyError::Framing("Content-Length is not a number")) }
-        }
-        (0, _) => Err(ProxyError::Framing("Content-Length came more than once")),
-        (1, 0) if !value(header::TRANSFER_ENCODING).eq_ignore_ascii_case(b"chunked") => {
-            Err(ProxyError::Framing("Transfer-Encoding is not `chunked`"))
-        }
-        (1, 0) if parts.version < Version::HTTP_11 => {
-            Err(ProxyError::Framing("HTTP/1.0 has no Transfer-Encoding"))
-        }
-        (1, 0) => Ok(()),
-        (1, _) => Err(ProxyError::Framing("Content-Length and Transfer-Encoding came together")),
-        _ => Err(ProxyError::Framing("Transfer-Encoding came more than once")),
     }
 }

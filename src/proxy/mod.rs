@@ -31,6 +31,8 @@ const X_KEYWAY_RETRY: HeaderName = HeaderName::from_static("x-keyway-retry");
 /// How long, and how much, a client may go on sending a body that its service did not want.
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 const DRAIN_BYTES: usize = 64 << 20;
+const DRAIN_TIME_H2: Duration = Duration::from_secs(1);
+const DRAIN_BYTES_H2: usize = 64 << 10;
 
 /// How large the body of a request may be, bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -315,12 +317,17 @@ fn is_about_other_credentials(destination: &Destination, method: &Method, target
 
 /// Lets the client finish a body that nobody reads any more, so that it gets to read its answer:
 /// a connection closed while it still sends would be reset, and the answer lost.
+///
+/// In HTTP/2 only the stream would be reset, after its answer: there it is enough to let it end by
+/// itself if its end is under way already.
 fn drain(parts: &Parts, rest: Incoming) {
-    if parts.version >= Version::HTTP_2 || rest.is_end_stream() {
+    if rest.is_end_stream() {
         return;
     }
-    tokio::spawn(tokio::time::timeout(DRAIN_TIME, async move {
-        let mut rest = std::pin::pin!(http_body_util::Limited::new(rest, DRAIN_BYTES));
+    let h2 = parts.version >= Version::HTTP_2;
+    let (time, bytes) = if h2 { (DRAIN_TIME_H2, DRAIN_BYTES_H2) } else { (DRAIN_TIME, DRAIN_BYTES) };
+    tokio::spawn(tokio::time::timeout(time, async move {
+        let mut rest = std::pin::pin!(http_body_util::Limited::new(rest, bytes));
         while let Some(Ok(_)) = rest.frame().await {}
     }));
 }

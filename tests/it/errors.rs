@@ -133,6 +133,7 @@ async fn more_than_200_fields_are_refused() {
 }
 
 // 34
+// Promise 34.
 #[tokio::test(flavor = "multi_thread")]
 async fn connect_and_trace_are_refused() {
     let (cloud, keyway) = start().await;
@@ -144,7 +145,7 @@ async fn connect_and_trace_are_refused() {
     assert!(cloud.requests("compute").is_empty());
 }
 
-// Promise 19.
+// Promises 19, 33.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_of_another_origin_is_refused() {
     let (cloud, keyway) = start().await;

@@ -114,6 +114,7 @@ async fn a_services_root_is_with_and_without_a_slash() {
 }
 
 // 42
+// Promise 42.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rest_arrives_byte_for_byte() {
     check_targets(
@@ -474,6 +475,7 @@ async fn tokens_and_cookies_of_a_service_stay_behind() {
     assert_eq!(cloud.requests("compute").len(), 1);
 }
 
+// Promises 31, 38.
 #[tokio::test(flavor = "multi_thread")]
 async fn methods_and_bodies_arrive_as_they_are() {
     let (cloud, keyway) = start().await;

@@ -9,6 +9,7 @@ pub mod direct;
 pub mod faults;
 pub mod frames;
 pub mod h2;
+pub mod judge;
 pub mod raw;
 pub mod tls;
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::judge;
+
 /// Far more than any step takes; reached only where a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -392,7 +394,7 @@ async fn record(listener: TcpListener, connections: Arc<Mutex<Vec<Vec<u8>>>>) {
                     let mut connections = connections.lock().expect("no panic under it");
                     connections[index].extend_from_slice(&buffer[..read]);
                     waits |= buffer[..read].windows(EXPECT.len()).any(|window| window == EXPECT);
-                    Reading::STRICT.requests(&connections[index]).len()
+                    judge::strict(&connections[index]).map_or(0, |requests| requests.len())
                 };
                 if waits && requests == answered {
                     waits = false;
@@ -408,103 +410,5 @@ async fn record(listener: TcpListener, connections: Arc<Mutex<Vec<Vec<u8>>>>) {
                 }
             }
         });
-    }
-}
-
-/// One of the ways in which a server may read requests.
-#[derive(Clone, Copy, Debug)]
-pub struct Reading {
-    /// Takes a bare LF for the end of a line.
-    pub bare_lf: bool,
-    /// Prefers Content-Length to Transfer-Encoding.
-    pub length_wins: bool,
-    /// Takes any Transfer-Encoding that has `chunked` in it, else only exactly that.
-    pub any_chunked: bool,
-    /// Folds `_` and `-`, as WSGI does, and skips spaces around names.
-    pub folds: bool,
-    /// Takes the last of repeated fields, else the first.
-    pub last_wins: bool,
-}
-
-impl Reading {
-    pub const STRICT: Self =
-        Self { bare_lf: false, length_wins: false, any_chunked: false, folds: false, last_wins: false };
-    /// The strict one and all lenient ones.
-    pub const ALL: [Self; 6] = [
-        Self::STRICT,
-        Self { bare_lf: true, ..Self::STRICT },
-        Self { length_wins: true, folds: true, ..Self::STRICT },
-        Self { any_chunked: true, folds: true, ..Self::STRICT },
-        Self { last_wins: true, bare_lf: true, folds: true, ..Self::STRICT },
-        Self { bare_lf: true, length_wins: true, any_chunked: true, folds: true, last_wins: true },
-    ];
-
-    /// The whole requests in `bytes`: request line and body of each.
-    pub fn requests(self, mut bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
-        let mut requests = Vec::new();
-        'requests: loop {
-            let (mut line, mut lengths, mut codings) = (None, Vec::new(), Vec::new());
-            let mut rest = bytes;
-            loop {
-                let Some(text) = self.line(&mut rest) else { return requests };
-                if text.is_empty() && line.is_some() {
-                    break;
-                }
-                if line.is_none() {
-                    line = Some(text);
-                    continue;
-                }
-                let Some((name, value)) = text.split_once(':') else { continue };
-                let name = if self.folds { name.trim().replace('_', "-") } else { name.to_owned() };
-                match name.to_ascii_lowercase().as_str() {
-                    "content-length" => lengths.push(value.trim().to_owned()),
-                    "transfer-encoding" => codings.push(value.trim().to_ascii_lowercase()),
-                    _ => {}
-                }
-            }
-            let pick = |of: &[String]| if self.last_wins { of.last().cloned() } else { of.first().cloned() };
-            let chunked =
-                pick(&codings).is_some_and(|c| c == "chunked" || self.any_chunked && c.contains("chunked"));
-            let length = pick(&lengths).and_then(|length| length.parse::<usize>().ok());
-            let mut body = Vec::new();
-            if chunked && !(self.length_wins && length.is_some()) {
-                loop {
-                    let Some(size) = self.line(&mut rest) else { return requests };
-                    let Ok(size) = usize::from_str_radix(&size, 16) else { return requests };
-                    if size == 0 {
-                        loop {
-                            match self.line(&mut rest) {
-                                None => return requests,
-                                Some(trailer) if trailer.is_empty() => break,
-                                Some(_) => {}
-                            }
-                        }
-                        requests.push((line.expect("it came first"), body));
-                        bytes = rest;
-                        continue 'requests;
-                    }
-                    if rest.len() < size + 2 {
-                        return requests;
-                    }
-                    body.extend_from_slice(&rest[..size]);
-                    rest = &rest[size + 2..];
-                }
-            }
-            let length = length.unwrap_or(0);
-            if rest.len() < length {
-                return requests;
-            }
-            body.extend_from_slice(&rest[..length]);
-            requests.push((line.expect("it came first"), body));
-            bytes = &rest[length..];
-        }
-    }
-
-    fn line(self, rest: &mut &[u8]) -> Option<String> {
-        let end: &[u8] = if self.bare_lf { b"\n" } else { b"\r\n" };
-        let at = rest.windows(end.len()).position(|window| window == end)?;
-        let line = String::from_utf8_lossy(&rest[..at]).trim_end_matches('\r').to_owned();
-        *rest = &rest[at + end.len()..];
-        Some(line)
     }
 }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::support::frames::Event;
-use crate::support::raw::{Reading, field, status};
+use crate::support::judge;
+use crate::support::raw::{field, status};
 
 const REFUSED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno";
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -26,7 +27,7 @@ async fn check_seen(mut servers: Vec<Peer>, keyway: Keyway, bodies: &[&[u8]]) {
     let mut seen = Vec::new();
     for server in &mut servers {
         server.closed().await;
-        seen.extend(Reading::STRICT.requests(server.seen()).into_iter().map(|(_, body)| body));
+        seen.extend(judge::requests(server.seen()).into_iter().map(|request| request.body));
     }
     assert!(seen == bodies, "{} whole requests", seen.len());
 }
