@@ -12,6 +12,42 @@ use crate::error::ProxyError;
 use crate::proxy::headers::{Fields, MAX_LISTED};
 use crate::route::RouteError;
 
+/// What a request line says that hyper does not pass on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Nothing.
+    Plain,
+    /// The target has a fragment, which hyper would drop.
+    Fragment,
+    /// It is another protocol's: a preface of HTTP/2 that is not exact, for one. An answer would be
+    /// taken for something else (RFC 9113, section 3.4).
+    Foreign,
+}
+
+/// Marks a request whose target had a fragment; among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Fragment;
+
+/// Looks at the request line that `bytes` start with; `None` if more of it has to come first.
+pub fn look(bytes: &[u8]) -> Option<Line> {
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let mut words = bytes[..end.unwrap_or(bytes.len())].trim_ascii_end().split(|byte| *byte == b' ');
+    let whole = end.map(|_| Line::Plain);
+    let Some(((method, target), version)) = words.next().zip(words.next()).zip(words.next()) else {
+        return whole;
+    };
+    // What has no method is no request line: hyper has read the start of this one before.
+    if words.next().is_some() || Method::from_bytes(method).is_err() {
+        return whole;
+    }
+    let known = b"HTTP/".len().min(version.len());
+    if version[..known].eq_ignore_ascii_case(&b"HTTP/"[..known]) {
+        return if target.contains(&b'#') { Some(Line::Fragment) } else { whole };
+    }
+    // Who asks for a path means HTTP, and hears what is wrong.
+    if target.contains(&b'/') { whole } else { Some(Line::Foreign) }
+}
+
 /// Refuses methods that are not for proxies, and those in lower case: a service that turns them into
 /// capitals would do what no policy was asked about (RFC 9110, section 9.1: methods are case-sensitive).
 ///
@@ -30,6 +66,9 @@ pub fn check_method(method: &Method) -> Result<(), ProxyError> {
 pub fn check_target(parts: &Parts) -> Result<(), ProxyError> {
     if !parts.uri.path().starts_with('/') {
         return Err(ProxyError::Target);
+    }
+    if parts.extensions.get::<Fragment>().is_some() {
+        return Err(ProxyError::Syntax("the target has a fragment (`#`); leave it out, or write it as %23"));
     }
     // The path's own bytes are the route's matter.
     if !parts.uri.query().is_none_or(str::is_ascii) {
@@ -90,4 +129,37 @@ fn is_padded(value: &HeaderValue) -> bool {
 fn listed(parts: &Parts) -> usize {
     let options = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b',').count();
     parts.headers.get_all(header::CONNECTION).iter().map(options).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise 33.
+    #[test]
+    fn a_request_line_is_looked_at_where_it_is_whole() {
+        for (bytes, line) in [
+            ("GET /a HTTP/1.1\r\n", Line::Plain),
+            ("GET /a HTTP/1.1\r\nX: #\r\n\r\n#", Line::Plain),
+            ("GET /a#b HTTP/1.1\r\n", Line::Fragment),
+            ("GET /a# HTTP/1.0\n", Line::Fragment),
+            ("GET /a?b#c http/1.1\r\n", Line::Fragment),
+            ("G#T /a HTTP/1.1\r\n", Line::Plain),
+            ("GET /a#b ICY/1.1\n", Line::Plain),
+            ("GET /a b HTTP/1.1\n", Line::Plain),
+            ("X-A: a#b HTTP/1.1\r\n", Line::Plain),
+            ("GET /a#b\r\n", Line::Plain),
+            ("INVALID CONNECTION PREFACE\r\n\r\n", Line::Foreign),
+            ("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", Line::Plain),
+            ("RCPT TO: <a@b>\r\n", Line::Foreign),
+            ("\r\nGET /a#b HTTP/1.1\r\n", Line::Plain),
+        ] {
+            assert_eq!(look(bytes.as_bytes()), Some(line), "{bytes:?}");
+        }
+        assert_eq!(look(b"INVALID CONNECTION PREFA"), Some(Line::Foreign));
+        assert_eq!(look(b"GET /a#b H"), Some(Line::Fragment));
+        for bytes in ["", "GET", "GET /a#b", "GET /a H", "GET /a HTTP/1.1\r"] {
+            assert_eq!(look(bytes.as_bytes()), None, "{bytes:?}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use super::watch::Pace;
+use crate::framing::Fragment;
 use crate::incoming::Transfer;
 use crate::metrics::{Closed, ConnectionMetrics};
 
@@ -78,6 +79,8 @@ pub(super) struct Connection {
     busy: AtomicBool,
     /// Some of a request's head is here (HTTP/1).
     head: AtomicBool,
+    /// The next request's target has a fragment (HTTP/1).
+    fragment: AtomicBool,
     /// hyper has something to send that the system does not take.
     blocked: AtomicBool,
     /// An answer whose end is the connection's end has not ended.
@@ -127,6 +130,7 @@ impl Connection {
             h2: AtomicBool::default(),
             busy: AtomicBool::new(true),
             head: AtomicBool::default(),
+            fragment: AtomicBool::default(),
             blocked: AtomicBool::default(),
             unframed: AtomicBool::default(),
             sent: AtomicU64::default(),
@@ -143,8 +147,8 @@ impl Connection {
         self.busy.store(false, Ordering::Relaxed);
     }
 
-    /// Bytes came.
-    pub(super) fn read(&self, bytes: &[u8]) {
+    /// Bytes came. Whether a request's head begins with them (HTTP/1).
+    pub(super) fn read(&self, bytes: &[u8]) -> bool {
         if self.busy.load(Ordering::Relaxed)
             || self.h2.load(Ordering::Relaxed)
             || self.transfer.upload.is_open()
@@ -152,13 +156,16 @@ impl Connection {
             // Some clients end a body with an empty line too many.
             || bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
         {
-            return;
+            return false;
         }
-        if bytes.starts_with(PREFACE) {
-            self.h2.store(true, Ordering::Relaxed);
-        } else {
-            self.head.store(true, Ordering::Relaxed);
-        }
+        let h2 = bytes.starts_with(PREFACE);
+        if h2 { &self.h2 } else { &self.head }.store(true, Ordering::Relaxed);
+        !h2
+    }
+
+    /// The target of the request that comes has a fragment.
+    pub(super) fn has_fragment(&self) {
+        self.fragment.store(true, Ordering::Relaxed);
     }
 
     /// Bytes went out.
@@ -260,12 +267,16 @@ impl Connection {
     }
 
     /// A request came.
-    pub(super) fn begin<T>(self: &Arc<Self>, request: &Request<T>) -> Exchange {
+    pub(super) fn begin<T>(self: &Arc<Self>, request: &mut Request<T>) -> Exchange {
         self.requests.store(self.requests().wrapping_add(1), Ordering::Relaxed);
         self.head.store(false, Ordering::Relaxed);
         let mut exchange =
             Exchange { connection: Arc::clone(self), stream: None, unanswered: true, unframed: false };
         self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        if self.fragment.load(Ordering::Relaxed) {
+            self.fragment.store(false, Ordering::Relaxed);
+            request.extensions_mut().insert(Fragment);
+        }
         if request.version() == Version::HTTP_2 {
             self.begin_stream(&mut exchange);
         } else {

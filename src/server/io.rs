@@ -15,9 +15,13 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use super::connection::Connection;
+use crate::framing::{self, Line};
 
 /// What is worth copying, bytes.
 const SMALL: usize = 8 * 1024;
+
+/// A longer request line is refused for its length.
+const LONGEST_LINE: usize = 64 * 1024;
 
 thread_local! {
     /// One per worker: it is used within a call only.
@@ -59,16 +63,38 @@ impl Stream {
     }
 }
 
+/// What the request line says that ends with these bytes, or does not end yet.
+fn look(line: &mut Vec<u8>, read: &[u8]) -> Line {
+    if line.is_empty()
+        && let Some(seen) = framing::look(read)
+    {
+        return seen;
+    }
+    let end = read.iter().position(|byte| *byte == b'\n').map_or(read.len(), |end| end + 1);
+    if line.len() + end > LONGEST_LINE {
+        line.clear();
+        return Line::Plain;
+    }
+    line.extend_from_slice(&read[..end]);
+    let seen = framing::look(line);
+    if seen.is_some() {
+        line.clear();
+    }
+    seen.unwrap_or(Line::Plain)
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Io {
     stream: Stream,
     connection: Arc<Connection>,
+    /// The start of a request line whose end was not read yet.
+    line: Vec<u8>,
 }
 
 impl Io {
     pub(super) fn new(stream: Stream, connection: Arc<Connection>) -> Self {
-        Self { stream, connection }
+        Self { stream, connection, line: Vec::new() }
     }
 
     fn wrote(&self, outcome: &Poll<io::Result<usize>>) {
@@ -98,8 +124,14 @@ impl AsyncRead for Io {
         let before = buf.filled().len();
         let outcome = each!(&mut this.stream, stream => Pin::new(stream).poll_read(cx, buf));
         let read = &buf.filled()[before..];
-        if !read.is_empty() {
-            this.connection.read(read);
+        if !read.is_empty() && (this.connection.read(read) || !this.line.is_empty()) {
+            let line = look(&mut this.line, read);
+            match line {
+                Line::Plain => {}
+                Line::Fragment => this.connection.has_fragment(),
+                Line::Foreign if this.connection.requests() > 0 => {}
+                Line::Foreign => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+            }
         }
         outcome
     }

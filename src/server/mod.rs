@@ -251,8 +251,8 @@ pub async fn serve<H, F, B>(
         watch.add(Arc::clone(&connection), Instant::now());
         let (tls, handshake) = (tls.clone(), limits.handshake);
         let (begun, handler) = (Arc::clone(&connection), handler.clone());
-        let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-            let exchange = begun.begin(&request);
+        let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
+            let exchange = begun.begin(&mut request);
             // Boxed, since a connection's future would have room for it all the time.
             let answering = exchange
                 .is_admitted()

@@ -609,6 +609,52 @@ async fn request_lines_that_are_not_exact_are_refused() {
     wire.passes(case, "X-ODD!METHOD /v1/a HTTP/1.1", "").await;
 }
 
+// Promise 33.
+#[tokio::test]
+async fn a_fragment_is_refused_wherever_the_line_is_cut() {
+    let wire = Wire::start().await;
+    for target in [
+        "/svc/a#",
+        "/svc/a#b",
+        "/svc/a?b#c",
+        "/svc/a?b=c#/../d",
+        "http://localhost/svc/a#b",
+        "/svc/a#\u{e9}",
+        "/#/svc/a",
+    ] {
+        let outcome = wire.refuses(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        assert_eq!(outcome.answers, [400], "{target}: {outcome:?}");
+        assert!(outcome.kept, "{target}: {outcome:?}");
+    }
+    // Piece by piece (the pauses make several reads of them), and as a later request of a connection.
+    let mut client = wire.keyway.connect().await;
+    for _ in 0..2 {
+        for piece in ["GE", "T /svc/a", "?b", "#c HT", "TP/1.1\r", "\nHost: localhost\r\n", "\r\n"] {
+            client.send(piece).await;
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        assert_eq!(status(&client.response().await.0), 400);
+        client.send("GET /svc/a?b HTTP/1.1\r\nHost: localhost\r\nX-A: /a#b HTTP/1.1\r\n\r\n").await;
+        assert_eq!(status(&client.response().await.0), 200);
+        let body = "GET /svc/a#b HTTP/1.1\r\n\r\n";
+        client.send(post(&format!("Content-Length: {}\r\n", body.len()), "")).await;
+        client.send(body).await;
+        assert_eq!(status(&client.response().await.0), 200);
+    }
+    let arrived: Vec<_> = wire.arrived().await.into_iter().map(|request| request.line).collect();
+    assert_eq!(arrived, ["GET /v1/a?b HTTP/1.1", POSTED, "GET /v1/a?b HTTP/1.1", POSTED]);
+}
+
+// Promise 37.
+#[tokio::test]
+async fn another_protocol_gets_no_answer_that_it_could_mistake() {
+    let wire = Wire::start().await;
+    for line in ["INVALID CONNECTION PREFACE\r\n\r\n", "RCPT TO: <a@example>\r\n", "a b c\r\n"] {
+        let outcome = wire.cut(line).await;
+        assert_eq!((outcome.text.as_str(), outcome.arrived.len()), ("", 0), "{line:?}: {outcome:?}");
+    }
+}
+
 // Promises 19, 33.
 #[tokio::test]
 async fn no_target_names_another_host() {
