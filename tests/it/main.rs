@@ -4,10 +4,15 @@
 #[allow(dead_code, unreachable_pub)]
 mod support;
 
+#[path = "../fuzz/src/properties/mod.rs"]
+#[allow(unreachable_pub)]
+mod properties;
+
 mod admin;
 mod demo;
 mod errors;
 mod framing;
+mod fuzzed;
 mod http2;
 mod refusal;
 mod replay;
