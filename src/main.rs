@@ -1,5 +1,7 @@
 //! The process: arguments, environment, signals, exit codes.
 
+#![warn(clippy::unwrap_used)]
+
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;

@@ -14,6 +14,7 @@ mod errors;
 mod framing;
 mod fuzzed;
 mod http2;
+mod promises;
 mod refusal;
 mod replay;
 mod routing;
