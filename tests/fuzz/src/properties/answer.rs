@@ -51,8 +51,8 @@ impl Stack {
         let Some((first, answer)) = data.split_first() else { return };
         let to_head = first & 2 != 0;
         let open = wire::answer(answer, to_head, false);
-        // A service that says nothing more would be waited for.
-        let closes = first & 1 != 0 || matches!(open, Read::Partial) || said_nothing(answer);
+        // keyway waits for the rest of anything that is not whole.
+        let closes = first & 1 != 0 || !matches!(open, Read::Whole(..));
         let expected = if closes { wire::answer(answer, to_head, true) } else { open };
         *self.script.borrow_mut() = Script { answer: answer.to_vec(), closes };
         self.tasks.run_until(self.exchange(to_head, &expected, answer)).await;
@@ -127,11 +127,6 @@ async fn receive(
         broken => panic!("{broken:?}, but the client got a whole answer: {} for {}", show(got), show(sent)),
     }
     Some(length)
-}
-
-/// Whether there is nothing but what may come before an answer.
-fn said_nothing(answer: &[u8]) -> bool {
-    answer.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
 fn show(bytes: &[u8]) -> String {
