@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tokio::runtime::Runtime;
 
-use crate::properties::{answer, config, headers, path, stack, token};
+use crate::properties::{answer, config, headers, links, path, policy, stack, token};
 
 /// The seeds of a target.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -61,6 +61,22 @@ fn no_reading_of_any_target_leaves_the_base() {
     seeds("path").iter().for_each(|seed| path::check(&text(seed)));
     let between = &["/", "..", "%2e%2e", "%2f", "%252e", "%5c", ";", "%c0%ae", "/v2/", "//"];
     try_spliced("path", 2000, between, |input| path::check(&text(input)));
+}
+
+// Promises 41, 43.
+#[test]
+fn no_spelling_gets_past_a_policy() {
+    seeds("policy").iter().for_each(|seed| policy::check(&text(seed)));
+    let between = &["", "/", "%73", "%2f", "%252f", "%5c", ";", "//", "/v2/", "/secrets", "/servers"];
+    try_spliced("policy", 1000, between, |input| policy::check(&text(input)));
+}
+
+// Promises 18, 46.
+#[test]
+fn no_reference_is_mapped_to_anything_but_its_own_place() {
+    seeds("links").iter().for_each(|seed| links::check(&text(seed)));
+    let between = &["", "/", "//", "http://", "@", ":80", "?", "#", "..", "%2f", "/v2.1"];
+    try_spliced("links", 1000, between, |input| links::check(&text(input)));
 }
 
 // Promises 20, 21, 22, 23, 24, 35.

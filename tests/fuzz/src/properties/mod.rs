@@ -4,7 +4,9 @@
 pub mod answer;
 pub mod config;
 pub mod headers;
+pub mod links;
 pub mod path;
+pub mod policy;
 pub mod stack;
 pub mod token;
 pub mod wire;

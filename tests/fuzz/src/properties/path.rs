@@ -50,7 +50,7 @@ pub fn check(text: &str) {
 
 /// The path as servers may read it: percent-decoded up to twice, strictly or with overlong
 /// UTF-8 for `.` and `/`, with and without the parameters after `;`.
-fn readings(path: &[u8]) -> BTreeSet<Vec<u8>> {
+pub fn readings(path: &[u8]) -> BTreeSet<Vec<u8>> {
     let mut readings = BTreeSet::from([path.to_vec()]);
     for _ in 0..2 {
         let decoded: Vec<_> =
