@@ -3,6 +3,9 @@
 //! The library holds every part of the program but the process itself (arguments, environment,
 //! signals, exit codes), so that tests can drive the real listeners inside their own process.
 
+// What came from the network is never unwrapped; what the code itself proves says so with `expect`.
+#![warn(clippy::unwrap_used)]
+
 pub mod admin;
 pub mod app;
 pub mod body;

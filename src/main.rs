@@ -1,5 +1,7 @@
 //! The process: arguments, environment, signals, exit codes.
 
+#![warn(clippy::unwrap_used)]
+
 mod process;
 
 use std::io::{IsTerminal as _, Write as _};

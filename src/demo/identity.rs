@@ -162,7 +162,7 @@ impl Shared {
 }
 
 impl State {
-    fn token(&self, id: &str) -> Option<&Token> {
+    pub(super) fn token(&self, id: &str) -> Option<&Token> {
         self.tokens.get(id).filter(|token| token.deadline > Instant::now())
     }
 

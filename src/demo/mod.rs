@@ -249,6 +249,11 @@ impl Cloud {
         self.shared.state().token_requests
     }
 
+    /// Whether this is a token that is good now, for a service of somebody else's that asks.
+    pub fn accepts(&self, token: &str) -> bool {
+        self.shared.state().token(token).is_some()
+    }
+
     /// Makes every service refuse every token issued so far.
     pub fn revoke_all(&self) {
         self.shared.state().tokens.clear();

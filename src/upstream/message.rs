@@ -44,12 +44,12 @@ pub struct Head<'a> {
 
 impl Head<'_> {
     /// The client's fields that go on.
-    pub(super) fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         self.headers.iter().filter(|(name, _)| self.passes(name))
     }
 
     /// The client's trailers that go on: a field that must not arrive must not arrive late either.
-    pub(super) fn trailers(&self, trailers: &HeaderMap) -> HeaderMap {
+    pub fn trailers(&self, trailers: &HeaderMap) -> HeaderMap {
         let mut passed = HeaderMap::with_capacity(trailers.len());
         for (name, value) in trailers.iter().filter(|(name, _)| self.passes(name)) {
             passed.append(name.clone(), value.clone());

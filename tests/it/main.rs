@@ -4,18 +4,24 @@
 #[allow(dead_code, unreachable_pub)]
 mod support;
 
+#[path = "../fuzz/src/properties/mod.rs"]
+#[allow(unreachable_pub)]
+mod properties;
+
 mod admin;
 mod answers;
 mod demo;
 mod entry;
 mod errors;
 mod failure;
+mod fuzzed;
 mod h2_wire;
 mod http2;
 mod limits;
 mod listeners;
 mod panics;
 mod policy;
+mod promises;
 mod refusal;
 mod reload;
 mod replay;

@@ -1,0 +1,5 @@
+#![no_main]
+
+use keyway_fuzz::properties::token;
+
+libfuzzer_sys::fuzz_target!(|answer: &[u8]| token::check(answer));
