@@ -55,11 +55,8 @@ pub enum ProxyError {
     #[error("the request is malformed: {0}")]
     Syntax(&'static str),
     /// CONNECT and TRACE, and methods that are not in capitals.
-    #[error("keyway does not serve the method {method}; use another one, in capitals")]
-    Method {
-        /// Which one.
-        method: http::Method,
-    },
+    #[error("keyway does not serve this method; use another one, in capitals")]
+    Method,
     /// The body ended early or was malformed.
     #[error("the request's body ended early or is malformed; send it again")]
     Body(#[source] hyper::Error),
@@ -135,7 +132,7 @@ impl ProxyError {
             Self::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Method { .. } => StatusCode::NOT_IMPLEMENTED,
+            Self::Method => StatusCode::NOT_IMPLEMENTED,
             Self::NoEndpoint(NoEndpoint::NoService { .. } | NoEndpoint::NoRegion { .. }) => {
                 StatusCode::NOT_FOUND
             }
@@ -160,7 +157,7 @@ impl ProxyError {
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) => "no_route",
             Self::UnknownCloud { .. } => "unknown_cloud",
             Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) => "bad_request",
-            Self::Method { .. } => "bad_method",
+            Self::Method => "bad_method",
             Self::Body(_) | Self::Upstream(upstream::Error::Client { .. }) => "bad_body",
             Self::TargetTooLong { .. } => "target_too_long",
             Self::HeadTooLarge { .. } => "head_too_large",

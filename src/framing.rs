@@ -56,7 +56,7 @@ pub fn look(bytes: &[u8]) -> Option<Line> {
 pub fn check_method(method: &Method) -> Result<(), ProxyError> {
     let unserved = matches!(*method, Method::CONNECT | Method::TRACE)
         || method.as_str().bytes().any(|byte| byte.is_ascii_lowercase());
-    if unserved { Err(ProxyError::Method { method: method.clone() }) } else { Ok(()) }
+    if unserved { Err(ProxyError::Method) } else { Ok(()) }
 }
 
 /// The target must be a path, also in absolute form (RFC 9112, section 3.2).

@@ -456,10 +456,9 @@ impl TokenCache {
             });
             task.await.unwrap_or(Err(AuthError::Stopped))
         };
-        let good = check.good.get_or_init(ask).await.clone();
+        let good = check.good.get_or_init(ask).await.clone()?;
         // It is answered, so nobody joins it any more: it must not outlive the token.
         place.check.lock().unwrap_or_else(PoisonError::into_inner).take_if(|last| Arc::ptr_eq(last, &check));
-        let good = good?;
         if good {
             token.mark_proved(slot::now());
         }

@@ -458,7 +458,7 @@ mod encrypted {
         let other = authority.issue("localhost");
         let tls = server::tls::Config { cert: authority.write("other.pem", &other.certificate), ..good() };
         check(tls, "other.pem", "do not work together").await;
-        for mode in [0o640, 0o604, 0o644] {
+        for mode in [0o604, 0o644, 0o606] {
             let tls = good();
             std::fs::set_permissions(&tls.key, std::fs::Permissions::from_mode(mode)).unwrap();
             check(tls, "key.pem", "chmod 600").await;

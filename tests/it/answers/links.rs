@@ -29,13 +29,13 @@ async fn check(request: &str, reference: &str, expected: &str) {
 // Promise 18.
 #[tokio::test]
 async fn a_location_under_the_endpoint_is_one_at_keyway() {
-    let get = "GET /svc/a HTTP/1.1\r\nHost: localhost:8180\r\n\r\n";
-    check(get, "http://SERVICE/v1/a/b?c=d#e", "http://localhost:8180/svc/a/b?c=d#e").await;
-    check(get, "/v1/a%2Fb//", "http://localhost:8180/svc/a%2Fb//").await;
-    check(get, "//SERVICE/v1", "http://localhost:8180/svc").await;
-    check(get, "http://SERVICE/v2/a", "http://localhost:8180/svc/v2/a").await;
-    let long = "GET /cloud/raw/region/x/svc/v1/a HTTP/1.1\r\nHost: keyway.localhost:8180\r\n\r\n";
-    check(long, "http://SERVICE/v1/b", "http://keyway.localhost:8180/cloud/raw/region/x/svc/b").await;
+    let get = "GET /svc/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    check(get, "http://SERVICE/v1/a/b?c=d#e", "http://localhost/svc/a/b?c=d#e").await;
+    check(get, "/v1/a%2Fb//", "http://localhost/svc/a%2Fb//").await;
+    check(get, "//SERVICE/v1", "http://localhost/svc").await;
+    check(get, "http://SERVICE/v2/a", "http://localhost/svc/v2/a").await;
+    let long = "GET /cloud/raw/region/x/svc/v1/a HTTP/1.1\r\nHost: keyway.localhost\r\n\r\n";
+    check(long, "http://SERVICE/v1/b", "http://keyway.localhost/cloud/raw/region/x/svc/b").await;
 }
 
 // Promise 18.
