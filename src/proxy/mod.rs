@@ -31,6 +31,8 @@ const X_KEYWAY_RETRY: HeaderName = HeaderName::from_static("x-keyway-retry");
 /// How long, and how much, a client may go on sending a body that its service did not want.
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 const DRAIN_BYTES: usize = 64 << 20;
+/// How long it may pause meanwhile.
+const DRAIN_PAUSE: Duration = Duration::from_secs(5);
 const DRAIN_TIME_H2: Duration = Duration::from_secs(1);
 const DRAIN_BYTES_H2: usize = 64 << 10;
 
@@ -328,7 +330,8 @@ fn drain(parts: &Parts, rest: Incoming) {
     let (time, bytes) = if h2 { (DRAIN_TIME_H2, DRAIN_BYTES_H2) } else { (DRAIN_TIME, DRAIN_BYTES) };
     tokio::spawn(tokio::time::timeout(time, async move {
         let mut rest = std::pin::pin!(http_body_util::Limited::new(rest, bytes));
-        while let Some(Ok(_)) = rest.frame().await {}
+        // A client that sends nothing any more has had the time to read its answer.
+        while let Ok(Some(Ok(_))) = tokio::time::timeout(DRAIN_PAUSE, rest.frame()).await {}
     }));
 }
 

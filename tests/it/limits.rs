@@ -749,7 +749,8 @@ mod frames {
         };
         let reset = client.until(|frame| frame.kind == h2::RST_STREAM).await.expect(BAD_STREAM);
         assert_eq!(reset.stream, 1);
-        assert_eq!(keyway.closed("stall"), 1);
+        // It stood still from the start, or after too little: the tick decides.
+        assert_eq!(keyway.closed("stall") + keyway.closed("rate"), 1);
         // The service took longer than any client may.
         server.send(OK).await;
         client.answer(3).await;
