@@ -182,7 +182,9 @@ impl Pool {
                 }
                 return None;
             }
-            if !connection.is_stale() {
+            // One that was in use just now costs no system call.
+            let asks = connection.idle_since != self.deadlines.now();
+            if !connection.is_stale(asks) {
                 return Some(connection);
             }
         }

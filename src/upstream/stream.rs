@@ -21,16 +21,17 @@ impl Stream {
     /// Whether the peer closed it or sent something while nobody expected it to: what waits here could
     /// be taken for the answer to the next request.
     ///
-    /// The system is asked each time. What tokio knows of the socket is as old as the last time it
-    /// asked, and a busy worker asks seldom.
-    pub(super) fn is_stale(&mut self) -> bool {
+    /// tokio's word costs nothing, but is as old as the last time it asked the system, which a busy
+    /// worker does every few dozen steps. `asks` has the system asked now.
+    pub(super) fn is_stale(&mut self, asks: bool) -> bool {
         let mut byte = [0; 1];
-        if let Self::Tls(stream) = self {
-            // TLS 1.3 session tickets arrive unasked: reading through TLS consumes them and stays pending.
-            let mut cx = Context::from_waker(std::task::Waker::noop());
-            if Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready() {
-                return true;
-            }
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        // TLS 1.3 session tickets arrive unasked: reading through TLS consumes them and stays pending.
+        if Pin::new(&mut *self).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready() {
+            return true;
+        }
+        if !asks {
+            return false;
         }
         let tcp = match self {
             Self::Plain(stream) => &*stream,

@@ -108,8 +108,9 @@ impl Connection {
         })
     }
 
-    pub(super) fn is_stale(&mut self) -> bool {
-        self.stream.is_stale()
+    /// Whether it is of no use any more; `asks` has the system asked, see [`Stream::is_stale`].
+    pub(super) fn is_stale(&mut self, asks: bool) -> bool {
+        self.stream.is_stale(asks)
     }
 
     /// One request, one answer. `body` tells afterwards how much of it went; `reused` that this is not
