@@ -30,7 +30,13 @@ pub struct Fragment;
 
 /// Looks at the request line that `bytes` start with; `None` if more of it has to come first.
 pub fn look(bytes: &[u8]) -> Option<Line> {
-    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let end = memchr::memchr(b'\n', bytes);
+    // Nearly every request: there is only one thing to look for.
+    if let Some(line) = end.and_then(|end| bytes[..end].strip_suffix(b" HTTP/1.1\r"))
+        && memchr::memchr(b'#', line).is_none()
+    {
+        return Some(Line::Plain);
+    }
     let mut words = bytes[..end.unwrap_or(bytes.len())].trim_ascii_end().split(|byte| *byte == b' ');
     let whole = end.map(|_| Line::Plain);
     let Some(((method, target), version)) = words.next().zip(words.next()).zip(words.next()) else {
