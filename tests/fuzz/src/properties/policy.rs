@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Method;
 use http::uri::PathAndQuery;
 use keyway::policy::{Effect, Policy, Rule, Scoped, View};
-use keyway::proxy::rewrite::Base;
+use keyway::proxy::rewrite::{self, Base};
 use keyway::route::Route;
 
 use super::path::readings;
@@ -23,15 +23,17 @@ pub fn check(text: &str) {
     let (Ok(method), Ok(asked)) = (method.parse::<Method>(), PathAndQuery::try_from(target)) else { return };
     let Ok(route) = Route::parse(asked.path()) else { return };
     for catalog in BASES {
-        let base = Base::new(catalog, Some(PROJECT));
+        let (base, with_project) = (Base::new(catalog, Some(PROJECT)), catalog.ends_with(PROJECT));
         let current = base.needs_version(route.rest).then_some("v2");
         let target = base.target(route.rest, current);
         let view = || View::new(Some("compute"), ["nova"], base.clone());
         let views: Arc<[View]> = [view()].into();
         let at = |policy: Policy| Arc::new(policy).at(&views, Some((PROJECT, "demo")));
         let (deny, allow) = (at(no_secrets()), at(lists_only()));
-        let paths: Vec<_> =
-            readings(target.as_bytes()).iter().map(|reading| segments(reading, &base)).collect();
+        let paths: Vec<_> = readings(target.as_bytes())
+            .iter()
+            .map(|reading| segments(reading, &base, with_project))
+            .collect();
         if passes(&deny, &method, &target) {
             let secret = |path: &Vec<String>| path.first().is_some_and(|first| first == "secrets");
             assert!(
@@ -71,15 +73,17 @@ fn lists_only() -> Policy {
     Policy::new("lists-only", false, Effect::Deny, vec![rule]).expect("a good policy")
 }
 
-/// The segments below the endpoint of one reading, without version, project and empty ones.
-fn segments(reading: &[u8], base: &Base) -> Vec<String> {
+/// The segments below the endpoint of one reading, without version, project and empty ones. Where the
+/// endpoint's URL ends with a project, any project's id may stand in its place: rules ask for it apart.
+fn segments(reading: &[u8], base: &Base, with_project: bool) -> Vec<String> {
     let text = String::from_utf8_lossy(reading);
     let below = text.strip_prefix(base.root()).unwrap_or(&text);
     let mut segments: Vec<_> =
         below.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect();
-    if segments.first().is_some_and(|first| keyway::proxy::rewrite::is_version(first)) {
+    if segments.first().is_some_and(|first| rewrite::is_version(first)) {
         segments.remove(0);
-        if segments.first().is_some_and(|first| first == PROJECT) {
+        let is_project = |first: &String| first == PROJECT || with_project && rewrite::is_id(first);
+        if segments.first().is_some_and(is_project) {
             segments.remove(0);
         }
     }
