@@ -30,6 +30,9 @@ pub struct Fragment;
 
 /// Looks at the request line that `bytes` start with; `None` if more of it has to come first.
 pub fn look(bytes: &[u8]) -> Option<Line> {
+    // hyper skips empty lines before a request (RFC 9112, section 2.2).
+    let empty = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let bytes = &bytes[empty..];
     let end = memchr::memchr(b'\n', bytes);
     // Nearly every request: there is only one thing to look for.
     if let Some(line) = end.and_then(|end| bytes[..end].strip_suffix(b" HTTP/1.1\r"))
@@ -158,12 +161,14 @@ mod tests {
             ("INVALID CONNECTION PREFACE\r\n\r\n", Line::Foreign),
             ("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", Line::Plain),
             ("RCPT TO: <a@b>\r\n", Line::Foreign),
-            ("\r\nGET /a#b HTTP/1.1\r\n", Line::Plain),
+            ("\r\nGET /a#b HTTP/1.1\r\n", Line::Fragment),
         ] {
             assert_eq!(look(bytes.as_bytes()), Some(line), "{bytes:?}");
         }
         assert_eq!(look(b"INVALID CONNECTION PREFA"), Some(Line::Foreign));
         assert_eq!(look(b"GET /a#b H"), Some(Line::Fragment));
+        assert_eq!(look(b"\r\n\n\r\nGET /a#b HTTP/1.1\r\n"), Some(Line::Fragment));
+        assert_eq!(look(b"\r\n"), None);
         for bytes in ["", "GET", "GET /a#b", "GET /a H", "GET /a HTTP/1.1\r"] {
             assert_eq!(look(bytes.as_bytes()), None, "{bytes:?}");
         }

@@ -626,6 +626,8 @@ async fn a_fragment_is_refused_wherever_the_line_is_cut() {
         assert_eq!(outcome.answers, [400], "{target}: {outcome:?}");
         assert!(outcome.kept, "{target}: {outcome:?}");
     }
+    let behind_empty_lines = "\r\n\r\nGET /svc/a#b HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert_eq!(wire.refuses(behind_empty_lines.to_owned()).await.answers, [400]);
     // Piece by piece (the pauses make several reads of them), and as a later request of a connection.
     let mut client = wire.keyway.connect().await;
     for _ in 0..2 {
