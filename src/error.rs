@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::entry::Refusal;
+use crate::facade;
 use crate::keystone::{AuthError, NoEndpoint};
 use crate::route::RouteError;
 use crate::upstream;
@@ -91,6 +92,22 @@ pub enum ProxyError {
     /// No token.
     #[error("{}", for_client(.0))]
     Auth(Arc<AuthError>),
+    /// A token like keyway's own that opens nothing, or none where one is wanted.
+    #[error("the request has no good token of keyway's: {why}; log in again at {keystone}")]
+    Unauthorized {
+        /// What is wrong with it.
+        why: facade::Unusable,
+        /// Where to log in, as the client sees it: `http://localhost:8180/identity`.
+        keystone: String,
+    },
+    /// A token of keyway's for another cloud than the path names.
+    #[error("the token is for another cloud than this path's; log in again at the cloud's /identity")]
+    ForeignToken,
+    /// A path that names a project, with a token of keyway's that has a scope of its own.
+    #[error(
+        "the path names a project, but the token has a scope of its own; leave `/project/` out, or the token"
+    )]
+    TokenScope,
     /// No answer from the service.
     #[error("{}", unanswered(.0))]
     Upstream(#[source] upstream::Error),
@@ -118,11 +135,12 @@ impl Reason {
 }
 
 impl ProxyError {
-    /// The status the client sees. Never 401 for our own trouble: the client sent no credential.
+    /// The status the client sees. Never 401 for our own trouble, only for a token of keyway's own.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Entry(refusal) => refusal.status(),
-            Self::Denied { .. } => StatusCode::FORBIDDEN,
+            Self::Denied { .. } | Self::TokenScope => StatusCode::FORBIDDEN,
+            Self::Unauthorized { .. } | Self::ForeignToken => StatusCode::UNAUTHORIZED,
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) | Self::UnknownCloud { .. } => {
                 StatusCode::NOT_FOUND
             }
@@ -154,6 +172,8 @@ impl ProxyError {
         Reason(match self {
             Self::Entry(refusal) => refusal.reason(),
             Self::Denied { .. } => "denied",
+            Self::Unauthorized { .. } | Self::ForeignToken => "bad_token",
+            Self::TokenScope => "token_scope",
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) => "no_route",
             Self::UnknownCloud { .. } => "unknown_cloud",
             Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) => "bad_request",

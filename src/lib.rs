@@ -16,6 +16,7 @@ pub mod demo;
 pub mod directory;
 pub mod entry;
 pub mod error;
+pub mod facade;
 pub mod framing;
 pub mod gateway;
 pub mod incoming;

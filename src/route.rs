@@ -103,6 +103,11 @@ impl<'a> Route<'a> {
         self.selector(2, "project")
     }
 
+    /// The service as the path has it, percent-encoding included.
+    pub fn service_as_written(&self) -> &'a str {
+        self.raw[3].expect("parse found a service")
+    }
+
     /// The named service: a type, an alias or a catalog name.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ use crate::admin::{self, Admin};
 use crate::config::{self, Config};
 use crate::entry::Entry;
 use crate::error::ProxyError;
+use crate::facade;
 use crate::gateway::{self, Door, Gateway, Shared};
 use crate::keystone::{Discovery, Event, Observer, TokenCache};
 use crate::metrics::{Metrics, WorkerMetrics};
@@ -140,6 +141,7 @@ impl App {
             tls: &tls,
             metrics: Arc::clone(&metrics),
             discovery: Discovery::new(runtime.clone()),
+            keys: Arc::new(facade::Keys::load(&config.facade)),
             draining: Arc::clone(&draining),
         };
         let shared = parts
@@ -279,6 +281,8 @@ fn doors<'a>(config: &Config, addresses: impl Iterator<Item = &'a Address>) -> V
 fn door(listener: &config::Listener, address: &Address) -> Door {
     let tls = listener.server.tls.is_some();
     Door {
+        logins: listener.logins,
+        pinned: listener.pinned.clone(),
         scheme: if tls { Scheme::Https } else { Scheme::Http },
         entry: Entry::new(&listener.entry, address, tls),
         policy: listener.policy.clone(),
@@ -344,6 +348,7 @@ pub fn parts(config: &Config, runtime: &Handle) -> Result<Arc<Shared>, StartErro
         tls: &load_tls(config)?,
         metrics: Metrics::new(),
         discovery: Discovery::new(runtime.clone()),
+        keys: Arc::default(),
         draining: Arc::default(),
     };
     Ok(parts.shared(Vec::new(), runtime))
@@ -356,6 +361,7 @@ struct Parts<'a> {
     tls: &'a [Arc<rustls::ClientConfig>],
     metrics: Arc<Metrics>,
     discovery: Discovery,
+    keys: Arc<facade::Keys>,
     draining: Arc<AtomicBool>,
 }
 
@@ -384,6 +390,8 @@ impl Parts<'_> {
                 replay_total: config.limits.replay_total,
                 proof: config.timeouts.proof,
             },
+            facade: config.facade.clone(),
+            keys: Arc::clone(&self.keys),
             body_limits: config.body_limits.clone(),
             clouds: config.clouds.iter().cloned().map(Arc::new).collect(),
             cloud_policies: config

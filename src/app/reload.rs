@@ -64,6 +64,7 @@ impl App {
             tls: &tls,
             metrics: Arc::clone(&old.metrics),
             discovery: old.discovery.clone(),
+            keys: Arc::clone(&old.keys),
             draining: Arc::clone(&self.draining),
         };
         let addresses = self.listeners.iter().chain([&self.admin]).map(|running| &running.address);

@@ -103,6 +103,8 @@ impl Layers<'_> {
             server: server::Config { address, tls, mode, users },
             entry: entry::Config { hosts, origins, required },
             policy,
+            logins: crate::facade::Logins::default(),
+            pinned: None,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::policy::Policy;
 use crate::proxy::BodyLimits;
 use crate::server::Address;
 use crate::upstream::{BaseUrl, Scheme};
-use crate::{entry, keystone, server};
+use crate::{entry, facade, keystone, server};
 
 mod cloud;
 mod clouds;
@@ -51,6 +51,10 @@ pub struct Config {
     pub clouds: Vec<keystone::Config>,
     /// What may be done with a cloud, by the cloud's name, whatever the listener.
     pub cloud_policies: BTreeMap<String, Arc<Policy>>,
+    /// `[facade]`, `[login.NAME]`, and what clients see of each cloud.
+    pub facade: facade::Config,
+    /// Services whose answers keep the links that they wrote, by the cloud's name; `*` for all of a cloud.
+    pub raw_links: BTreeMap<String, Vec<String>>,
     /// What is logged, and how.
     pub log: Log,
     /// How long requests in flight may take to finish once keyway was told to stop.
@@ -76,6 +80,10 @@ pub struct Listener {
     pub entry: entry::Config,
     /// What they may do.
     pub policy: Option<Arc<Policy>>,
+    /// Who may log in.
+    pub logins: facade::Logins,
+    /// The address that it stands for, if it serves one service only: `/cloud/lab/compute`.
+    pub pinned: Option<String>,
 }
 
 impl Listener {
@@ -86,6 +94,8 @@ impl Listener {
             server: server::Config::at(address.into()),
             entry: entry::Config::default(),
             policy: None,
+            logins: facade::Logins::default(),
+            pinned: None,
         }
     }
 
@@ -374,6 +384,8 @@ impl Layers<'_> {
             workers: self.setting("workers", cores, |text| at_most(value::count(text)?, 1024)),
             clouds: Vec::new(),
             cloud_policies: BTreeMap::new(),
+            facade: facade::Config::default(),
+            raw_links: BTreeMap::new(),
             log: Log {
                 format: self.setting("log.format", log.format, log_format),
                 level: self.setting("log.level", log.level, log_level),

@@ -33,6 +33,11 @@ fn describe(error: &ProxyError, head_only: bool) -> (StatusCode, HeaderMap, Opti
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_LENGTH, text.len().into());
+    if let ProxyError::Unauthorized { keystone, .. } = error
+        && let Ok(value) = HeaderValue::try_from(format!("Keystone uri=\"{keystone}\""))
+    {
+        headers.insert(header::WWW_AUTHENTICATE, value);
+    }
     if let Some(wait) = error.retry_after() {
         headers.insert(
             header::RETRY_AFTER,
@@ -68,6 +73,12 @@ enum Kind {
 }
 
 impl Body {
+    /// One of keyway's own, of the request that `record` is about.
+    pub(super) fn own(text: Bytes, record: Box<Record>) -> Self {
+        let text = (!text.is_empty()).then_some(text);
+        Self { kind: Kind::Own(text), broken: false, record: Some(record) }
+    }
+
     /// A service's, of the request that `record` is about.
     pub(super) fn upstream(body: upstream::Body, sent: Sent, record: Box<Record>) -> Self {
         Self { kind: Kind::Upstream(body, sent), broken: false, record: Some(record) }

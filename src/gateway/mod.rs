@@ -5,14 +5,15 @@
 //! kept by path prefix, and read anew when the token cache says that anything changed.
 
 mod body;
+mod local;
 mod record;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header;
 use http::request::Parts;
 use http::{Method, Request, Response};
@@ -21,9 +22,10 @@ use self::record::Record;
 use crate::body::ReplayBudget;
 use crate::entry::Entry;
 use crate::error::ProxyError;
+use crate::facade::{self, Logins, Session};
 use crate::framing;
 use crate::incoming::Incoming;
-use crate::keystone::{self, AllowHttp, Auth, Discovery, Token, TokenCache, service_type};
+use crate::keystone::{self, AllowHttp, Asked, Auth, Discovery, Scope, Token, TokenCache, service_type};
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
 use crate::policy::{Denied, Policy, View};
 use crate::proxy::headers::{self, Fields};
@@ -54,6 +56,10 @@ pub struct Config {
 /// A listener, as a request sees it.
 #[derive(Clone, Debug)]
 pub struct Door {
+    /// Who may log in through it.
+    pub logins: Logins,
+    /// The address that it stands for, if it serves one service only: `/cloud/lab/compute`.
+    pub pinned: Option<String>,
     /// What a client writes before `://`.
     pub scheme: Scheme,
     /// What it asks of a request before anything else.
@@ -69,6 +75,10 @@ pub struct Shared {
     pub doors: Vec<Door>,
     /// See [`Config`].
     pub config: Config,
+    /// What local clients may log in with, and what they see.
+    pub facade: facade::Config,
+    /// The keys of the tokens that they get.
+    pub keys: Arc<facade::Keys>,
     /// How large a request's body may be, by service.
     pub body_limits: BodyLimits,
     /// The clouds, the default one first.
@@ -89,13 +99,20 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
+/// Destinations by path prefix: of requests without a session, and of each session's scope.
+#[derive(Debug, Default)]
+struct Destinations {
+    own: HashMap<Box<str>, Arc<Destination>>,
+    of_sessions: HashMap<(Box<str>, Scope), HashMap<Box<str>, Arc<Destination>>>,
+}
+
 /// One worker's entrance.
 #[derive(Debug)]
 pub struct Gateway {
     shared: Arc<Shared>,
     clients: Vec<upstream::Client>,
     proxy: Proxy,
-    destinations: Mutex<HashMap<Box<str>, Arc<Destination>>>,
+    destinations: Mutex<Destinations>,
     worker: Arc<WorkerMetrics>,
     /// Where requests are counted that name no service.
     nowhere: Arc<ServiceMetrics>,
@@ -139,7 +156,11 @@ impl Gateway {
             proxy::drain_unasked(&record.parts, unread);
         }
         match outcome {
-            Ok(Answer { response, at, sent }) => {
+            Ok(Reply::Own(response)) => {
+                record.status = response.status();
+                response.map(|body| Body::own(body, record))
+            }
+            Ok(Reply::Service(Answer { response, at, sent })) => {
                 record.upstream = Some(at - record.start);
                 // Reading the clock costs as much as the rest of the bookkeeping.
                 record.ended = response.body().is_buffered().then_some(at);
@@ -173,19 +194,30 @@ impl Gateway {
         listener: usize,
         incoming: &mut Option<Incoming>,
         record: &mut Record,
-    ) -> Result<Answer, ProxyError> {
+    ) -> Result<Reply, ProxyError> {
         let parts = &record.parts;
         let fields = Fields::of(&parts.headers);
         door.entry.check(parts, &fields)?;
         self.check(parts, &fields)?;
         let route = Route::parse(parts.uri.path())?;
+        let session =
+            if fields.token || door.logins == Logins::Configured { self.session(door, parts)? } else { None };
+        if facade::concerns(&route)
+            && let Some(reply) =
+                Box::pin(self.facade(door, &route, session.as_deref(), parts, incoming)).await?
+        {
+            return Ok(Reply::Own(reply));
+        }
         if let Some(policy) = &door.policy {
             policy.before(&parts.method)?;
         }
-        let (destination, cached_token) = match self.known(route.prefix, record.start) {
+        let (destination, cached_token) = match self.known(session.as_deref(), route.prefix, record.start) {
             Some(destination) => (destination, true),
             // Boxed, as all that is rare: a request's future is moved a few times, so it should be small.
-            None => Box::pin(self.resolve(&route, &parts.method, &mut record.service)).await?,
+            None => {
+                let resolving = self.resolve(session.as_deref(), &route, &parts.method, &mut record.service);
+                Box::pin(resolving).await?
+            }
         };
         record.service = Arc::clone(&destination.metrics);
         record.cached_token = cached_token;
@@ -218,7 +250,7 @@ impl Gateway {
         let mut answer = answer.await?;
         let here = links::Here { scheme: door.scheme, authority: authority(parts), prefix: route.prefix };
         links::localize(answer.response.headers_mut(), here, &destination.url, &destination.base);
-        Ok(answer)
+        Ok(Reply::Service(answer))
     }
 
     /// Refuses what could be read in two ways, or is larger than allowed.
@@ -237,8 +269,13 @@ impl Gateway {
     }
 
     /// A destination that was resolved before and still holds.
-    fn known(&self, prefix: &str, now: Instant) -> Option<Arc<Destination>> {
+    fn known(&self, session: Option<&Session>, prefix: &str, now: Instant) -> Option<Arc<Destination>> {
         let destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
+        let destinations = match session {
+            None => &destinations.own,
+            // A session's cloud and scope never change, so its key is made once.
+            Some(session) => destinations.of_sessions.get(&session.key)?,
+        };
         let destination = destinations.get(prefix)?;
         let holds = destination.version == self.shared.tokens.version() && destination.token.is_fresh(now);
         holds.then(|| Arc::clone(destination))
@@ -248,6 +285,7 @@ impl Gateway {
     /// cloud is known, that is where the request is `counted`.
     async fn resolve(
         &self,
+        session: Option<&Session>,
         route: &Route<'_>,
         method: &Method,
         counted: &mut Arc<ServiceMetrics>,
@@ -267,7 +305,14 @@ impl Gateway {
             policy.before(method)?;
         }
         *counted = shared.metrics.service(&self.worker, &cloud.name, "none");
-        let key = keystone::Key { cloud: index, project: route.project()?.map(Cow::into_owned) };
+        let asked = match (session, route.project()?) {
+            (Some(session), _) if session.cloud() != cloud.name => return Err(ProxyError::ForeignToken),
+            (Some(session), None) => session.asked(),
+            (Some(_), Some(_)) => return Err(ProxyError::TokenScope),
+            (None, Some(project)) => Asked::Project(project.into_owned()),
+            (None, None) => Asked::Own,
+        };
+        let key = keystone::Key { cloud: index, scope: asked };
         // Read first: what changes while this goes on is noticed by the next request.
         let version = shared.tokens.version();
         let cached = shared.tokens.snapshot(&key).is_some();
@@ -303,8 +348,12 @@ impl Gateway {
         });
         let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
         if destinations.len() >= MAX_DESTINATIONS {
-            destinations.clear();
+            *destinations = Destinations::default();
         }
+        let destinations = match session {
+            None => &mut destinations.own,
+            Some(session) => destinations.of_sessions.entry(session.key.clone()).or_default(),
+        };
         destinations.insert(route.prefix.into(), Arc::clone(&destination));
         Ok((destination, cached))
     }
@@ -314,11 +363,29 @@ impl Gateway {
     pub fn refresh(&self) {
         let version = self.shared.tokens.version();
         let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
-        destinations.retain(|_, destination| destination.version == version);
+        destinations.own.retain(|_, destination| destination.version == version);
+        destinations.of_sessions.retain(|_, of_session| {
+            of_session.retain(|_, destination| destination.version == version);
+            !of_session.is_empty()
+        });
         drop(destinations);
         let idle: usize = self.clients.iter().map(upstream::Client::idle).sum();
         self.worker.upstream_idle.store(i64::try_from(idle).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
+}
+
+impl Destinations {
+    fn len(&self) -> usize {
+        self.own.len() + self.of_sessions.values().map(HashMap::len).sum::<usize>()
+    }
+}
+
+/// What a request is answered with.
+enum Reply {
+    /// What its service said.
+    Service(Answer),
+    /// What keyway says itself.
+    Own(Response<Bytes>),
 }
 
 /// Whether an endpoint may get a token: over plain http only if Keystone gives it out that way, or

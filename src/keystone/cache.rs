@@ -48,14 +48,35 @@ const UNCHECKED: Duration = Duration::from_secs(10);
 pub struct Key {
     /// The cloud's place in the list that the cache was made from.
     pub cloud: usize,
-    /// A project's id or name; `None` for the scope that the cloud's configuration asks for.
-    pub project: Option<String>,
+    /// For what.
+    pub scope: Asked,
+}
+
+/// What a token should be good for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Asked {
+    /// The scope that the cloud's configuration asks for.
+    Own,
+    /// A project of the user, by id or name: which one is found out first.
+    Project(String),
+    /// This very scope, whatever Keystone says to it.
+    Exactly(Scope),
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("the cloud's own scope"),
+            Self::Project(project) => f.write_str(project),
+            Self::Exactly(scope) => scope.fmt(f),
+        }
+    }
 }
 
 impl Key {
     /// The key of a cloud's own scope.
     pub fn of_cloud(cloud: usize) -> Self {
-        Self { cloud, project: None }
+        Self { cloud, scope: Asked::Own }
     }
 }
 
@@ -368,10 +389,12 @@ impl TokenCache {
             Source::Fixed(token) => Some(Arc::clone(token)),
             Source::Unusable(_) => None,
         };
-        let Some(project) = &key.project else { return own() };
+        if key.scope == Asked::Own {
+            return own();
+        }
         match self.shared.projects.get(key) {
             Some(slot) => slot.snapshot(),
-            None => own().filter(|token| is_project_of(token, project)),
+            None => own().filter(|token| has_scope(token, &key.scope)),
         }
     }
 
@@ -391,9 +414,9 @@ impl TokenCache {
                 };
                 self.in_time(key, seeking).await
             }
-            Source::Fixed(token) => match &key.project {
-                None => Ok(Arc::clone(token)),
-                Some(asked) => Err(Arc::new(AuthError::ScopeFixed { asked: asked.clone() })),
+            Source::Fixed(token) => match &key.scope {
+                Asked::Own => Ok(Arc::clone(token)),
+                asked => Err(Arc::new(AuthError::ScopeFixed { asked: asked.to_string() })),
             },
             Source::Unusable(error) => Err(Arc::clone(error)),
         }
@@ -501,7 +524,7 @@ impl TokenCache {
         key: &Key,
         seeking: impl Future<Output = Result<Arc<Token>, Arc<AuthError>>>,
     ) -> Result<Arc<Token>, Arc<AuthError>> {
-        if key.project.is_none() {
+        if key.scope == Asked::Own {
             return seeking.await;
         }
         let after = self.shared.deadline;
@@ -512,7 +535,9 @@ impl TokenCache {
 
     /// The slot of a key. A project that is the cloud's own shares its token.
     async fn slot(&self, cloud: &Cloud, key: &Key) -> Result<Arc<Slot>, Arc<AuthError>> {
-        let Some(project) = &key.project else { return Ok(Arc::clone(&cloud.slot)) };
+        if key.scope == Asked::Own {
+            return Ok(Arc::clone(&cloud.slot));
+        }
         if let Some(slot) = self.shared.projects.get(key) {
             return Ok(slot);
         }
@@ -520,13 +545,13 @@ impl TokenCache {
             Some(token) => token,
             None => cloud.slot.current(&self.shared, None).await?,
         };
-        if is_project_of(&own, project) {
+        if has_scope(&own, &key.scope) {
             return Ok(Arc::clone(&cloud.slot));
         }
         if let Auth::Identity(identity) = &cloud.config.auth
             && matches!(identity.method, Method::ApplicationCredential { .. })
         {
-            return Err(Arc::new(AuthError::ScopeFixed { asked: project.clone() }));
+            return Err(Arc::new(AuthError::ScopeFixed { asked: key.scope.to_string() }));
         }
         Ok(self.shared.projects.get_with(key.clone(), || Arc::new(Slot::new(key.clone()))))
     }
@@ -557,8 +582,12 @@ impl Shared {
         else {
             return Err(Trouble::NotAsked(AuthError::FixedToken));
         };
-        let Some(asked) = &login.key.project else {
-            return self.authenticate(cloud, keystone.as_ref(), &identity.scope, login).await;
+        let asked = match &login.key.scope {
+            Asked::Own => return self.authenticate(cloud, keystone.as_ref(), &identity.scope, login).await,
+            Asked::Exactly(scope) => {
+                return self.authenticate(cloud, keystone.as_ref(), scope, login).await;
+            }
+            Asked::Project(asked) => asked,
         };
         let id = match (&login.project_id, &login.lister) {
             (Some(id), _) => id.clone(),
@@ -714,8 +743,18 @@ fn is_about_keystone(error: &AuthError) -> bool {
     }
 }
 
-fn is_project_of(token: &Token, asked: &str) -> bool {
-    token.project.as_ref().is_some_and(|project| project.id == asked || project.name == asked)
+/// Whether a token is good for what is asked, as far as it tells.
+fn has_scope(token: &Token, asked: &Asked) -> bool {
+    match asked {
+        Asked::Own => true,
+        Asked::Project(asked) => {
+            token.project.as_ref().is_some_and(|project| project.id == *asked || project.name == *asked)
+        }
+        Asked::Exactly(Scope::Project(super::Project::Id(id))) => {
+            token.project.as_ref().is_some_and(|project| project.id == *id)
+        }
+        Asked::Exactly(_) => false,
+    }
 }
 
 fn match_project(projects: &[ProjectInfo], asked: &str, own: &Token) -> Result<String, AuthError> {

@@ -141,6 +141,19 @@ pub enum Scope {
     System,
 }
 
+/// For people and logs: `project demo`, `domain default`, `the system`.
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("the default scope"),
+            Self::Unscoped => f.write_str("no scope"),
+            Self::Project(Project::Id(name) | Project::Name { name, .. }) => write!(f, "project {name}"),
+            Self::Domain(Domain::Id(name) | Domain::Name(name)) => write!(f, "domain {name}"),
+            Self::System => f.write_str("the system"),
+        }
+    }
+}
+
 /// A project, by id or by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Project {

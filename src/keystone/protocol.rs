@@ -127,6 +127,7 @@ pub fn read_v3_token(answer: &Response<Bytes>, sent: Sent) -> Result<Token, Auth
     let mut read = with_times(id, catalog, &token["expires_at"], &token["issued_at"], answer, sent)?;
     read.project = named(&token["project"], "name");
     read.user = named(&token["user"], "name");
+    read.document = Some(token.to_string().into());
     Ok(read)
 }
 

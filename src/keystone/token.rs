@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::HeaderValue;
 use jiff::Timestamp;
 
@@ -100,6 +101,9 @@ pub struct Token {
     pub project: Option<Named>,
     /// Whose it is; unknown for a fixed token.
     pub user: Option<Named>,
+    /// What Keystone said of it: the text of the `token` object of Identity v3, catalog included. Of an
+    /// Identity v2.0 token, the same as v3 would have said it. `None` for a fixed token.
+    pub document: Option<Bytes>,
     /// Its end by Keystone's clock, UNIX seconds, for people and metrics; `None` where it has none.
     pub expires_at: Option<i64>,
     born: Instant,
@@ -118,6 +122,7 @@ impl Token {
             catalog: Arc::new(catalog),
             project: None,
             user: None,
+            document: None,
             expires_at: None,
             born,
             expires: born.checked_add(lifetime),

@@ -30,6 +30,8 @@ pub struct Fields {
     pub hosts: usize,
     /// There is an Origin or a Sec-Fetch-Site: a browser sent it.
     pub browser: bool,
+    /// There is an X-Auth-Token.
+    pub token: bool,
 }
 
 impl Fields {
@@ -45,6 +47,7 @@ impl Fields {
                 header::CONNECTION => fields.connection = true,
                 header::HOST => fields.hosts += 1,
                 header::ORIGIN => fields.browser = true,
+                _ if *name == X_AUTH_TOKEN => fields.token = true,
                 _ => fields.browser |= *name == SEC_FETCH_SITE,
             }
         }

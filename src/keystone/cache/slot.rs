@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::breaker::{Breaker, Bucket, Failure};
-use super::{Event, Key, Outcome, Reason, Shared, Status};
+use super::{Asked, Event, Key, Outcome, Reason, Shared, Status};
 use crate::keystone::{AuthError, Token, TokenId};
 use crate::secret;
 
@@ -161,7 +161,7 @@ impl Slot {
 
     /// Whether a login would have to look up the project first.
     pub(super) fn must_resolve(&self) -> bool {
-        self.key.project.is_some() && self.lock().project_id.is_none()
+        matches!(self.key.scope, Asked::Project(_)) && self.lock().project_id.is_none()
     }
 
     pub(super) fn status(&self, breaker: &Breaker) -> Status {
@@ -353,14 +353,18 @@ impl Slot {
     /// of another project if it was used since it was issued.
     fn is_wanted(&self, state: &State) -> bool {
         let used = state.token.as_ref().is_some_and(|token| token.was_used());
-        self.key.project.is_none() || (used && state.project_id.is_some())
+        match self.key.scope {
+            Asked::Own => true,
+            Asked::Project(_) => used && state.project_id.is_some(),
+            Asked::Exactly(_) => used,
+        }
     }
 
     /// Takes the result of a flight in and says what those hear who waited for it.
     fn land(self: &Arc<Self>, shared: &Arc<Shared>, login: Login, result: Result<Token, Trouble>) -> Answer {
         let (mut state, now) = (self.lock(), now());
         let flight = state.flight.take();
-        let (index, own, reason) = (self.key.cloud, self.key.project.is_none(), login.reason);
+        let (index, own, reason) = (self.key.cloud, self.key.scope == Asked::Own, login.reason);
         state.project_id = login.project_id;
         let cloud = &shared.clouds[index].config.name;
         let took = now.saturating_duration_since(login.start);

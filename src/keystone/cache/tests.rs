@@ -299,7 +299,7 @@ fn own() -> Key {
 }
 
 fn key(project: &str) -> Key {
-    Key { cloud: 0, project: Some(project.to_owned()) }
+    Key { cloud: 0, scope: Asked::Project(project.to_owned()) }
 }
 
 fn id(token: Arc<Token>) -> String {
@@ -715,7 +715,7 @@ async fn a_fixed_token_serves_every_service_and_is_never_renewed() {
     assert!(matches!(*error, AuthError::FixedToken));
     let error = cache.current(&key("lab")).await.unwrap_err();
     assert!(matches!(*error, AuthError::ScopeFixed { .. }));
-    let elsewhere = Key { cloud: 7, project: None };
+    let elsewhere = Key::of_cloud(7);
     assert!(matches!(*cache.current(&elsewhere).await.unwrap_err(), AuthError::NoSuchCloud));
     assert!(cache.snapshot(&elsewhere).is_none());
 }

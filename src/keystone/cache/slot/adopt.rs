@@ -30,7 +30,7 @@ impl TokenCache {
         }
         for (key, slot) in &old.shared.projects {
             if let Some((_, to)) = same.iter().find(|(from, _)| *from == key.cloud) {
-                let key = Key { cloud: *to, project: key.project.clone() };
+                let key = Key { cloud: *to, scope: key.scope.clone() };
                 let heir = Arc::new(Slot::new(key.clone()));
                 heir.inherit(&self.shared, &slot);
                 self.shared.projects.insert(key, heir);

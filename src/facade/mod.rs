@@ -1,0 +1,81 @@
+//! Keystone as a local client should see it: who may log in here, and what does a token of ours mean?
+//!
+//! A client logs in at `/identity` with whatever it has. What it gets is no token of the cloud's but one of
+//! keyway's own ([`Session`], sealed by [`Keys`]): requests that bring it run with the scope that it was
+//! issued for. The catalog in it points back at keyway.
+
+mod keys;
+mod session;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use self::keys::Keys;
+pub use self::session::{Session, Unusable};
+use crate::keystone::{Interface, Secret};
+use crate::route::Route;
+
+/// Who may log in at a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Logins {
+    /// Anybody, with any password, or without logging in at all: whoever reaches the listener may use it.
+    #[default]
+    Any,
+    /// Only the logins of the configuration; without one of their tokens or passwords, nothing is served.
+    Configured,
+}
+
+/// What the operator decided about logins and tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How long a token lives.
+    pub token_life: Duration,
+    /// Where the keys are that seal tokens, and what was revoked. `None`: in memory only, so that no token
+    /// outlives the process.
+    pub state: Option<PathBuf>,
+    /// `[login.NAME]`.
+    pub logins: Vec<Login>,
+    /// What clients see of a cloud, by its name; clouds that are not in here are shown as they are.
+    pub clouds: BTreeMap<String, View>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            token_life: Duration::from_secs(12 * 3600),
+            state: None,
+            logins: Vec::new(),
+            clouds: BTreeMap::new(),
+        }
+    }
+}
+
+/// One configured login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// Its name, which is the user's name for Keystone's clients.
+    pub name: String,
+    /// Its password; also good as an X-Auth-Token.
+    pub password: Secret,
+}
+
+/// What clients see of a cloud.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// The projects that a client may ask for, by id or name; empty for all that the credential can have.
+    pub projects: Vec<String>,
+    /// Types to list a service under besides its own, such as `volumev3`.
+    pub legacy_types: Vec<String>,
+    /// Services that the catalog leaves out, by type.
+    pub hidden: Vec<String>,
+    /// The only interface that the catalog shows, under the names of all three.
+    pub interface: Option<Interface>,
+    /// The only region that the catalog shows.
+    pub region: Option<String>,
+}
+
+/// Whether a route may be the facade's: Keystone's own, or one that clients probe at a listener's root.
+pub fn concerns(route: &Route<'_>) -> bool {
+    matches!(route.service_as_written(), "identity" | "keystone" | "v3" | "v2.0" | "auth" | "info")
+}
