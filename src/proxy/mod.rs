@@ -2,6 +2,7 @@
 
 pub mod headers;
 pub mod links;
+pub mod origins;
 pub mod rewrite;
 mod sent;
 
