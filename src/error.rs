@@ -93,16 +93,25 @@ pub enum ProxyError {
     #[error("{}", for_client(.0))]
     Auth(Arc<AuthError>),
     /// A token like keyway's own that opens nothing, or none where one is wanted.
-    #[error("the request has no good token of keyway's: {why}; log in again at {keystone}")]
+    #[error("the request needs a good token of keyway's, and {why}; log in at {keystone}")]
     Unauthorized {
         /// What is wrong with it.
         why: facade::Unusable,
         /// Where to log in, as the client sees it: `http://localhost:8180/identity`.
         keystone: String,
     },
-    /// A token of keyway's for another cloud than the path names.
-    #[error("the token is for another cloud than this path's; log in again at the cloud's /identity")]
-    ForeignToken,
+    /// A login that the configuration does not have.
+    #[error("there is no such login, or it has another password; log in as a [login.NAME] of keyway.toml")]
+    WrongPassword {
+        /// As in [`ProxyError::Unauthorized`].
+        keystone: String,
+    },
+    /// Too many wrong passwords.
+    #[error("too many wrong passwords came in by this listener; try again shortly, with the right one")]
+    TooManyLogins {
+        /// When the next one is looked at.
+        wait: Duration,
+    },
     /// A path that names a project, with a token of keyway's that has a scope of its own.
     #[error(
         "the path names a project, but the token has a scope of its own; leave `/project/` out, or the token"
@@ -135,12 +144,13 @@ impl Reason {
 }
 
 impl ProxyError {
-    /// The status the client sees. Never 401 for our own trouble, only for a token of keyway's own.
+    /// The status the client sees. Never 401 for our own trouble, only for a token or a login of keyway's own.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Entry(refusal) => refusal.status(),
             Self::Denied { .. } | Self::TokenScope => StatusCode::FORBIDDEN,
-            Self::Unauthorized { .. } | Self::ForeignToken => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized { .. } | Self::WrongPassword { .. } => StatusCode::UNAUTHORIZED,
+            Self::TooManyLogins { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) | Self::UnknownCloud { .. } => {
                 StatusCode::NOT_FOUND
             }
@@ -172,7 +182,9 @@ impl ProxyError {
         Reason(match self {
             Self::Entry(refusal) => refusal.reason(),
             Self::Denied { .. } => "denied",
-            Self::Unauthorized { .. } | Self::ForeignToken => "bad_token",
+            Self::Unauthorized { .. } => "bad_token",
+            Self::WrongPassword { .. } => "bad_login",
+            Self::TooManyLogins { .. } => "too_many_logins",
             Self::TokenScope => "token_scope",
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) => "no_route",
             Self::UnknownCloud { .. } => "unknown_cloud",
@@ -204,6 +216,7 @@ impl ProxyError {
                 Some(error.retry_after().unwrap_or(Duration::from_secs(1)).max(Duration::from_secs(1)))
             }
             Self::Overloaded => Some(Duration::from_secs(1)),
+            Self::TooManyLogins { wait } => Some((*wait).max(Duration::from_secs(1))),
             _ => None,
         }
     }

@@ -31,6 +31,10 @@ pub struct Metrics {
     pub errors: IntCounterVec,
     /// Requests that a policy denied: `{policy,rule}`, both as the configuration calls them.
     pub denied: IntCounterVec,
+    /// Logins at keyway's own Keystone: `{result}`, `ok`, `refused` or `limited`.
+    pub logins: IntCounterVec,
+    /// Requests whose token of keyway's was not good, or missing: `{why}`, see [`Metrics::show_refusals`].
+    pub sessions_refused: IntCounterVec,
     /// Calls to Keystone for a token: `{cloud,reason,result}`.
     pub token_requests: IntCounterVec,
     /// How long they took: `{cloud}`.
@@ -201,6 +205,10 @@ impl Metrics {
         for result in ["ok", "failed"] {
             reloads.with_label_values(&[result]);
         }
+        let logins = counters("keyway_logins_total", "Logins at keyway's own Keystone", &["result"]);
+        for result in ["ok", "refused", "limited"] {
+            logins.with_label_values(&[result]);
+        }
         let connections = IntGaugeVec::new(
             Opts::new("keyway_connections", "Open connections: downstream active, upstream idle"),
             &["side", "state"],
@@ -269,6 +277,12 @@ impl Metrics {
                 "keyway_errors_total",
                 "Errors that keyway answered itself, and answers that broke off",
                 &["reason"],
+            ),
+            logins,
+            sessions_refused: counters(
+                "keyway_sessions_refused_total",
+                "Requests with a token of keyway's that is not good, or without one where it is wanted",
+                &["why"],
             ),
             denied: counters("keyway_denied_total", "Requests that a policy denied", &["policy", "rule"]),
             token_requests: counters(
@@ -352,6 +366,13 @@ impl Metrics {
             let _ = self.token_backoff.with_label_values(&[name]);
             let _ = self.breaker_open.with_label_values(&[name]);
             let _ = self.refusals_capped.with_label_values(&[name]);
+        }
+    }
+
+    /// The same for each reason why a token of keyway's is refused.
+    pub fn show_refusals(&self, reasons: impl IntoIterator<Item = &'static str>) {
+        for why in reasons {
+            self.sessions_refused.with_label_values(&[why]);
         }
     }
 

@@ -282,6 +282,8 @@ fn door(listener: &config::Listener, address: &Address) -> Door {
     let tls = listener.server.tls.is_some();
     Door {
         logins: listener.logins,
+        attempts: Arc::default(),
+        url: address.url(tls),
         pinned: listener.pinned.clone(),
         scheme: if tls { Scheme::Https } else { Scheme::Http },
         entry: Entry::new(&listener.entry, address, tls),
@@ -378,6 +380,7 @@ impl Parts<'_> {
         }
         let names: Vec<_> = config.clouds.iter().map(|cloud| cloud.name.clone()).collect();
         self.metrics.show_clouds(&names);
+        self.metrics.show_refusals(facade::Unusable::ALL.map(facade::Unusable::as_str));
         let observed = Arc::clone(&self.metrics);
         let observer: Observer = Arc::new(move |event: &Event| observe(&observed, &names, event));
         let clouds = config.clouds.iter().cloned().zip(clients.iter().cloned()).collect();
@@ -391,6 +394,7 @@ impl Parts<'_> {
                 proof: config.timeouts.proof,
             },
             facade: config.facade.clone(),
+            passwords: facade::Passwords::new(&config.facade.logins),
             keys: Arc::clone(&self.keys),
             body_limits: config.body_limits.clone(),
             clouds: config.clouds.iter().cloned().map(Arc::new).collect(),

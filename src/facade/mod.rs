@@ -5,14 +5,16 @@
 //! issued for. The catalog in it points back at keyway.
 
 mod keys;
+mod login;
 mod session;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::keys::Keys;
-pub use self::session::{Session, Unusable};
+pub use self::keys::{Keys, random_id};
+pub use self::login::{Attempts, Passwords};
+pub use self::session::{Session, Unusable, Vouched};
 use crate::keystone::{Interface, Secret};
 use crate::route::Route;
 

@@ -7,6 +7,7 @@
 mod body;
 mod local;
 mod record;
+mod session;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +20,11 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 
 use self::record::Record;
+use self::session::{Caller, Opened};
 use crate::body::ReplayBudget;
 use crate::entry::Entry;
 use crate::error::ProxyError;
-use crate::facade::{self, Logins, Session};
+use crate::facade::{self, Attempts, Logins, Passwords, Session, Unusable};
 use crate::framing;
 use crate::incoming::Incoming;
 use crate::keystone::{self, AllowHttp, Asked, Auth, Discovery, Scope, Token, TokenCache, service_type};
@@ -58,6 +60,10 @@ pub struct Config {
 pub struct Door {
     /// Who may log in through it.
     pub logins: Logins,
+    /// The wrong passwords that came in by it.
+    pub attempts: Arc<Attempts>,
+    /// How a client names it: `http://127.0.0.1:8180`.
+    pub url: String,
     /// The address that it stands for, if it serves one service only: `/cloud/lab/compute`.
     pub pinned: Option<String>,
     /// What a client writes before `://`.
@@ -77,6 +83,8 @@ pub struct Shared {
     pub config: Config,
     /// What local clients may log in with, and what they see.
     pub facade: facade::Config,
+    /// The configured logins.
+    pub passwords: Passwords,
     /// The keys of the tokens that they get.
     pub keys: Arc<facade::Keys>,
     /// How large a request's body may be, by service.
@@ -113,6 +121,7 @@ pub struct Gateway {
     clients: Vec<upstream::Client>,
     proxy: Proxy,
     destinations: Mutex<Destinations>,
+    opened: Mutex<Opened>,
     worker: Arc<WorkerMetrics>,
     /// Where requests are counted that name no service.
     nowhere: Arc<ServiceMetrics>,
@@ -137,7 +146,15 @@ impl Gateway {
             replay,
             config.proof,
         );
-        Self { shared, clients, proxy, destinations: Mutex::default(), worker, nowhere }
+        Self {
+            shared,
+            clients,
+            proxy,
+            destinations: Mutex::default(),
+            opened: Mutex::default(),
+            worker,
+            nowhere,
+        }
     }
 
     /// This worker's connections, by cloud.
@@ -199,23 +216,33 @@ impl Gateway {
         let fields = Fields::of(&parts.headers);
         door.entry.check(parts, &fields)?;
         self.check(parts, &fields)?;
-        let route = Route::parse(parts.uri.path())?;
-        let session =
-            if fields.token || door.logins == Logins::Configured { self.session(door, parts)? } else { None };
+        let caller = if fields.token || door.logins == Logins::Configured {
+            self.caller(door, parts, record.start)?
+        } else {
+            Caller::default()
+        };
+        let route = match (Route::parse(parts.uri.path()), caller.refused) {
+            (Ok(route), _) => route,
+            (Err(_), Some(why)) => return Err(self.unauthorized(door, None, parts, why)),
+            (Err(error), None) => return Err(error.into()),
+        };
         if facade::concerns(&route)
-            && let Some(reply) =
-                Box::pin(self.facade(door, &route, session.as_deref(), parts, incoming)).await?
+            && let Some(reply) = Box::pin(self.facade(door, &route, &caller, parts, incoming)).await?
         {
             return Ok(Reply::Own(reply));
         }
+        if let Some(why) = caller.refused {
+            return Err(self.unauthorized(door, Some(&route), parts, why));
+        }
+        let session = caller.session.as_deref();
         if let Some(policy) = &door.policy {
             policy.before(&parts.method)?;
         }
-        let (destination, cached_token) = match self.known(session.as_deref(), route.prefix, record.start) {
+        let (destination, cached_token) = match self.known(session, route.prefix, record.start) {
             Some(destination) => (destination, true),
             // Boxed, as all that is rare: a request's future is moved a few times, so it should be small.
             None => {
-                let resolving = self.resolve(session.as_deref(), &route, &parts.method, &mut record.service);
+                let resolving = self.resolve(door, session, &route, parts, &mut record.service);
                 Box::pin(resolving).await?
             }
         };
@@ -285,9 +312,10 @@ impl Gateway {
     /// cloud is known, that is where the request is `counted`.
     async fn resolve(
         &self,
+        door: &Door,
         session: Option<&Session>,
         route: &Route<'_>,
-        method: &Method,
+        parts: &Parts,
         counted: &mut Arc<ServiceMetrics>,
     ) -> Result<(Arc<Destination>, bool), ProxyError> {
         let shared = &self.shared;
@@ -302,11 +330,13 @@ impl Gateway {
         let cloud = &shared.clouds[index];
         let cloud_policy = &shared.cloud_policies[index];
         if let Some(policy) = cloud_policy {
-            policy.before(method)?;
+            policy.before(&parts.method)?;
         }
         *counted = shared.metrics.service(&self.worker, &cloud.name, "none");
         let asked = match (session, route.project()?) {
-            (Some(session), _) if session.cloud() != cloud.name => return Err(ProxyError::ForeignToken),
+            (Some(session), _) if session.cloud() != cloud.name => {
+                return Err(self.unauthorized(door, Some(route), parts, Unusable::OtherCloud));
+            }
             (Some(session), None) => session.asked(),
             (Some(_), Some(_)) => return Err(ProxyError::TokenScope),
             (None, Some(project)) => Asked::Project(project.into_owned()),
@@ -369,6 +399,7 @@ impl Gateway {
             !of_session.is_empty()
         });
         drop(destinations);
+        self.forget_ended();
         let idle: usize = self.clients.iter().map(upstream::Client::idle).sum();
         self.worker.upstream_idle.store(i64::try_from(idle).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
