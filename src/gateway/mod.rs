@@ -24,6 +24,7 @@ use self::session::{Caller, Opened};
 use crate::body::ReplayBudget;
 use crate::entry::Entry;
 use crate::error::ProxyError;
+use crate::facade::call::Call;
 use crate::facade::{self, Attempts, Logins, Passwords, Session, Unusable};
 use crate::framing;
 use crate::incoming::Incoming;
@@ -226,10 +227,11 @@ impl Gateway {
             (Err(_), Some(why)) => return Err(self.unauthorized(door, None, parts, why)),
             (Err(error), None) => return Err(error.into()),
         };
-        if facade::concerns(&route)
-            && let Some(reply) = Box::pin(self.facade(door, &route, &caller, parts, incoming)).await?
-        {
-            return Ok(Reply::Own(reply));
+        if let Some(call) = Call::of(&parts.method, &route, parts.uri.path()) {
+            let local = self.facade(door, call, &route, &caller, parts, incoming, &mut record.service);
+            if let Some(reply) = Box::pin(local).await? {
+                return Ok(Reply::Own(reply));
+            }
         }
         if let Some(why) = caller.refused {
             return Err(self.unauthorized(door, Some(&route), parts, why));
