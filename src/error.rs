@@ -78,6 +78,16 @@ pub enum ProxyError {
     /// The catalog lacks it.
     #[error("{}", missing(.0))]
     NoEndpoint(#[from] NoEndpoint),
+    /// No endpoint of the catalog at that origin, or none that the path could belong to.
+    #[error(
+        "no endpoint of the catalog has this address; take one from the catalog or a link that keyway gave \
+         out, or ask for /{{service}}/..., where there are {}",
+        list(available)
+    )]
+    NoOrigin {
+        /// The official types of the services that there are.
+        available: Vec<String>,
+    },
     /// A token must not travel in the clear.
     #[error(
         "the endpoint of `{service}` is plain http although Keystone is https, so it gets no token; have the \
@@ -141,9 +151,9 @@ impl ProxyError {
             Self::Entry(refusal) => refusal.status(),
             Self::Denied { .. } | Self::TokenScope => StatusCode::FORBIDDEN,
             Self::Unauthorized { .. } | Self::ForeignToken => StatusCode::UNAUTHORIZED,
-            Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) | Self::UnknownCloud { .. } => {
-                StatusCode::NOT_FOUND
-            }
+            Self::Route(RouteError::NoService | RouteError::EmptySelector(_) | RouteError::NoOrigin)
+            | Self::UnknownCloud { .. }
+            | Self::NoOrigin { .. } => StatusCode::NOT_FOUND,
             Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) | Self::Body(_) => {
                 StatusCode::BAD_REQUEST
             }
@@ -174,7 +184,10 @@ impl ProxyError {
             Self::Denied { .. } => "denied",
             Self::Unauthorized { .. } | Self::ForeignToken => "bad_token",
             Self::TokenScope => "token_scope",
-            Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) => "no_route",
+            Self::Route(RouteError::NoService | RouteError::EmptySelector(_) | RouteError::NoOrigin) => {
+                "no_route"
+            }
+            Self::NoOrigin { .. } => "no_origin",
             Self::UnknownCloud { .. } => "unknown_cloud",
             Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) => "bad_request",
             Self::Method => "bad_method",
