@@ -6,7 +6,7 @@
 use http::Method;
 
 use super::documents::Version;
-use crate::route::Route;
+use crate::route::{Form, Route};
 
 /// One call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,15 @@ fn id(segment: &str) -> Option<&str> {
     (!segment.is_empty() && !segment.contains(['/', '%'])).then_some(segment)
 }
 
+/// Whether a path at an ordinary listener is what a client asks Keystone for that was given the listener's own
+/// URL: `/`, and all that is below a version.
+pub fn is_at_root(path: &str) -> bool {
+    let below = |version: &str| {
+        path.strip_prefix(version).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    path == "/" || below("/v3") || below("/v2.0")
+}
+
 /// What a route asks for below Keystone's root: `path` is the request's whole one. `None` for the routes of
 /// other services.
 fn below<'a>(route: &Route<'a>, path: &'a str) -> Option<&'a str> {
@@ -106,7 +115,9 @@ fn below<'a>(route: &Route<'a>, path: &'a str) -> Option<&'a str> {
         "identity" | "keystone" => Some(route.rest),
         // Swift's own login, which is at its root.
         "object-store" if matches!(route.rest, "/auth/v1.0" | "/auth/v1") => Some(route.rest),
-        "auth" if matches!(route.rest, "/v1.0" | "/v1") => path.get(route.prefix.len() - "/auth".len()..),
+        "auth" if route.form == Form::Endpoint && matches!(route.rest, "/v1.0" | "/v1") => {
+            path.get(route.prefix.len() - "/auth".len()..)
+        }
         _ => None,
     }
 }

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::session::Caller;
-use super::{Door, Gateway, authority};
+use super::{Address, Door, Gateway};
 use crate::error::ProxyError;
 use crate::facade::call::Call;
 use crate::facade::catalog::{self, Shown};
@@ -29,7 +29,7 @@ use crate::keystone::{self, Asked, Auth, AuthError, Domain, Project, Scope, Toke
 use crate::metrics::ServiceMetrics;
 use crate::proxy;
 use crate::proxy::headers::X_AUTH_TOKEN;
-use crate::route::Route;
+use crate::route::{Route, encode};
 
 static X_SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
 static X_STORAGE_URL: HeaderName = HeaderName::from_static("x-storage-url");
@@ -97,6 +97,12 @@ impl Gateway {
             }
         }
         *counted = self.shared.metrics.service(&self.worker, &cloud.name, "identity");
+        let address = Address::new(&self.shared.doors[0], door, route, parts);
+        // Where only services have listeners, their clients find no more than this one.
+        let mut root = address.ordinary().unwrap_or_else(|| address.base());
+        if index > 0 {
+            root = format!("{root}/cloud/{}", encode(&cloud.name));
+        }
         let local = Local {
             gateway: self,
             door,
@@ -105,8 +111,8 @@ impl Gateway {
             session: caller.session.as_deref(),
             index,
             cloud,
-            base: self.base(door, route, parts),
-            root: self.root(door, parts, (index > 0).then_some(&*cloud.name)),
+            base: address.base(),
+            root,
             region,
             project,
             now: jiff::Timestamp::now().as_second(),
@@ -118,22 +124,6 @@ impl Gateway {
             Err(Failure::Failed(error)) => return Err(error),
         };
         Ok(Some(finish(answer, parts.method == Method::HEAD)))
-    }
-
-    /// Keystone's root as this client named it.
-    fn base(&self, door: &Door, route: &Route<'_>, parts: &Parts) -> String {
-        let authority = authority(parts).unwrap_or("localhost");
-        format!("{}://{authority}{}", door.scheme.as_str(), route.prefix)
-    }
-
-    /// What the URLs of a catalog begin with for this client; `cloud` is none for the default one.
-    fn root(&self, door: &Door, parts: &Parts, cloud: Option<&str>) -> String {
-        let authority = authority(parts).unwrap_or("localhost");
-        let root = format!("{}://{authority}", door.scheme.as_str());
-        match cloud {
-            Some(cloud) => format!("{root}/cloud/{cloud}"),
-            None => root,
-        }
     }
 }
 

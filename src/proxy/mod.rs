@@ -61,6 +61,8 @@ pub struct Destination {
     pub base: rewrite::Base,
     /// The endpoint's URL.
     pub url: crate::upstream::BaseUrl,
+    /// Everything that the token's catalog refers to.
+    pub origins: Arc<origins::Origins>,
     /// What may be done there: one for each listener, then the cloud's. `None` if there is no policy
     /// at all.
     pub policies: Option<Vec<Option<policy::Scoped>>>,

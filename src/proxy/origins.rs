@@ -7,15 +7,17 @@
 //! projects' accounts.
 
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 use super::rewrite::Base;
 use crate::keystone::{self, Auth, Token};
+use crate::route::encode;
 use crate::upstream::{BaseUrl, Origin};
 
 /// The origins of one token's catalog, and of its cloud's configuration.
 #[derive(Debug, Default)]
 pub struct Origins {
-    places: Vec<Place>,
+    places: Vec<Arc<Place>>,
 }
 
 /// One origin, and what is there.
@@ -53,9 +55,7 @@ pub fn id(origin: &Origin) -> String {
             if short.contains('.') { whole() } else { short }.replace(':', ".")
         }
         Err(_) => {
-            const KEEP: &percent_encoding::AsciiSet =
-                &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-            let name = percent_encoding::utf8_percent_encode(origin.host(), KEEP).to_string();
+            let name = encode(origin.host());
             // No name has a capital here, so this one is no address's.
             let like_address = name.replace('.', ":").parse::<Ipv6Addr>().is_ok();
             if like_address { format!("N.{name}") } else { name }
@@ -69,14 +69,23 @@ impl Origins {
     /// and `auth_url`. A catalog's URL that is none counts for nothing.
     pub fn new(cloud: &keystone::Config, token: &Token) -> Self {
         let project = token.project.as_ref().map(|project| project.id.as_str());
-        let mut origins = Self::default();
+        let mut places: Vec<Place> = Vec::new();
         let mut add = |service_type: &str, region: Option<&str>, url: &BaseUrl| {
-            origins.add(Entry {
+            let id = id(url.origin());
+            let index = places.iter().position(|place| place.id == id).unwrap_or_else(|| {
+                let origin = url.origin().clone();
+                places.push(Place { id, origin, entries: Vec::new(), prefixes: Vec::new() });
+                places.len() - 1
+            });
+            let entry = Entry {
                 service_type: service_type.to_owned(),
                 region: region.map(str::to_owned),
                 url: url.clone(),
                 base: Base::new(url.path(), project),
-            });
+            };
+            if !places[index].entries.contains(&entry) {
+                places[index].entries.push(entry);
+            }
         };
         for endpoint in token.catalog.endpoints() {
             if let Ok(url) = &endpoint.url {
@@ -89,34 +98,22 @@ impl Origins {
         if let Auth::Identity(identity) = &cloud.auth {
             add("identity", None, &identity.auth_url);
         }
-        origins.places.iter_mut().for_each(Place::index);
-        origins
-    }
-
-    fn add(&mut self, entry: Entry) {
-        let id = id(entry.url.origin());
-        match self.places.iter_mut().find(|place| place.id == id) {
-            Some(place) if place.entries.contains(&entry) => {}
-            Some(place) => place.entries.push(entry),
-            None => {
-                let origin = entry.url.origin().clone();
-                self.places.push(Place { id, origin, entries: vec![entry], prefixes: Vec::new() });
-            }
-        }
+        places.iter_mut().for_each(Place::index);
+        Self { places: places.into_iter().map(Arc::new).collect() }
     }
 
     /// The place of that [`id`].
-    pub fn place(&self, id: &str) -> Option<&Place> {
+    pub fn place(&self, id: &str) -> Option<&Arc<Place>> {
         self.places.iter().find(|place| place.id == id)
     }
 
     /// The place at an origin, whatever lies there.
-    pub fn at(&self, origin: &Origin) -> Option<&Place> {
-        self.places.iter().find(|place| place.origin == *origin)
+    pub fn at(&self, origin: &Origin) -> Option<&Arc<Place>> {
+        self.places.iter().find(|place| place.entries.iter().any(|entry| entry.url.origin() == origin))
     }
 
     /// The place at an origin, if a path there belongs to one of its endpoints.
-    pub fn holds(&self, origin: &Origin, path: &str) -> Option<&Place> {
+    pub fn holds(&self, origin: &Origin, path: &str) -> Option<&Arc<Place>> {
         self.at(origin).filter(|place| place.entry(path).is_some())
     }
 }
@@ -230,7 +227,7 @@ mod tests {
             let path = path.replace("{p}", PROJECT).replace("{o}", OTHER);
             let found = place.entry(&path).map(|index| place.entries()[index].service_type.as_str());
             assert_eq!(found, *service, "{path}");
-            let held = origins.holds(url("http://h").origin(), &path).map(Place::id);
+            let held = origins.holds(url("http://h").origin(), &path).map(|place| place.id());
             assert_eq!(held, service.map(|_| "http-h-80"), "{path}");
         }
     }
