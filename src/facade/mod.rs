@@ -7,14 +7,16 @@
 mod keys;
 mod login;
 mod session;
+mod state;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::keys::{Keys, random_id};
+pub use self::keys::{Keys, LONGEST_LIFE, random_id};
 pub use self::login::{Attempts, Passwords};
 pub use self::session::{Session, Unusable, Vouched};
+pub use self::state::{StateError, check as check_state};
 use crate::keystone::{Interface, Secret};
 use crate::route::Route;
 
