@@ -148,6 +148,7 @@ impl App {
             .shared(doors(config, listeners.iter().chain([&admin]).map(|running| &running.address)), runtime);
         metrics.configured(shared.read_at.as_second());
         shared.tokens.warm();
+        runtime.spawn(parts.keys.watch());
 
         let (patience, _) = watch::channel(config.drain);
         let (ended, running) = watch::channel(());

@@ -64,13 +64,16 @@ impl App {
             tls: &tls,
             metrics: Arc::clone(&old.metrics),
             discovery: old.discovery.clone(),
-            keys: Arc::clone(&old.keys),
+            keys: old.keys.reload(&config.facade),
             draining: Arc::clone(&self.draining),
         };
         let addresses = self.listeners.iter().chain([&self.admin]).map(|running| &running.address);
         let shared = parts.shared(doors(config, addresses), &self.runtime);
         shared.tokens.adopt(&old.tokens, &same_logins(old_config, config));
         shared.tokens.warm();
+        if !Arc::ptr_eq(&parts.keys, &old.keys) {
+            self.runtime.spawn(parts.keys.watch());
+        }
         for worker in &self.workers {
             let gateway = parts.gateway(&shared, &worker.metrics, self.workers.len());
             worker.gateway.send_replace(gateway);

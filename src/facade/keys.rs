@@ -6,9 +6,11 @@
 //! between is sealed with it (AES-256-GCM, its tag before the last 16), together with all that is in the open.
 
 use std::collections::HashMap;
-use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{fmt, io};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
@@ -17,7 +19,9 @@ use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
 
+use super::state::{self, Journal, Revocation};
 use super::{Config, Login, Session, Unusable, Vouched};
+use crate::secret;
 
 /// How each of our tokens begins, as Keystone's Fernet tokens do: 0x80 and a time before the year 4147.
 const START: &[u8] = b"gAAAAA";
@@ -34,6 +38,16 @@ const TAIL: usize = 16 + 16;
 /// A key that seals, 32 random bytes.
 pub(super) type Key = Zeroizing<[u8; 32]>;
 
+/// Tokens that are remembered as revoked. Where there are more, all that were issued until then are revoked:
+/// their clients log in again.
+pub(super) const MAX_REVOKED: usize = 100_000;
+
+/// How often the file of revocations is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The longest life of a token, seconds: `facade.token_life` has it as its limit.
+pub const LONGEST_LIFE: i64 = 30 * 24 * 3600;
+
 /// The keys that seal tokens, and the tokens that were revoked. All workers share one; a reload keeps it.
 pub struct Keys {
     /// The first seals, all open. Never empty.
@@ -41,23 +55,111 @@ pub struct Keys {
     revoked: Mutex<Revoked>,
     /// Grows whenever a token that was good may not be any more.
     changes: AtomicU64,
+    /// Where both are kept, and the file of revocations.
+    state: Option<(PathBuf, Arc<Mutex<Journal>>)>,
 }
 
 /// What was revoked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Revoked {
     /// Tokens and when they end, UNIX seconds.
     tokens: HashMap<[u8; 16], i64>,
+    /// All that were issued until then, UNIX seconds.
+    until: i64,
 }
 
 impl Keys {
-    /// Reads the keys of a configuration, or makes them.
-    pub fn load(_config: &Config) -> Self {
-        Self::default()
+    /// Reads the keys of a configuration, or makes them. Where they can't be kept, which is told in the log,
+    /// they end with the process.
+    pub fn load(config: &Config) -> Self {
+        let Some(directory) = &config.state else { return Self::default() };
+        let keys = match state::read_keys(directory) {
+            Ok(Some(keys)) => Ok(keys),
+            Ok(None) => state::make_key(directory),
+            Err(error) => Err(error),
+        };
+        let keys = match keys {
+            Ok(keys) => keys,
+            Err(error) => {
+                let why = secret::causes(&error);
+                tracing::warn!(
+                    "{why}: tokens of keyway's own end with this process; set facade.state to a directory that it \
+                     may write to"
+                );
+                return Self::default();
+            }
+        };
+        let mut new = Self::with(keys);
+        let mut journal = Journal::of(directory);
+        let cleaned = journal.clean(now(), now() - LONGEST_LIFE);
+        new.state = Some((directory.clone(), Arc::new(Mutex::new(journal))));
+        if let Err(error) = cleaned.and_then(|()| new.look()) {
+            tracing::warn!(%error, "{} can't be used: revoked tokens may be good again", directory.display());
+        }
+        new
+    }
+
+    /// The same after the configuration was read again: other keys may be in their file, or another directory
+    /// in the configuration. What was revoked stays so, and with another directory the tokens that there are
+    /// stay good.
+    #[must_use]
+    pub fn reload(self: &Arc<Self>, config: &Config) -> Arc<Self> {
+        if let (Some((directory, _)), Some(wanted)) = (&self.state, &config.state)
+            && directory == wanted
+        {
+            let keys = match state::read_keys(directory) {
+                Ok(None) => state::make_key(directory),
+                Ok(Some(keys)) => Ok(keys),
+                Err(error) => Err(error),
+            };
+            match keys {
+                Ok(keys) => *lock(&self.keys) = keys.into(),
+                Err(error) => {
+                    tracing::warn!("{}: tokens are sealed as before", secret::causes(&error));
+                }
+            }
+            self.changed();
+            return Arc::clone(self);
+        }
+        if self.state.is_none() && config.state.is_none() {
+            return Arc::clone(self);
+        }
+        let new = Self::load(config);
+        let mut keys = new.keys().to_vec();
+        keys.extend(self.keys().iter().filter(|key| !keys.contains(key)).cloned().collect::<Vec<_>>());
+        keys.truncate(state::MAX_KEYS);
+        *lock(&new.keys) = keys.into();
+        let old = self.revoked();
+        new.remember(old.tokens.iter().map(|(id, end)| Revocation::Token(*id, *end)));
+        new.remember([Revocation::Until(old.until)]);
+        drop(old);
+        Arc::new(new)
+    }
+
+    /// Looks from time to time what others revoked; ends with the last of the others that hold these keys.
+    pub fn watch(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
+        let keys = Arc::downgrade(self);
+        async move {
+            let mut failed = false;
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let Some(keys) = keys.upgrade().filter(|keys| keys.state.is_some()) else { return };
+                let Ok(looked) = tokio::task::spawn_blocking(move || keys.look()).await else { return };
+                if let (Err(error), false) = (&looked, failed) {
+                    tracing::warn!(%error, "the file of revoked tokens can't be read: what others revoke stays good");
+                }
+                failed = looked.is_err();
+            }
+        }
     }
 
     fn with(keys: Vec<Key>) -> Self {
-        Self { keys: Mutex::new(keys.into()), revoked: Mutex::default(), changes: AtomicU64::new(0) }
+        Self {
+            keys: Mutex::new(keys.into()),
+            revoked: Mutex::new(Revoked { tokens: HashMap::new(), until: i64::MIN }),
+            changes: AtomicU64::new(0),
+            state: None,
+        }
     }
 
     /// The token of a session: `gAAAAA`, and about 200 characters more.
@@ -122,11 +224,42 @@ impl Keys {
         })
     }
 
-    /// Makes a token worthless before its time.
-    #[expect(clippy::unused_async, reason = "it will be written down")]
+    /// Makes a token worthless before its time. At once in this process; when this returns, also for every
+    /// later one with the same directory.
     pub async fn revoke(&self, session: &Session) {
-        self.revoked().tokens.insert(session.id, session.expires_at);
+        let news = self.remember([Revocation::Token(session.id, session.expires_at)]);
+        let Some((_, journal)) = &self.state else { return };
+        let journal = Arc::clone(journal);
+        let write = move || {
+            let (now, mut journal) = (now(), lock(&journal));
+            news.into_iter().try_for_each(|news| journal.add(news, now, now - LONGEST_LIFE))
+        };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
+            tracing::warn!(%error, "a revoked token can't be written down: it is good again after a restart");
+        }
+    }
+
+    /// Reads what was added to the file of revocations.
+    fn look(&self) -> io::Result<()> {
+        let Some((_, journal)) = &self.state else { return Ok(()) };
+        let news = lock(journal).news()?;
+        if !news.is_empty() {
+            self.remember(news);
+        }
+        Ok(())
+    }
+
+    /// Remembers what was revoked, within bounds: what others have to know of it.
+    fn remember(&self, news: impl IntoIterator<Item = Revocation>) -> Vec<Revocation> {
+        let now = now();
+        let mut revoked = self.revoked();
+        let mut told = Vec::new();
+        for revocation in news {
+            told.push(revoked.add(revocation, now, MAX_REVOKED));
+        }
+        drop(revoked);
         self.changed();
+        told
     }
 
     /// Grows whenever a token that was good may not be any more: what was opened before has to be opened
@@ -160,7 +293,34 @@ impl Keys {
 
 impl Revoked {
     fn covers(&self, session: &Session) -> bool {
-        self.tokens.contains_key(&session.id)
+        session.issued_at <= self.until || self.tokens.contains_key(&session.id)
+    }
+
+    /// Adds one, or what stands for it where there would be more than `most`.
+    fn add(&mut self, revocation: Revocation, now: i64, most: usize) -> Revocation {
+        if self.tokens.len() >= most {
+            self.tokens.retain(|_, end| *end > now);
+        }
+        match revocation {
+            Revocation::Token(..) if self.tokens.len() >= most => {
+                tracing::warn!(
+                    "more than {most} tokens were revoked: all until now are, and clients log in again"
+                );
+                self.tokens.clear();
+                self.until = now;
+                Revocation::Until(now)
+            }
+            Revocation::Token(id, end) => {
+                if end > now {
+                    self.tokens.insert(id, end);
+                }
+                revocation
+            }
+            Revocation::Until(at) => {
+                self.until = self.until.max(at);
+                revocation
+            }
+        }
     }
 }
 
@@ -223,6 +383,11 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// UNIX seconds.
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -240,9 +405,13 @@ mod tests {
             key: ("lab".into(), Scope::Project(Project::Id("0123456789abcdef0123456789abcdef".into()))),
             login: None,
             methods: vec!["password".to_owned()],
-            issued_at: 1_764_000_000,
-            expires_at: 1_764_043_200,
+            issued_at: now(),
+            expires_at: now() + 3600,
         }
+    }
+
+    fn config(state: &std::path::Path) -> Config {
+        Config { state: Some(state.to_owned()), ..Config::default() }
     }
 
     fn login(name: &str, password: &str) -> Login {
@@ -252,13 +421,14 @@ mod tests {
     #[test]
     fn a_token_looks_as_fernets_do() {
         let keys = Keys::default();
-        let token = keys.seal(&session());
+        let session = session();
+        let token = keys.seal(&session);
         assert!(token.starts_with("gAAAAA") && (180..=300).contains(&token.len()), "{}", token.len());
         let raw = URL_SAFE.decode(&token).unwrap();
         assert_eq!((raw[0], (raw.len() - 57) % 16), (0x80, 0));
-        assert_eq!(raw[1..9], 1_764_000_000u64.to_be_bytes());
+        assert_eq!(raw[1..9], session.issued_at.to_be_bytes());
         assert!(!raw.windows(3).any(|window| window == b"lab"));
-        assert_ne!(keys.seal(&session()), token);
+        assert_ne!(keys.seal(&session), token);
     }
 
     #[test]
@@ -295,6 +465,87 @@ mod tests {
         assert_ne!(keys.changes(), before);
         assert_eq!(keys.open(token.as_bytes(), session.issued_at), Err(Unusable::Revoked));
         assert_eq!(keys.open(neighbour.as_bytes(), session.issued_at).unwrap(), other);
+    }
+
+    // Promise 84.
+    #[tokio::test]
+    async fn keys_and_revocations_outlive_the_process_and_are_shared() {
+        let home = tempfile::tempdir().unwrap();
+        let (first, second) = (Keys::load(&config(home.path())), Keys::load(&config(home.path())));
+        let (kept, revoked) = (session(), session());
+        let [good, bad] = [&kept, &revoked].map(|session| first.seal(session).into_bytes());
+        assert_eq!(second.open(&good, now()).unwrap(), kept);
+        assert_eq!(second.open(&bad, now()).unwrap(), revoked);
+        let before = second.changes();
+        first.revoke(&revoked).await;
+        second.look().unwrap();
+        assert_ne!(second.changes(), before);
+        for keys in [first, second, Keys::load(&config(home.path()))] {
+            assert_eq!(keys.open(&good, now()).unwrap(), kept);
+            assert_eq!(keys.open(&bad, now()), Err(Unusable::Revoked));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reload_reads_new_keys_and_forgets_no_revocation() {
+        let home = tempfile::tempdir().unwrap();
+        let (one, other) = (home.path().join("one"), home.path().join("other"));
+        let keys = Arc::new(Keys::load(&config(&one)));
+        let (kept, revoked) = (session(), session());
+        let [good, bad] = [&kept, &revoked].map(|session| keys.seal(session).into_bytes());
+        keys.revoke(&revoked).await;
+        // A new key before the old one.
+        let file = one.join("keys");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(
+            &file,
+            format!("{}\n{text}", base64::engine::general_purpose::STANDARD.encode([1; 32])),
+        )
+        .unwrap();
+        assert!(Arc::ptr_eq(&keys, &keys.reload(&config(&one))));
+        assert_eq!((keys.keys().len(), &keys.keys()[0][..]), (2, &[1; 32][..]));
+        assert_eq!(keys.open(&good, now()).unwrap(), kept);
+        assert_eq!(keys.open(&bad, now()), Err(Unusable::Revoked));
+        // Another directory.
+        let keys = keys.reload(&config(&other));
+        assert_eq!(keys.open(&good, now()).unwrap(), kept);
+        assert_eq!(keys.open(&bad, now()), Err(Unusable::Revoked));
+        let sealed = keys.seal(&kept).into_bytes();
+        assert_eq!(Keys::load(&config(&other)).open(&sealed, now()).unwrap(), kept);
+        // A file without the old keys.
+        std::fs::remove_file(other.join("keys")).unwrap();
+        let keys = keys.reload(&config(&other));
+        assert_eq!(keys.open(&good, now()), Err(Unusable::Foreign));
+    }
+
+    #[test]
+    fn where_nothing_can_be_kept_tokens_end_with_the_process() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let keys = Keys::load(&config(&file.join("keyway")));
+        assert!(keys.state.is_none());
+        let session = session();
+        assert_eq!(keys.open(keys.seal(&session).as_bytes(), now()).unwrap(), session);
+    }
+
+    #[test]
+    fn of_too_many_revoked_tokens_all_that_were_issued_are_revoked() {
+        let mut revoked = Revoked { tokens: HashMap::new(), until: i64::MIN };
+        let add =
+            |revoked: &mut Revoked, number, end| revoked.add(Revocation::Token([number; 16], end), 100, 3);
+        add(&mut revoked, 1, 101);
+        add(&mut revoked, 2, 100);
+        add(&mut revoked, 3, 200);
+        add(&mut revoked, 4, 200);
+        assert_eq!((revoked.tokens.len(), revoked.until), (3, i64::MIN));
+        assert_eq!(add(&mut revoked, 5, 200), Revocation::Until(100));
+        assert_eq!((revoked.tokens.len(), revoked.until), (0, 100));
+        let token = |id, issued_at| Session { id: [id; 16], issued_at, ..session() };
+        assert!(revoked.covers(&token(1, 99)) && revoked.covers(&token(6, 100)));
+        assert!(!revoked.covers(&token(6, 101)));
+        add(&mut revoked, 6, 200);
+        assert!(revoked.covers(&token(6, 101)));
     }
 
     #[test]

@@ -12,15 +12,17 @@ mod login;
 pub mod reply;
 pub mod request;
 mod session;
+mod state;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::keys::{Keys, random_id};
+pub use self::keys::{Keys, LONGEST_LIFE, random_id};
 pub use self::login::{Attempts, Passwords};
 pub use self::reply::Refusal;
 pub use self::session::{Session, Unusable, Vouched};
+pub use self::state::{StateError, check as check_state};
 use crate::keystone::{Interface, Secret};
 
 /// Who may log in at a listener.
