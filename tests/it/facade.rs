@@ -4,7 +4,7 @@ use http::Method;
 use keyway::demo::{DOMAIN, OTHER_PROJECT, OTHER_PROJECT_ID, PROJECT, PROJECT_ID, USER, USER_ID};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, TestKeyway, cloud, request};
+use crate::support::{Answer, TestKeyway, cloud, request, targets};
 
 /// The body of a login with a password, which is any.
 pub(crate) fn password(scope: Option<Value>) -> Value {
@@ -103,4 +103,53 @@ async fn a_request_runs_with_the_scope_that_its_token_was_issued_for() {
     assert_eq!(used[1], keyway.token().await.as_str());
     assert_eq!(cloud.token_requests(), logins, "both are in the cache");
     let _ = OTHER_PROJECT;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_probes_at_every_root_is_a_version_document() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::in_front_of(&cloud).await;
+    let own = format!("http://{}", keyway.listen());
+    let links = |document: &Value| -> Vec<String> {
+        let entries = document["versions"]["values"].as_array().expect("versions");
+        entries.iter().map(|entry| entry["links"][0]["href"].as_str().expect("a link").to_owned()).collect()
+    };
+    for (path, base) in [
+        ("/", ""),
+        ("/identity", "/identity"),
+        ("/identity/", "/identity"),
+        ("/keystone", "/keystone"),
+        ("/cloud/default/identity", "/cloud/default/identity"),
+        ("/region/RegionOne/project/other/identity/", "/region/RegionOne/project/other/identity"),
+    ] {
+        let path = path.replace("default", &keyway.app().shared().clouds[0].name);
+        let base = format!("{own}{}", base.replace("default", &keyway.app().shared().clouds[0].name));
+        let answer = keyway.get(&path).await;
+        assert_eq!((answer.status, answer.header("location")), (300, &*format!("{base}/v3/")), "{path}");
+        assert_eq!(links(&answer.json()), [format!("{base}/v3/"), format!("{base}/v2.0/")]);
+        let head = keyway.send(request(Method::HEAD, &path, &[], "")).await;
+        assert_eq!((head.status, head.body.len()), (300, 0));
+        assert_eq!(head.headers, answer.headers, "{path}");
+        for (version, id, status) in [("v3", "v3.14", "stable"), ("v2.0", "v2.0", "deprecated")] {
+            for slash in ["", "/"] {
+                let answer = keyway.get(&format!("{}/{version}{slash}", path.trim_end_matches('/'))).await;
+                let document = &answer.json()["version"];
+                assert_eq!(
+                    (answer.status, &document["id"], &document["status"]),
+                    (200, &json!(id), &json!(status))
+                );
+                assert_eq!(document["links"][0]["href"], format!("{base}/{version}/"));
+                let media_type = format!("application/vnd.openstack.identity-{version}+json");
+                assert_eq!(document["media-types"][0]["type"], media_type);
+            }
+        }
+    }
+    keyway.get("//").await.message(404, "no_route");
+    // Other spellings are Keystone's matter.
+    assert_eq!(targets(&cloud, "identity"), ["/v3/auth/tokens"]);
+    for path in ["/identity/v3//", "/identity//", "/v3/%61uth/tokens", "/v2.0/tenants/"] {
+        assert_ne!(keyway.get(path).await.header("server"), "", "{path}");
+    }
+    let passed_on = ["/v3//", "/v3//", "/v3/%61uth/tokens", "/v2.0/tenants/"];
+    assert_eq!(targets(&cloud, "identity")[1..], passed_on);
 }
