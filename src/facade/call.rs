@@ -121,3 +121,70 @@ fn below<'a>(route: &Route<'a>, path: &'a str) -> Option<&'a str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(method: Method, path: &str, expected: Option<Call<'_>>) {
+        let route = if is_at_root(path) { Route::at_root("/identity", path) } else { Route::parse(path) };
+        assert_eq!(Call::of(&method, &route.expect(path), path), expected, "{method} {path}");
+    }
+
+    #[test]
+    fn calls_are_known_wherever_keystones_root_is() {
+        for root in ["/identity", "/keystone", "/cloud/lab/identity", "/region/r/project/p/identity", ""] {
+            let at = |path: &str| format!("{root}{path}");
+            check(Method::GET, &at("/"), Some(Call::Versions));
+            check(Method::HEAD, &at("/v3"), Some(Call::Version(Version::V3)));
+            check(Method::GET, &at("/v2.0/"), Some(Call::Version(Version::V2)));
+            check(Method::POST, &at("/v3/auth/tokens"), Some(Call::LogIn(Version::V3)));
+            check(Method::POST, &at("/v2.0/tokens"), Some(Call::LogIn(Version::V2)));
+            check(Method::HEAD, &at("/v3/auth/tokens"), Some(Call::Show));
+            check(Method::DELETE, &at("/v3/auth/tokens"), Some(Call::Revoke));
+            check(Method::GET, &at("/v3/users/u/projects"), Some(Call::Projects(Some("u"))));
+            check(Method::GET, &at("/v2.0/tokens/t"), Some(Call::ShowV2("t")));
+            check(Method::DELETE, &at("/v2.0/tokens/t"), Some(Call::RevokeV2("t")));
+            check(Method::GET, &at("/v2.0/tokens/t/endpoints"), Some(Call::Endpoints("t")));
+            check(Method::GET, &at("/v2.0/tenants"), Some(Call::Tenants));
+        }
+        check(Method::GET, "/identity", Some(Call::Versions));
+    }
+
+    #[test]
+    fn other_spellings_and_methods_are_keystones() {
+        for (method, path) in [
+            (Method::PUT, "/identity/v3/auth/tokens"),
+            (Method::POST, "/identity/v3/auth/tokens/"),
+            (Method::POST, "/identity/v3//auth/tokens"),
+            (Method::POST, "/identity/v3/auth/token%73"),
+            (Method::POST, "/identity/auth/tokens"),
+            (Method::POST, "/Identity/v3/auth/tokens"),
+            (Method::GET, "/identity//"),
+            (Method::GET, "/identity/v3/users/u/x/projects"),
+            (Method::GET, "/identity/v3/users/projects"),
+            (Method::GET, "/identity/v3/users/%75/projects"),
+            (Method::DELETE, "/identity/v2.0/tokens/"),
+            (Method::DELETE, "/v3/users/u"),
+            (Method::GET, "/v2.0/users"),
+            (Method::GET, "/v3x"),
+            (Method::GET, "/compute/v3/auth/tokens"),
+        ] {
+            check(method, path, None);
+        }
+    }
+
+    #[test]
+    fn swifts_login_is_where_its_clients_look() {
+        for path in
+            ["/auth/v1.0", "/auth/v1", "/object-store/auth/v1.0", "/cloud/lab/auth/v1.0", "/identity/auth/v1"]
+        {
+            check(Method::GET, path, Some(Call::LogInToSwift));
+        }
+        check(Method::GET, "/auth", None);
+        check(Method::GET, "/auth/v1.0/x", None);
+        check(Method::PUT, "/auth/v1.0", None);
+        check(Method::GET, "/object-store/box/auth/v1.0", None);
+    }
+}

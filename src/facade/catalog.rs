@@ -42,7 +42,7 @@ pub fn localize(catalog: &Value, cloud: &keystone::Config, shown: Shown<'_>) -> 
     let interface = shown.view.and_then(|view| view.interface);
     services.retain_mut(|service| {
         let identity = service_type::same(kind(service), "identity");
-        let Some(endpoints) = service["endpoints"].as_array_mut().filter(|all| !all.is_empty()) else {
+        let Some(endpoints) = endpoints_of(service).filter(|all| !all.is_empty()) else {
             return true;
         };
         if let Some(region) = region {
@@ -126,8 +126,8 @@ fn override_endpoints(services: &mut Vec<Value>, cloud: &keystone::Config) {
                 .region
                 .clone()
                 .or_else(|| items(&service["endpoints"]).first().and_then(region_of).map(str::to_owned));
-            for endpoint in service["endpoints"].as_array_mut().into_iter().flatten() {
-                if region_of(endpoint) == own.as_deref() {
+            for endpoint in endpoints_of(service).into_iter().flatten() {
+                if endpoint.is_object() && region_of(endpoint) == own.as_deref() {
                     endpoint["url"] = url.as_str().into();
                     known = true;
                 }
@@ -159,7 +159,7 @@ fn add_legacy(services: &mut Vec<Value>, legacy: &str) {
     let Some(mut copy) = like.cloned() else { return };
     copy["type"] = legacy.into();
     mark(&mut copy, legacy);
-    for endpoint in copy["endpoints"].as_array_mut().into_iter().flatten() {
+    for endpoint in endpoints_of(&mut copy).into_iter().flatten() {
         mark(endpoint, legacy);
     }
     services.push(copy);
@@ -209,10 +209,224 @@ fn kind(service: &Value) -> &str {
     service["type"].as_str().unwrap_or_default()
 }
 
+/// What comes from a peer need not be a service at all.
+fn endpoints_of(service: &mut Value) -> Option<&mut Vec<Value>> {
+    service.get_mut("endpoints")?.as_array_mut()
+}
+
 fn region_of(endpoint: &Value) -> Option<&str> {
     endpoint["region_id"].as_str().or_else(|| endpoint["region"].as_str())
 }
 
 fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::keystone::{AllowHttp, Auth, Identity, IdentityVersion, Method, Scope, Secret};
+    use crate::upstream::tls;
+
+    const ROOT: &str = "http://localhost:8180";
+
+    fn cloud(region: Option<&str>, overrides: &[(&str, &str)]) -> keystone::Config {
+        let url = |text| BaseUrl::parse(text).unwrap();
+        keystone::Config {
+            name: "lab".to_owned(),
+            auth: Auth::Identity(Identity {
+                auth_url: url("https://keystone.example:5000/v3"),
+                version: IdentityVersion::Discover,
+                method: Method::Token(Secret::new("t")),
+                scope: Scope::Default,
+            }),
+            region: region.map(str::to_owned),
+            interfaces: vec![Interface::Public],
+            endpoint_overrides: overrides
+                .iter()
+                .map(|(name, text)| ((*name).to_owned(), url(text)))
+                .collect(),
+            tls: tls::Config::default(),
+            allow_http: AllowHttp::Never,
+        }
+    }
+
+    fn endpoint(id: &str, interface: &str, region: &str, url: &str) -> Value {
+        json!({"id": id, "interface": interface, "region": region, "region_id": region, "url": url, "x": 1})
+    }
+
+    fn catalog() -> Value {
+        json!([
+            {"id": "1", "type": "identity", "name": "keystone", "endpoints": [
+                endpoint("1a", "public", "One", "https://keystone.example:5000/v3"),
+                endpoint("1b", "internal", "One", "http://10.0.0.1:5000"),
+                endpoint("1c", "admin", "One", "http://10.0.0.1:35357/identity/v2.0/")]},
+            {"id": "2", "type": "compute", "name": "nova", "extra": {"kept": true}, "endpoints": [
+                endpoint("2a", "public", "One", "https://Nova.example/v2.1/164b"),
+                endpoint("2b", "internal", "One", "http://10.0.0.1:8774/v2.1/164b"),
+                endpoint("2c", "public", "Two", "http://[2001:DB8::1]:8774/v2.1")]},
+            {"id": "3", "type": "block-storage", "name": "cinder", "endpoints": [
+                endpoint("3a", "public", "One", "https://cinder.example:443/v3/")]},
+            {"id": "4", "type": "object-store", "name": "swift", "endpoints": [
+                endpoint("4a", "public", "One", "http://swift.example:8080/v1/AUTH_%(tenant_id)s"),
+                endpoint("4b", "admin", "One", "swift.example/v1")]},
+            {"id": "5", "type": "dns", "endpoints": []},
+        ])
+    }
+
+    fn shown<'a>(view: Option<&'a View>, region: Option<&'a str>) -> Shown<'a> {
+        Shown { root: ROOT, version: Version::V3, view, region }
+    }
+
+    fn seen(view: View) -> Value {
+        localize(&catalog(), &cloud(None, &[]), shown(Some(&view), None))
+    }
+
+    /// Type, id, interface, region and URL of each endpoint, on a line.
+    fn lines(catalog: &Value) -> Vec<String> {
+        let mut lines = Vec::new();
+        for service in items(catalog) {
+            for endpoint in items(&service["endpoints"]) {
+                let text = |name: &str| endpoint[name].as_str().unwrap_or("-");
+                let (id, interface) = (text("id"), text("interface"));
+                let url = text("url").replace(ROOT, "");
+                lines.push(format!("{} {id} {interface} {} {url}", kind(service), text("region_id")));
+            }
+        }
+        lines
+    }
+
+    #[test]
+    fn every_endpoint_moves_to_keyway_and_keeps_all_else() {
+        let local = localize(&catalog(), &cloud(None, &[]), shown(None, None));
+        assert_eq!(
+            lines(&local),
+            [
+                "identity 1a public One /identity/v3",
+                "identity 1b internal One /identity",
+                "identity 1c admin One /identity/v3/",
+                "compute 2a public One /origin/https-nova.example-443/v2.1/164b",
+                "compute 2b internal One /origin/http-10.0.0.1-8774/v2.1/164b",
+                "compute 2c public Two /origin/http-2001.db8..1-8774/v2.1",
+                "block-storage 3a public One /origin/https-cinder.example-443/v3/",
+                "object-store 4a public One /origin/http-swift.example-8080/v1/AUTH_%(tenant_id)s",
+                "object-store 4b admin One swift.example/v1",
+            ]
+        );
+        assert_eq!(local[1]["extra"], json!({"kept": true}));
+        assert_eq!((&local[1]["endpoints"][0]["x"], &local[1]["name"]), (&json!(1), &json!("nova")));
+        assert_eq!(local[4], catalog()[4], "a service without endpoints stays");
+        let elsewhere = Shown { root: "https://h/cloud/lab", version: Version::V2, ..shown(None, None) };
+        let local = localize(&catalog(), &cloud(None, &[]), elsewhere);
+        assert_eq!(local[0]["endpoints"][0]["url"], "https://h/cloud/lab/identity/v2.0");
+    }
+
+    #[test]
+    fn legacy_types_are_copies_with_ids_of_their_own() {
+        let legacy_types = ["volumev3", "volume", "compute", "sharev2"].map(str::to_owned).into();
+        let local = seen(View { legacy_types, ..View::default() });
+        let of = |kind: &str| -> Vec<String> {
+            lines(&local).into_iter().filter(|line| line.starts_with(&format!("{kind} "))).collect()
+        };
+        assert_eq!(of("volumev3"), ["volumev3 3a-volumev3 public One /origin/https-cinder.example-443/v3/"]);
+        assert_eq!(of("volume"), ["volume 3a-volume public One /origin/https-cinder.example-443/v3/"]);
+        assert_eq!(of("compute").len(), 3, "it is there already");
+        assert_eq!(of("sharev2"), [""; 0], "there is no such service");
+        let ids: Vec<_> = items(&local).iter().map(|service| service["id"].as_str().unwrap()).collect();
+        assert_eq!(ids, ["1", "2", "3", "4", "5", "3-volumev3", "3-volume"]);
+    }
+
+    #[test]
+    fn a_view_hides_services_and_shows_one_interface_and_region() {
+        let hidden = vec!["object_store".to_owned(), "identity".to_owned()];
+        let local = seen(View { hidden, region: Some("Two".to_owned()), ..View::default() });
+        assert_eq!(lines(&local), ["compute 2c public Two /origin/http-2001.db8..1-8774/v2.1"]);
+
+        let local = seen(View { interface: Some(Interface::Internal), ..View::default() });
+        let url = "/origin/http-10.0.0.1-8774/v2.1/164b";
+        assert_eq!(
+            lines(&local),
+            [
+                "identity 1b-public public One /identity".to_owned(),
+                "identity 1b internal One /identity".to_owned(),
+                "identity 1b-admin admin One /identity".to_owned(),
+                format!("compute 2b-public public One {url}"),
+                format!("compute 2b internal One {url}"),
+                format!("compute 2b-admin admin One {url}"),
+            ]
+        );
+        let in_path = localize(&catalog(), &cloud(None, &[]), shown(None, Some("Two")));
+        assert_eq!(lines(&in_path).len(), 1);
+    }
+
+    #[test]
+    fn an_override_stands_for_the_clouds_own_region() {
+        let overrides = [
+            ("compute", "https://n.example/nova"),
+            ("volume", "https://c.example/v3"),
+            ("rating", "https://r.example"),
+        ];
+        let own = localize(&catalog(), &cloud(Some("Two"), &overrides), shown(None, None));
+        let lines_of = |catalog: &Value, kind: &str| -> Vec<String> {
+            lines(catalog).into_iter().filter(|line| line.starts_with(kind)).collect()
+        };
+        assert_eq!(
+            lines_of(&own, "compute"),
+            [
+                "compute 2a public One /origin/https-nova.example-443/v2.1/164b",
+                "compute 2b internal One /origin/http-10.0.0.1-8774/v2.1/164b",
+                "compute 2c public Two /origin/https-n.example-443/nova",
+            ]
+        );
+        assert_eq!(
+            lines_of(&own, "rating"),
+            ["rating keyway-rating-public public Two /origin/https-r.example-443"]
+        );
+        let first = localize(&catalog(), &cloud(None, &overrides), shown(None, None));
+        assert_eq!(
+            lines_of(&first, "block-storage"),
+            ["block-storage 3a public One /origin/https-c.example-443/v3"]
+        );
+        assert_eq!(
+            lines_of(&first, "compute")[2],
+            "compute 2c public Two /origin/http-2001.db8..1-8774/v2.1"
+        );
+    }
+
+    #[test]
+    fn v2_has_one_entry_for_each_region() {
+        let v2 = in_v2(&json!([
+            {"type": "compute", "name": "nova", "endpoints": [
+                endpoint("a", "public", "One", "u1"), endpoint("b", "internal", "One", "u2"),
+                endpoint("c", "admin", "One", "u3"), endpoint("d", "public", "Two", "u4"),
+                endpoint("e", "public", "One", "u5")]},
+            {"type": "dns", "endpoints": []},
+        ]));
+        assert_eq!(
+            v2,
+            json!([
+                {"type": "compute", "name": "nova", "endpoints_links": [], "endpoints": [
+                    {"id": "a", "region": "One", "publicURL": "u1", "internalURL": "u2", "adminURL": "u3"},
+                    {"id": "d", "region": "Two", "publicURL": "u4"},
+                    {"id": "e", "region": "One", "publicURL": "u5"}]},
+                {"type": "dns", "name": "", "endpoints_links": [], "endpoints": []},
+            ])
+        );
+        assert_eq!(in_v2(&json!({})), json!([]));
+    }
+
+    #[test]
+    fn what_is_no_catalog_is_an_empty_one() {
+        for odd in [json!(null), json!({}), json!("x"), json!([])] {
+            assert_eq!(localize(&odd, &cloud(None, &[]), shown(None, None)), json!([]));
+        }
+        let odd = json!([1, null, {"type": 5, "endpoints": [1, {"url": 5}, {"url": "http://h"}]}, {"endpoints": 5}]);
+        let local = localize(&odd, &cloud(None, &[]), shown(None, None));
+        assert_eq!(
+            local[2]["endpoints"],
+            json!([1, {"url": 5}, {"url": format!("{ROOT}/origin/http-h-80")}])
+        );
+    }
 }

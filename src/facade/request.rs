@@ -100,7 +100,12 @@ fn read_v3(auth: &Map<String, Value>) -> Result<Login, Refusal> {
         if methods.len() == METHODS {
             return Err(bad(format!("`methods` names more than {METHODS} methods.")));
         }
-        let given = object(identity, name, "identity")?;
+        // An answer is no place to plant text in, so only names that are known are repeated.
+        let known = ["password", "token", "application_credential", "totp"];
+        let shown = known.into_iter().find(|known| known == &name).unwrap_or("each of the methods");
+        let given = identity.get(name).ok_or_else(|| missing(shown, "identity"))?;
+        let given =
+            given.as_object().ok_or_else(|| bad(format!("`{shown}` in identity must be an object.")))?;
         proofs.push(match name {
             "password" => {
                 let user = object(given, "user", "password")?;
@@ -264,4 +269,247 @@ fn missing(what: &str, place: &str) -> Refusal {
 
 fn bad(message: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn v3(identity: Value, scope: Option<Value>) -> Result<Login, Refusal> {
+        let mut auth = json!({ "identity": identity });
+        if let Some(scope) = scope {
+            auth["scope"] = scope;
+        }
+        read(json!({ "auth": auth }).to_string().as_bytes(), Version::V3)
+    }
+
+    fn scope(scope: Value) -> Result<Wanted, Refusal> {
+        v3(json!({"methods": ["totp"], "totp": {}}), Some(scope)).map(|login| login.wanted)
+    }
+
+    fn secret(name: &str, secret: &str) -> Proof {
+        Proof::Secret { name: name.to_owned(), secret: Secret::new(secret) }
+    }
+
+    #[track_caller]
+    fn check_bad(read: Result<Login, Refusal>, message: &str) {
+        assert_eq!(read, Err(bad(message)));
+    }
+
+    #[test]
+    fn any_method_is_read_and_several_are() {
+        let user = json!({"name": "ada", "domain": {"id": "default"}, "password": "p"});
+        let login = v3(
+            json!({
+                "methods": ["password", "totp", "password", "application_credential", "token", "v3oidc-x"],
+                "password": {"user": user},
+                "totp": {"user": {"id": "u", "passcode": "123456"}},
+                "application_credential": {"id": "c", "name": "n", "secret": "s"},
+                "token": {"id": "t"},
+                "v3oidc-x": {"anything": [1]},
+            }),
+            None,
+        );
+        let login = login.unwrap();
+        assert_eq!(login.methods, ["password", "totp", "application_credential", "token", "v3oidc-x"]);
+        let token = Proof::Token(Secret::new("t"));
+        assert_eq!(login.proofs, [secret("ada", "p"), Proof::Other, secret("c", "s"), token, Proof::Other]);
+        assert_eq!(login.wanted, Wanted::Default);
+    }
+
+    #[test]
+    fn each_kind_of_scope_is_read() {
+        let id = |id: &str| Wanted::Exactly(Scope::Project(Project::Id(id.to_owned())));
+        assert_eq!(scope(json!(null)), Ok(Wanted::Default));
+        assert_eq!(scope(json!("unscoped")), Ok(Wanted::Exactly(Scope::Unscoped)));
+        assert_eq!(scope(json!({"unscoped": {}})), Ok(Wanted::Exactly(Scope::Unscoped)));
+        assert_eq!(scope(json!({"system": {"all": true}})), Ok(Wanted::Exactly(Scope::System)));
+        assert_eq!(scope(json!({"project": {"id": "p"}})), Ok(id("p")));
+        assert_eq!(scope(json!({"OS-TRUST:trust": {"id": "t"}})), Ok(Wanted::Trust("t".to_owned())));
+        let by_name = Scope::Project(Project::Name {
+            name: "n".to_owned(),
+            domain: Some(Domain::Name("Default".to_owned())),
+        });
+        let written = json!({"project": {"name": "n", "domain": {"name": "Default"}}});
+        assert_eq!(scope(written), Ok(Wanted::Exactly(by_name)));
+        let domain = Scope::Domain(Domain::Id("d".to_owned()));
+        assert_eq!(scope(json!({"domain": {"id": "d"}})), Ok(Wanted::Exactly(domain)));
+    }
+
+    #[test]
+    fn a_bad_scope_says_what_is_wrong() {
+        let only_one =
+            "`scope` must name one of project, domain, system, OS-TRUST:trust or unscoped, and only one.";
+        for (written, message) in [
+            (json!("scoped"), "`scope` must be an object, or \"unscoped\"."),
+            (json!([]), "`scope` must be an object, or \"unscoped\"."),
+            (json!({}), only_one),
+            (json!({"project": {"id": "p"}, "domain": {"id": "d"}}), only_one),
+            (json!({"project": "p"}), "`project` in scope must be an object."),
+            (json!({"project": {"id": 5}}), "`id` in project must be a string."),
+            (json!({"project": {"id": ""}}), "`id` in project must not be empty."),
+            (json!({"project": {"domain": {"id": "d"}}}), "Expecting to find name in project."),
+            (json!({"project": {"name": "n"}}), "Expecting to find domain in project."),
+            (json!({"domain": {}}), "Expecting to find name in domain."),
+            (json!({"system": {"all": "yes"}}), "`system` must be {\"all\": true}."),
+            (json!({"OS-TRUST:trust": {}}), "Expecting to find id in OS-TRUST:trust."),
+        ] {
+            assert_eq!(scope(written.clone()), Err(bad(message)), "{written}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_of_the_wrong_kind_is_named() {
+        let text = |text: &str| read(text.as_bytes(), Version::V3);
+        check_bad(text(""), "The request body is not JSON (line 1).");
+        check_bad(text("{\"auth\":\n{"), "The request body is not JSON (line 2).");
+        check_bad(text("[]"), "The request body must be a JSON object.");
+        check_bad(text("{}"), "Expecting to find auth in request body.");
+        check_bad(text(r#"{"auth": 1}"#), "`auth` in request body must be an object.");
+        check_bad(text(r#"{"auth": {}}"#), "Expecting to find identity in auth.");
+        check_bad(text(&"[".repeat(10_000)), "The request body is not JSON (line 1).");
+        assert!(read(b"\xff\xfe", Version::V3).is_err());
+        for (identity, message) in [
+            (json!({}), "Expecting to find methods in identity."),
+            (json!({"methods": "password"}), "`methods` must be a list of names."),
+            (json!({"methods": []}), "`methods` is empty; name the methods that you log in with."),
+            (json!({"methods": [1]}), "`methods` holds something that is no method's name."),
+            (json!({"methods": ["a b"]}), "`methods` holds something that is no method's name."),
+            (json!({"methods": ["x".repeat(33)]}), "`methods` holds something that is no method's name."),
+            (json!({"methods": ["password"]}), "Expecting to find password in identity."),
+            (json!({"methods": ["password"], "password": []}), "`password` in identity must be an object."),
+            (json!({"methods": ["password"], "password": {}}), "Expecting to find user in password."),
+            (
+                json!({"methods": ["password"], "password": {"user": {"name": "n"}}}),
+                "Expecting to find password in user.",
+            ),
+            (
+                json!({"methods": ["password"], "password": {"user": {"password": "p"}}}),
+                "Expecting to find id or name in user.",
+            ),
+            (
+                json!({"methods": ["password"], "password": {"user": {"name": "n", "password": 5}}}),
+                "`password` in user must be a string.",
+            ),
+            (json!({"methods": ["token"], "token": {}}), "Expecting to find id in token."),
+            (
+                json!({"methods": ["application_credential"], "application_credential": {"id": "i"}}),
+                "Expecting to find secret in application_credential.",
+            ),
+        ] {
+            check_bad(v3(identity, None), message);
+        }
+        let names: Vec<_> = (0..9).map(|number| format!("m{number}")).collect();
+        let mut identity: Map<String, Value> = names.iter().map(|name| (name.clone(), json!({}))).collect();
+        identity.insert("methods".to_owned(), json!(names));
+        check_bad(v3(identity.into(), None), "`methods` names more than 8 methods.");
+    }
+
+    #[test]
+    fn v2_is_read_and_never_mixed_with_v3() {
+        let read = |auth: Value, version| read(json!({ "auth": auth }).to_string().as_bytes(), version);
+        let user = json!({"username": "ada", "password": "p"});
+        let login = read(json!({"passwordCredentials": user, "tenantName": ""}), Version::V2).unwrap();
+        assert_eq!((login.methods, login.proofs), (vec!["password".to_owned()], vec![secret("ada", "p")]));
+        assert_eq!(login.wanted, Wanted::Default);
+        let wanted = |more: (&str, &str)| {
+            let mut auth = json!({"token": {"id": "t"}});
+            auth[more.0] = more.1.into();
+            read(auth, Version::V2).map(|login| login.wanted)
+        };
+        assert_eq!(wanted(("tenantName", "n")), Ok(Wanted::Project("n".to_owned())));
+        let by_id = Wanted::Exactly(Scope::Project(Project::Id("i".to_owned())));
+        assert_eq!(wanted(("tenantId", "i")), Ok(by_id));
+        assert_eq!(wanted(("trust_id", "t")), Ok(Wanted::Trust("t".to_owned())));
+        let both = "The request body is a login by Identity v3 and by v2.0 at once; send one of them.";
+        for version in [Version::V2, Version::V3] {
+            check_bad(read(json!({"identity": {}, "passwordCredentials": user}), version), both);
+            check_bad(read(json!({"scope": {}, "tenantName": "n"}), version), both);
+        }
+        check_bad(
+            read(json!({"passwordCredentials": user}), Version::V3),
+            "This is a login by Identity v2.0; POST it to /v2.0/tokens.",
+        );
+        check_bad(
+            read(json!({"identity": {}}), Version::V2),
+            "This is a login by Identity v3; POST it to /v3/auth/tokens.",
+        );
+        for (auth, message) in [
+            (json!({}), "Expecting to find passwordCredentials or token in auth."),
+            (json!({"passwordCredentials": 1}), "`passwordCredentials` in auth must be an object."),
+            (
+                json!({"passwordCredentials": {"password": "p"}}),
+                "Expecting to find username or userId in passwordCredentials.",
+            ),
+            (
+                json!({"passwordCredentials": {"userId": "u"}}),
+                "Expecting to find password in passwordCredentials.",
+            ),
+            (json!({"token": {"id": 5}}), "`id` in token must be a string."),
+            (json!({"token": {"id": "t"}, "tenantId": 5}), "`tenantId` in auth must be a string."),
+            (
+                json!({"token": {"id": "t"}, "tenantId": "i", "tenantName": "n"}),
+                "`auth` has a tenantId and a tenantName; send one of them.",
+            ),
+            (
+                json!({"token": {"id": "t"}, "passwordCredentials": user}),
+                "`auth` has passwordCredentials and a token; send one of them.",
+            ),
+        ] {
+            check_bad(read(auth, Version::V2), message);
+        }
+    }
+
+    #[test]
+    fn swifts_v1_names_a_project_or_none() {
+        let read = |fields: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            read_swift(&headers)
+        };
+        for (user, name, wanted) in [
+            ("ada", "ada", Wanted::Default),
+            (":ada", "ada", Wanted::Default),
+            ("demo:ada", "ada", Wanted::Project("demo".to_owned())),
+            ("demo:ada:b", "ada:b", Wanted::Project("demo".to_owned())),
+        ] {
+            for names in [["x-auth-user", "x-auth-key"], ["x-storage-user", "x-storage-pass"]] {
+                let login = read(&[(names[0], user), (names[1], "p")]).unwrap();
+                assert_eq!((login.proofs, login.wanted), (vec![secret(name, "p")], wanted.clone()));
+            }
+        }
+        for fields in [&[][..], &[("x-auth-user", "ada")], &[("x-auth-user", ""), ("x-auth-key", "p")]] {
+            assert!(read(fields).is_err(), "{fields:?}");
+        }
+    }
+
+    // Promise 9.
+    #[test]
+    fn no_message_repeats_what_was_sent() {
+        let sent = "s3cret-s3cret";
+        for body in [
+            format!("{{\"auth\": \"{sent}\"}}"),
+            format!("{{\"auth\": {{\"identity\": {{\"methods\": [\"{sent}\"]}}, \"scope\": \"{sent}\"}}}}"),
+            format!("{{\"auth\": {sent}}}"),
+            format!("\"{sent}"),
+        ] {
+            for version in [Version::V2, Version::V3] {
+                let refusal = format!("{:?}", read(body.as_bytes(), version).expect_err(&body));
+                assert!(!refusal.contains(sent), "{refusal}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_the_reader_panic(body in "\\PC{0,200}|(\\{\"auth\":\\{\"(identity|token|scope)\":[\\[{\"a-z:,0-9}\\]]{0,40})") {
+            let _ = read(body.as_bytes(), Version::V3);
+            let _ = read(body.as_bytes(), Version::V2);
+        }
+    }
 }
