@@ -154,7 +154,8 @@ impl Reason {
 }
 
 impl ProxyError {
-    /// The status the client sees. Never 401 for our own trouble, only for a token or a login of keyway's own.
+    /// The status the client sees. Never 401 for our own trouble, only for a token or a login of keyway's own, and
+    /// where Keystone says it to the scope that a client asked for.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Entry(refusal) => refusal.status(),
@@ -240,6 +241,7 @@ fn auth_status(error: &AuthError) -> StatusCode {
         AuthError::Unreachable(_)
         | AuthError::Unavailable { .. }
         | AuthError::TooManyRefusals { .. }
+        | AuthError::TooManyScopes { .. }
         | AuthError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         AuthError::Timeout { .. } => match error {
             // Whoever waited for the answer in vain was timed out; who comes later is turned away.
@@ -250,6 +252,10 @@ fn auth_status(error: &AuthError) -> StatusCode {
             StatusCode::NOT_FOUND
         }
         AuthError::ScopeFixed { .. } => StatusCode::FORBIDDEN,
+        // Keystone's word to the client, who asked for that scope.
+        AuthError::ScopeRefused { status, .. } => {
+            StatusCode::from_u16(*status).unwrap_or(StatusCode::UNAUTHORIZED)
+        }
         _ => StatusCode::BAD_GATEWAY,
     }
 }
@@ -263,6 +269,8 @@ fn auth_reason(error: &AuthError) -> &'static str {
         AuthError::TooManyRefusals { .. } => "tokens_refused",
         AuthError::UnknownProject { .. } | AuthError::AmbiguousProject { .. } => "unknown_project",
         AuthError::ScopeFixed { .. } => "scope_fixed",
+        AuthError::ScopeRefused { .. } => "scope_refused",
+        AuthError::TooManyScopes { .. } => "too_many_scopes",
         AuthError::NoSuchCloud => "unknown_cloud",
         AuthError::FixedToken => "token_refused",
         AuthError::NoCatalog { .. } | AuthError::NoTenant | AuthError::ManyTenants { .. } => "no_catalog",
@@ -318,6 +326,7 @@ fn for_client(error: &AuthError) -> String {
                     reach several projects"
                 .to_owned();
         }
+        AuthError::ScopeRefused { message, .. } => return message.clone(),
         // These name what there is instead, and hold nothing else.
         named => return named.to_string(),
     };

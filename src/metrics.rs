@@ -51,6 +51,8 @@ pub struct Metrics {
     pub breaker_open: IntGaugeVec,
     /// Refused tokens that were not replaced, since there were too many of late: `{cloud}`.
     pub refusals_capped: IntCounterVec,
+    /// Questions to Keystone for the user's projects: `{cloud, result}`.
+    pub project_lists: IntCounterVec,
     token_requests_saved: IntCounterVec,
     connections: IntGaugeVec,
     closed: IntCounterVec,
@@ -320,6 +322,11 @@ impl Metrics {
                 "keyway_token_refusals_capped_total",
                 "Refused tokens that were not replaced, since services refused too many of late",
                 &["cloud"],
+            ),
+            project_lists: counters(
+                "keyway_project_lists_total",
+                "Questions to Keystone for the user's projects",
+                &["cloud", "result"],
             ),
             token_backoff,
             breaker_open,

@@ -449,6 +449,10 @@ fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
             metrics.token_backoff.with_label_values(&[cloud]).set(0.0);
             metrics.breaker_open.with_label_values(&[cloud]).set(0);
         }
+        Event::Listed { cloud, outcome } => {
+            let Some(cloud) = clouds.get(*cloud) else { return };
+            metrics.project_lists.with_label_values(&[cloud, outcome.as_str()]).inc();
+        }
         Event::Capped { cloud } => {
             let Some(cloud) = clouds.get(*cloud) else { return };
             metrics.refusals_capped.with_label_values(&[cloud]).inc();

@@ -27,6 +27,7 @@ mod refusal;
 mod reload;
 mod replay;
 mod routing;
+mod scopes;
 mod secrets;
 mod stopping;
 mod streaming;
