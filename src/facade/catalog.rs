@@ -224,8 +224,6 @@ fn items(value: &Value) -> &[Value] {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::keystone::{AllowHttp, Auth, Identity, IdentityVersion, Method, Scope, Secret};
     use crate::upstream::tls;

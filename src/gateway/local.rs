@@ -25,7 +25,7 @@ use crate::facade::documents::{self, Version};
 use crate::facade::request::{self, Login, Proof, Wanted};
 use crate::facade::{Logins, Refusal, Session, Unusable, View, random_id, reply};
 use crate::incoming::Incoming;
-use crate::keystone::{self, Asked, Auth, AuthError, Domain, Project, Scope, Token};
+use crate::keystone::{self, Asked, Auth, AuthError, Domain, Named, Project, Scope, Token};
 use crate::metrics::ServiceMetrics;
 use crate::proxy;
 use crate::proxy::headers::X_AUTH_TOKEN;
@@ -70,9 +70,8 @@ impl Gateway {
     /// Why there is none.
     pub(super) async fn facade(
         &self,
-        door: &Door,
         call: Call<'_>,
-        route: &Route<'_>,
+        (door, route): (&Door, &Route<'_>),
         caller: &Caller,
         parts: &Parts,
         incoming: &mut Option<Incoming>,
@@ -223,7 +222,10 @@ impl Local<'_> {
             }
             Call::Catalog => self.catalog().await?,
             Call::Extensions => reply::json(StatusCode::OK, &json!({"extensions": {"values": []}})),
-            Call::Projects(_) | Call::Domains | Call::System | Call::Tenants => return Ok(None),
+            Call::Projects(user) => return self.projects(user).await,
+            Call::Domains => return self.other_scopes("domains").await,
+            Call::System => return self.other_scopes("system").await,
+            Call::Tenants => return self.tenants(query).await,
         }))
     }
 
@@ -280,6 +282,10 @@ impl Local<'_> {
                     None => ProxyError::Auth(Arc::clone(&error)).to_string(),
                 };
                 Refusal::new(StatusCode::UNAUTHORIZED, message).into()
+            }
+            AuthError::ScopeRefused { status, message } => {
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::UNAUTHORIZED);
+                Refusal::new(status, message.clone()).into()
             }
             AuthError::ScopeFixed { .. } | AuthError::NotInV2 { .. } if !own => {
                 let message = ProxyError::Auth(Arc::clone(&error)).to_string();
@@ -375,7 +381,7 @@ impl Local<'_> {
         };
         if let Some(limits) = self.limits() {
             let permitted = match &real.project {
-                Some(project) => limits.iter().any(|listed| *listed == project.id || *listed == project.name),
+                Some(project) => is_listed(limits, project),
                 None => scope == Scope::Unscoped,
             };
             if !permitted {
@@ -460,6 +466,78 @@ impl Local<'_> {
         Ok(reply::json(StatusCode::OK, &json!({"catalog": catalog, "links": links})))
     }
 
+    /// The enabled projects that a client may ask for.
+    async fn listed(&self) -> Result<Vec<Named>, Failure> {
+        let all = self.gateway.shared.tokens.projects(self.index).await.map_err(ProxyError::Auth)?;
+        let shown = all.iter().filter(|info| info.enabled).map(|info| &info.project);
+        Ok(match self.limits() {
+            Some(limits) => shown.filter(|project| is_listed(limits, project)).cloned().collect(),
+            None => shown.cloned().collect(),
+        })
+    }
+
+    /// `GET /v3/auth/projects`, or the same for a user: Keystone's own list, unless it has no such call or says
+    /// more than clients may know.
+    async fn projects(&self, user: Option<&str>) -> Result<Option<Response<Bytes>>, Failure> {
+        let real = self.token(self.asked(self.session)).await?;
+        let of_another = user.is_some_and(|user| real.user.as_ref().is_none_or(|own| own.id != user));
+        if of_another || (!real.by_v2 && self.limits().is_none()) {
+            return Ok(None);
+        }
+        let projects: Vec<_> = self
+            .listed()
+            .await?
+            .iter()
+            .map(|project| {
+                json!({
+                    "id": project.id,
+                    "name": project.name,
+                    "domain_id": project.domain_id,
+                    "description": "",
+                    "enabled": true,
+                    "is_domain": false,
+                    "links": {"self": format!("{}/v3/projects/{}", self.base, project.id)},
+                })
+            })
+            .collect();
+        Ok(Some(self.list("projects", &projects)))
+    }
+
+    /// `GET /v3/auth/domains`, `/v3/auth/system`: the same for the other scopes.
+    async fn other_scopes(&self, kind: &str) -> Result<Option<Response<Bytes>>, Failure> {
+        let real = self.token(self.asked(self.session)).await?;
+        if !real.by_v2 && self.limits().is_none() {
+            return Ok(None);
+        }
+        // Identity v2.0 has neither, and clients that may ask for some projects may ask for nothing else.
+        Ok(Some(self.list(kind, &[])))
+    }
+
+    fn list(&self, name: &str, items: &[Value]) -> Response<Bytes> {
+        let place = format!("{}{}", self.base, self.route.rest);
+        let links = json!({"self": place, "next": null, "previous": null});
+        reply::json(StatusCode::OK, &json!({name: items, "links": links}))
+    }
+
+    /// `GET /v2.0/tenants`
+    async fn tenants(&self, query: &str) -> Result<Option<Response<Bytes>>, Failure> {
+        let real = self.token(self.asked(self.session)).await?;
+        if real.by_v2 && self.limits().is_none() {
+            return Ok(None);
+        }
+        let mut projects = self.listed().await?;
+        if let Some(marker) = parameter(query, "marker") {
+            let behind = projects.iter().position(|project| project.id == marker).map_or(0, |at| at + 1);
+            projects.drain(..behind);
+        }
+        if let Some(limit) = parameter(query, "limit").and_then(|limit| limit.parse().ok()) {
+            projects.truncate(limit);
+        }
+        let tenant = |project: &Named| documents::tenant(&json!({"id": project.id, "name": project.name}));
+        let tenants: Vec<_> = projects.iter().map(tenant).collect();
+        Ok(Some(reply::json(StatusCode::OK, &json!({"tenants": tenants, "tenants_links": []}))))
+    }
+
     /// Swift's v1. A project that there is not is refused: what was meant for it must not end up in another.
     async fn log_in_to_swift(&self) -> Result<Response<Bytes>, Failure> {
         let issued = self.log_in(&request::read_swift(&self.parts.headers)?).await?;
@@ -475,6 +553,10 @@ impl Local<'_> {
         answer.headers_mut().insert(X_AUTH_TOKEN_EXPIRES.clone(), left.into());
         Ok(answer)
     }
+}
+
+fn is_listed(projects: &[String], project: &Named) -> bool {
+    projects.iter().any(|listed| *listed == project.id || *listed == project.name)
 }
 
 fn only(projects: &[String]) -> String {

@@ -262,7 +262,7 @@ impl Gateway {
             (Err(error), None) => return Err(error.into()),
         };
         if let Some(call) = Call::of(&parts.method, &route, path) {
-            let local = self.facade(door, call, &route, &caller, parts, incoming, &mut record.service);
+            let local = self.facade(call, (door, &route), &caller, parts, incoming, &mut record.service);
             if let Some(reply) = Box::pin(local).await? {
                 return Ok(Reply::Own(reply));
             }

@@ -170,6 +170,7 @@ fn read_v2_document(document: &Value, answer: &Response<Bytes>, sent: Sent) -> R
     let catalog = Catalog::from_v2(&access["serviceCatalog"]);
     let (expires, issued) = times(&token["expires"], &token["issued_at"], answer, sent)?;
     let mut read = living(id, catalog, expires, issued, sent)?;
+    read.by_v2 = true;
     read.project = named_in_v2(&token["tenant"], "name");
     read.user = named_in_v2(&access["user"], "name").or_else(|| named_in_v2(&access["user"], "username"));
     let mut document = v3_document(access, &read, expires, issued);

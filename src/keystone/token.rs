@@ -111,6 +111,8 @@ pub struct Token {
     /// What Keystone said of it: the text of the `token` object of Identity v3, catalog included. Of an
     /// Identity v2.0 token, the same as v3 would have said it. `None` for a fixed token.
     pub document: Option<Bytes>,
+    /// Identity v2.0 issued it, so its Keystone may know nothing else.
+    pub by_v2: bool,
     /// Its end by Keystone's clock, UNIX seconds, for people and metrics; `None` where it has none.
     pub expires_at: Option<i64>,
     born: Instant,
@@ -132,6 +134,7 @@ impl Token {
             system: false,
             user: None,
             document: None,
+            by_v2: false,
             expires_at: None,
             born,
             expires: born.checked_add(lifetime),

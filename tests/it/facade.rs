@@ -5,9 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use keyway::config::Config;
-use keyway::demo::{
-    DOMAIN, DOMAIN_ID, OTHER_PROJECT, OTHER_PROJECT_ID, PROJECT, PROJECT_ID, USER, USER_ID,
-};
+use keyway::demo::{DOMAIN, DOMAIN_ID, OTHER_PROJECT, OTHER_PROJECT_ID, PROJECT, PROJECT_ID, USER, USER_ID};
 use keyway::facade::{Login, Logins, View};
 use keyway::keystone::{Interface, Secret};
 use serde_json::{Value, json};
@@ -53,7 +51,10 @@ pub(crate) fn refused(answer: &Answer, status: u16) -> String {
 pub(crate) fn unauthorized(answer: &Answer, why: &str) {
     assert_eq!((answer.status, answer.header("x-keyway-error")), (401, "bad_token"), "{answer:?}");
     let keystone = answer.header("www-authenticate");
-    assert!(keystone.starts_with("Keystone uri=\"http://") && keystone.ends_with("/identity\""), "{keystone}");
+    assert!(
+        keystone.starts_with("Keystone uri=\"http://") && keystone.ends_with("/identity\""),
+        "{keystone}"
+    );
     let error = &answer.json()["error"];
     assert_eq!((&error["code"], &error["title"]), (&json!(401), &json!("Unauthorized")));
     assert!(error["message"].as_str().is_some_and(|message| message.contains(why)), "{error}");
@@ -319,11 +320,15 @@ async fn a_body_that_is_no_login_is_answered_with_what_is_wrong() {
         (r#"{"auth": {"identity": {"methods": ["password"]}}}"#, "find password in identity"),
         (r#"{"auth": {"passwordCredentials": {"username": "a", "password": "p"}}}"#, "/v2.0/tokens"),
         (
-            &format!(r#"{{"auth": {{"identity": {{"methods": ["password"], "password": {user}}}, "tenantName": "x"}}}}"#),
+            &format!(
+                r#"{{"auth": {{"identity": {{"methods": ["password"], "password": {user}}}, "tenantName": "x"}}}}"#
+            ),
             "at once",
         ),
         (
-            &format!(r#"{{"auth": {{"identity": {{"methods": ["password"], "password": {user}}}, "scope": {{"project": {{"id": 1}}}}}}}}"#),
+            &format!(
+                r#"{{"auth": {{"identity": {{"methods": ["password"], "password": {user}}}, "scope": {{"project": {{"id": 1}}}}}}}}"#
+            ),
             "`id` in project must be a string",
         ),
     ] {
@@ -402,7 +407,10 @@ async fn every_endpoint_of_the_catalog_leads_to_its_service_through_keyway() {
         let real_path = real[3].splitn(4, '/').nth(3).map(|path| format!("/{path}")).unwrap_or_default();
         assert!(path.starts_with("/origin/http-") && path.ends_with(&real_path), "{path}");
         let answer = keyway.with_token(Method::GET, path, &token).await;
-        assert_eq!((answer.header("x-keyway-error"), answer.header("server")), ("", "keyway-demo (simulated)"));
+        assert_eq!(
+            (answer.header("x-keyway-error"), answer.header("server")),
+            ("", "keyway-demo (simulated)")
+        );
     }
     let catalog = keyway.with_token(Method::GET, "/identity/v3/auth/catalog", &token).await.json();
     assert_eq!(catalog["catalog"], answer.json()["token"]["catalog"]);
@@ -426,9 +434,401 @@ async fn a_view_decides_what_the_catalog_shows() {
     let shown = endpoints(&answer.json()["token"]["catalog"]);
     assert!(shown.iter().all(|endpoint| endpoint[2] == "RegionOne" && endpoint[0] != "image"), "{shown:?}");
     let compute: Vec<_> = shown.iter().filter(|endpoint| endpoint[0] == "compute").collect();
-    assert_eq!(compute.iter().map(|endpoint| &*endpoint[1]).collect::<Vec<_>>(), ["public", "internal", "admin"]);
+    assert_eq!(
+        compute.iter().map(|endpoint| &*endpoint[1]).collect::<Vec<_>>(),
+        ["public", "internal", "admin"]
+    );
     assert!(compute.iter().all(|endpoint| endpoint[3] == compute[0][3]));
     let url = |kind: &str| shown.iter().find(|endpoint| endpoint[0] == kind).map(|endpoint| &endpoint[3]);
     assert!(url("volumev2").is_some());
     assert_eq!(url("volumev2"), url("block-storage"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_scope_that_the_credential_can_have_is_granted() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::in_front_of(&cloud).await;
+    let get = async |scope: Value| {
+        let answer = keyway.post(TOKENS, &password(Some(scope.clone()))).await;
+        assert_eq!(answer.status, 201, "{scope}: {answer:?}");
+        let token = answer.json()["token"].clone();
+        let id = issued(&answer);
+        assert_eq!(keyway.about(Method::GET, TOKENS, &id).await.json()["token"], token);
+        token
+    };
+    for scope in [
+        json!({"project": {"id": OTHER_PROJECT_ID}}),
+        json!({"project": {"name": OTHER_PROJECT, "domain": {"id": DOMAIN_ID}}}),
+        json!({"project": {"name": OTHER_PROJECT, "domain": {"name": DOMAIN}}}),
+    ] {
+        let token = get(scope).await;
+        assert_eq!(
+            (&token["project"]["id"], &token["project"]["name"]),
+            (&json!(OTHER_PROJECT_ID), &json!(OTHER_PROJECT))
+        );
+        assert!(token["catalog"].to_string().contains(OTHER_PROJECT_ID));
+    }
+    // One login for the project, whatever it is called, and one of keyway's own.
+    assert_eq!(cloud.token_requests(), 2);
+    for domain in [json!({"id": DOMAIN_ID}), json!({"name": DOMAIN})] {
+        let token = get(json!({"domain": domain})).await;
+        assert_eq!((&token["domain"]["id"], &token["project"]), (&json!(DOMAIN_ID), &Value::Null));
+    }
+    let token = get(json!({"system": {"all": true}})).await;
+    assert_eq!((&token["system"], &token["project"]), (&json!({"all": true}), &Value::Null));
+    for unscoped in [json!("unscoped"), json!({"unscoped": {}})] {
+        let token = get(unscoped).await;
+        assert!(
+            ["project", "domain", "system", "catalog", "roles"].iter().all(|name| token.get(name).is_none()),
+            "{token}"
+        );
+    }
+    assert_eq!(cloud.token_requests(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scope_that_the_credential_can_not_have_is_refused_as_keystone_does() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::in_front_of(&cloud).await;
+    for scope in [
+        json!({"project": {"id": "0123456789abcdef0123456789abcdef"}}),
+        json!({"project": {"name": "nowhere", "domain": {"name": DOMAIN}}}),
+        json!({"project": {"name": PROJECT, "domain": {"name": "Elsewhere"}}}),
+        json!({"domain": {"id": "elsewhere"}}),
+        json!({"OS-TRUST:trust": {"id": "0123456789abcdef0123456789abcdef"}}),
+    ] {
+        refused(&keyway.post(TOKENS, &password(Some(scope))).await, 401);
+    }
+    // It harms nobody else.
+    issued(&keyway.post(TOKENS, &password(None)).await);
+    keyway.get("/compute/servers").await.passed_on(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_listed_projects_are_there_where_projects_are_listed() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::with(&cloud, |config| {
+        let view = View { projects: vec![OTHER_PROJECT.to_owned()], ..View::default() };
+        config.facade.clouds.insert(config.clouds[0].name.clone(), view);
+    })
+    .await;
+    for scope in [
+        None,
+        Some(json!({"project": {"id": PROJECT_ID}})),
+        Some(json!({"project": {"id": "nowhere"}})),
+        Some(json!({"domain": {"id": DOMAIN_ID}})),
+        Some(json!({"system": {"all": true}})),
+    ] {
+        let message = refused(&keyway.post(TOKENS, &password(scope.clone())).await, 401);
+        assert!(!message.contains(PROJECT_ID), "{message}");
+    }
+    let token = token(&keyway, Some(json!({"project": {"id": OTHER_PROJECT_ID}}))).await;
+    issued(&keyway.post(TOKENS, &password(Some(json!("unscoped")))).await);
+    for path in
+        ["/v3/auth/projects", "/identity/v3/OS-FEDERATION/projects", &format!("/v3/users/{USER_ID}/projects")]
+    {
+        let list = keyway.with_token(Method::GET, path, &token).await.json();
+        let ids: Vec<_> =
+            list["projects"].as_array().expect(path).iter().map(|project| &project["id"]).collect();
+        assert_eq!(ids, [OTHER_PROJECT_ID], "{path}");
+    }
+    for kind in ["domains", "system"] {
+        let list = keyway.with_token(Method::GET, &format!("/v3/auth/{kind}"), &token).await.json();
+        assert_eq!(list[kind], json!([]));
+    }
+    let tenants = keyway.with_token(Method::GET, "/v2.0/tenants", &token).await.json();
+    assert_eq!(tenants["tenants"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_may_choose_from_is_keystones_own_list() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::in_front_of(&cloud).await;
+    let token = token(&keyway, Some(json!("unscoped"))).await;
+    for (path, name) in [
+        ("/identity/v3/auth/projects", "projects"),
+        ("/v3/auth/projects", "projects"),
+        ("/identity/v3/auth/domains", "domains"),
+        ("/v3/auth/system", "system"),
+        (&format!("/v3/users/{USER_ID}/projects"), "projects"),
+    ] {
+        let answer = keyway.with_token(Method::GET, path, &token).await;
+        answer.passed_on(200);
+        assert!(answer.json()[name].as_array().is_some_and(|list| !list.is_empty()), "{path}");
+    }
+    let tenants = keyway.with_token(Method::GET, "/v2.0/tenants", &token).await.json();
+    let names: Vec<_> = tenants["tenants"].as_array().unwrap().iter().map(|tenant| &tenant["name"]).collect();
+    assert_eq!(names, [PROJECT, OTHER_PROJECT]);
+    // Without a project there is no catalog.
+    refused(&keyway.with_token(Method::GET, "/identity/v3/auth/catalog", &token).await, 403);
+    let all_else = keyway.with_token(Method::GET, "/identity/v3/users", &token).await;
+    all_else.passed_on(200);
+    assert_eq!(all_else.json()["users"][0]["id"], USER_ID);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keystone_that_is_down_is_no_bad_password() {
+    let cloud = cloud().await;
+    cloud.pause("identity").await;
+    let keyway = TestKeyway::cold(vec![cloud.keystone_config()], |_| {});
+    for _ in 0..3 {
+        let answer = keyway.post(TOKENS, &password(None)).await;
+        assert_eq!((answer.status, answer.header("x-keyway-error").is_empty()), (503, false), "{answer:?}");
+        assert!(answer.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0));
+        assert_eq!(answer.header("www-authenticate"), "");
+    }
+    // What needs no Keystone is there.
+    assert_eq!(keyway.get("/identity").await.status, 300);
+    cloud.resume("identity").await;
+    eventually("the login", async || {
+        (keyway.post(TOKENS, &password(None)).await.status == 201).then_some(())
+    })
+    .await;
+}
+
+fn configured(config: &mut Config) {
+    config.listeners[0].logins = Logins::Configured;
+    let login = |name: &str, password: &str| Login { name: name.to_owned(), password: Secret::new(password) };
+    config.facade.logins = vec![login("ada", "ada-password"), login("bob", "bob-password")];
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_configured_logins_log_in_where_they_are_wanted() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::with(&cloud, configured).await;
+    let user = |name: &str, password: &str| json!({"password": {"user": {"name": name, "password": password, "domain": {"name": "any"}}}});
+    let credential = |id: &str, secret: &str| json!({"application_credential": {"id": id, "secret": secret}});
+    let login = async |methods: Value, given: Value| keyway.post(TOKENS, &by(methods, given)).await;
+
+    let ada = issued(&login(json!(["password"]), user("ada", "ada-password")).await);
+    let bob = issued(&login(json!(["application_credential"]), credential("bob", "bob-password")).await);
+    let again = issued(&login(json!(["token"]), json!({"token": {"id": ada}})).await);
+    for token in [&ada, &bob, &again] {
+        keyway.with_token(Method::GET, "/compute/servers", token).await.passed_on(200);
+    }
+    let v2 = json!({"auth": {"passwordCredentials": {"username": "bob", "password": "bob-password"}}});
+    assert_eq!(keyway.post("/identity/v2.0/tokens", &v2).await.status, 200);
+    let swift = [("x-auth-user", "ada"), ("x-auth-key", "ada-password")];
+    assert_eq!(keyway.get_with("/auth/v1.0", &swift).await.status, 200);
+
+    let mut two = user("ada", "ada-password");
+    two["application_credential"] = credential("bob", "bob-password")["application_credential"].clone();
+    for (methods, given) in [
+        (json!(["password"]), user("ada", "bob-password")),
+        (json!(["password"]), user("eve", "ada-password")),
+        (json!(["application_credential"]), credential("bob", "wrong")),
+        (json!(["token"]), json!({"token": {"id": "dummy"}})),
+        (json!(["token"]), json!({"token": {"id": "ada-password"}})),
+        (json!(["totp"]), json!({"totp": {}})),
+        (json!(["password", "application_credential"]), two),
+    ] {
+        let message = refused(&login(methods, given).await, 401);
+        assert_eq!(message, "The request you have made requires authentication.");
+    }
+    refused(&keyway.get_with("/auth/v1.0", &[("x-auth-user", "ada"), ("x-auth-key", "x")]).await, 401);
+    // Everybody may look where to log in, and no further.
+    assert_eq!(keyway.get("/identity").await.status, 300);
+    unauthorized(&keyway.get("/identity/v3/auth/catalog").await, "");
+    unauthorized(&keyway.get("/compute/servers").await, "");
+    assert_eq!(cloud.token_requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_good_for_its_own_cloud_only() {
+    let (one, two) = (cloud().await, cloud().await);
+    let mut lab = two.keystone_config();
+    lab.name = "lab 2".to_owned();
+    let keyway = TestKeyway::cold(vec![one.keystone_config(), lab], |_| {});
+    let lab = "/cloud/lab%202/identity/v3/auth/tokens";
+    let answer = keyway.post(lab, &password(None)).await;
+    let (of_lab, of_one) = (issued(&answer), token(&keyway, None).await);
+    for endpoint in endpoints(&answer.json()["token"]["catalog"]) {
+        let own = format!("http://{}/cloud/lab%202/", keyway.listen());
+        assert!(endpoint[3].starts_with(&own), "{endpoint:?}");
+    }
+    keyway.with_token(Method::GET, "/cloud/lab%202/compute/servers", &of_lab).await.passed_on(200);
+    unauthorized(&keyway.with_token(Method::GET, "/compute/servers", &of_lab).await, "another cloud");
+    unauthorized(
+        &keyway.with_token(Method::GET, "/identity/v3/auth/catalog", &of_lab).await,
+        "another cloud",
+    );
+    let headers = [("x-auth-token", &*of_one), ("x-subject-token", &*of_lab)];
+    for method in [Method::GET, Method::DELETE] {
+        refused(&keyway.send(request(method, TOKENS, &headers, "")).await, 404);
+    }
+    let body = by(json!(["token"]), json!({"token": {"id": of_lab}}));
+    refused(&keyway.post(TOKENS, &body).await, 401);
+    keyway.get("/cloud/elsewhere/identity").await.message(404, "unknown_cloud");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_with_a_project_and_a_region_makes_them_the_default() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::in_front_of(&cloud).await;
+    let path = format!("/region/RegionTwo/project/{OTHER_PROJECT}/identity/v3/auth/tokens");
+    let answer = keyway.post(&path, &password(None)).await;
+    issued(&answer);
+    let token = &answer.json()["token"];
+    assert_eq!(token["project"]["id"], OTHER_PROJECT_ID);
+    let shown = endpoints(&token["catalog"]);
+    assert!(!shown.is_empty() && shown.iter().all(|endpoint| endpoint[2] == "RegionTwo"), "{shown:?}");
+    let answer = keyway.post(&path, &password(Some(json!({"project": {"id": PROJECT_ID}})))).await;
+    assert_eq!(answer.json()["token"]["project"]["id"], PROJECT_ID);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fixed_token_has_a_user_of_keyways_and_a_catalog_of_the_overrides() {
+    let cloud = cloud().await;
+    let (url, token) = (cloud.url("compute"), keyway::demo::PASSWORD.to_owned());
+    let base = |url: &str| keyway::upstream::BaseUrl::parse(url).expect(url);
+    let keyway = TestKeyway::for_cloud(&cloud, |config| {
+        config.auth = keyway::keystone::Auth::Fixed { endpoint: base(&url), token: Secret::new(token) };
+        config.endpoint_overrides.insert("compute".to_owned(), base(&url));
+    })
+    .await;
+    let answer = keyway.post(TOKENS, &password(None)).await;
+    let token = issued(&answer);
+    let document = &answer.json()["token"];
+    assert_eq!((&document["user"]["name"], document.get("project")), (&json!("keyway"), None));
+    let shown = endpoints(&document["catalog"]);
+    assert_eq!((shown.len(), &*shown[0][0], &*shown[0][1]), (1, "compute", "public"));
+    let path = shown[0][3].replace(&format!("http://{}", keyway.listen()), "");
+    // The token is none of the demo cloud's, which says so itself.
+    keyway.with_token(Method::GET, &format!("{path}/servers"), &token).await.passed_on(401);
+    let catalog = keyway.with_token(Method::GET, "/identity/v3/auth/catalog", &token).await;
+    assert_eq!(catalog.json()["catalog"], document["catalog"]);
+    refused(&keyway.post(TOKENS, &password(Some(json!({"project": {"id": "p"}})))).await, 401);
+    assert_eq!(cloud.token_requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swifts_v1_login_leads_to_the_account_of_a_project() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::in_front_of(&cloud).await;
+    let own = format!("http://{}", keyway.listen());
+    for (path, user, project) in [
+        ("/auth/v1.0", "anybody", PROJECT_ID),
+        ("/auth/v1", ":anybody", PROJECT_ID),
+        ("/object-store/auth/v1.0", "demo:anybody", PROJECT_ID),
+        ("/auth/v1.0", "other:anybody", OTHER_PROJECT_ID),
+        ("/auth/v1.0", &format!("{OTHER_PROJECT_ID}:anybody"), OTHER_PROJECT_ID),
+    ] {
+        let answer = keyway.get_with(path, &[("x-auth-user", user), ("x-auth-key", "any")]).await;
+        assert_eq!((answer.status, answer.body.len()), (200, 0), "{answer:?}");
+        let token = answer.header("x-auth-token");
+        assert_eq!(answer.header("x-storage-token"), token);
+        assert_eq!(answer.header("x-auth-token-expires"), "43200");
+        let url = answer.header("x-storage-url").strip_prefix(&own).expect("a URL of keyway's");
+        assert!(
+            url.starts_with("/origin/http-127.0.0.1-") && url.ends_with(&format!("/v1/AUTH_{project}")),
+            "{url}"
+        );
+        let put = keyway.with_token(Method::PUT, &format!("{url}/box-{project}"), token).await;
+        put.passed_on(if user == "anybody" || user == "other:anybody" { 201 } else { 202 });
+    }
+    let old = [("x-storage-user", "demo:anybody"), ("x-storage-pass", "any")];
+    assert_eq!(keyway.get_with("/auth/v1.0", &old).await.status, 200);
+    // What was meant for a project that is not there must not end up in another one.
+    let unknown = [("x-auth-user", "test:tester"), ("x-auth-key", "testing")];
+    let message = refused(&keyway.get_with("/auth/v1.0", &unknown).await, 401);
+    assert!(message.contains(PROJECT) && message.contains(OTHER_PROJECT), "{message}");
+    refused(&keyway.get("/auth/v1.0").await, 401);
+    refused(&keyway.get_with("/auth/v1.0", &[("x-auth-user", "demo:anybody")]).await, 401);
+    // Its clients look for the store's capabilities at the root of its host.
+    let seen = cloud.requests("object-store").len();
+    keyway.get("/info").await;
+    assert_eq!(targets(&cloud, "object-store")[seen..], ["/info"]);
+}
+
+/// As keystoneauth goes about it: it knows a URL and a password, and finds everything else.
+struct Session<'a> {
+    keyway: &'a TestKeyway,
+    auth_url: String,
+    token: String,
+    catalog: Value,
+    logins: usize,
+}
+
+impl<'a> Session<'a> {
+    async fn new(keyway: &'a TestKeyway, auth_url: &str) -> Self {
+        let auth_url = format!("http://{}{auth_url}", keyway.listen());
+        let mut session = Self { keyway, auth_url, token: String::new(), catalog: Value::Null, logins: 0 };
+        session.log_in().await;
+        session
+    }
+
+    async fn get(&self, url: &str) -> Answer {
+        let own = format!("http://{}", self.keyway.listen());
+        let path = url.strip_prefix(&own).unwrap_or_else(|| panic!("{url} is no URL of keyway's"));
+        let path = if path.is_empty() { "/" } else { path };
+        self.keyway.with_token(Method::GET, path, &self.token).await
+    }
+
+    /// Looks for the versions where it was sent, takes v3 and logs in there.
+    async fn log_in(&mut self) {
+        let versions = self.get(&self.auth_url).await;
+        assert!(matches!(versions.status, 200 | 300), "{versions:?}");
+        let document = versions.json();
+        let entries = match document["versions"]["values"].as_array() {
+            Some(entries) => entries.clone(),
+            None => vec![document["version"].clone()],
+        };
+        let v3 = entries.iter().find(|entry| entry["id"] == "v3.14").expect("v3");
+        let url = v3["links"][0]["href"].as_str().expect("a link").trim_end_matches('/');
+        let path = url.strip_prefix(&format!("http://{}", self.keyway.listen())).expect("a URL of keyway's");
+        let answer = self.keyway.post(&format!("{path}/auth/tokens"), &password(None)).await;
+        self.token = issued(&answer);
+        self.catalog = answer.json()["token"]["catalog"].clone();
+        self.logins += 1;
+    }
+
+    fn endpoint(&self, kind: &str, interface: &str, region: &str) -> String {
+        let all = endpoints(&self.catalog);
+        let found = all.into_iter().find(|endpoint| endpoint[..3] == [kind, interface, region]);
+        found.unwrap_or_else(|| panic!("no {interface} {kind} in {region}"))[3].clone()
+    }
+
+    /// A request; once more after a new login if it is refused.
+    async fn request(&mut self, kind: &str, region: &str, path: &str) -> Answer {
+        let url = format!("{}{path}", self.endpoint(kind, "public", region).trim_end_matches('/'));
+        let answer = self.get(&url).await;
+        if answer.status != 401 {
+            return answer;
+        }
+        self.log_in().await;
+        self.get(&url).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_knows_nothing_but_the_url_finds_everything() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::in_front_of(&cloud).await;
+    for auth_url in ["", "/", "/v3", "/identity", "/identity/", "/identity/v3", "/identity/v3/"] {
+        let mut session = Session::new(&keyway, auth_url).await;
+        for (kind, region, path) in [
+            ("compute", "RegionOne", "/servers/detail"),
+            ("compute", "RegionTwo", "/servers"),
+            ("image", "RegionOne", "/v2/images"),
+            ("network", "RegionOne", "/v2.0/networks"),
+            ("volumev3", "RegionOne", "/volumes"),
+            ("object-store", "RegionOne", ""),
+            ("identity", "RegionOne", "/users"),
+        ] {
+            let answer = session.request(kind, region, path).await;
+            assert!(matches!(answer.status, 200 | 204), "{kind}{path}: {answer:?}");
+            answer.passed_on(answer.status);
+        }
+        // It asks a service for its versions where that has them, above its endpoint.
+        let versions = session.endpoint("compute", "public", "RegionOne").replace("/v2.1", "/");
+        assert!(session.get(&versions).await.json()["versions"].is_array());
+        assert_eq!(session.logins, 1);
+
+        // Its token is revoked behind its back: it logs in again by itself.
+        let revoked = keyway.about(Method::DELETE, TOKENS, &session.token).await;
+        assert_eq!(revoked.status, 204);
+        assert_eq!(session.request("compute", "RegionOne", "/servers").await.status, 200);
+        assert_eq!(session.logins, 2);
+    }
+    assert_eq!(cloud.token_requests(), 1);
 }

@@ -14,6 +14,7 @@ mod demo;
 mod entry;
 mod errors;
 mod facade;
+mod facade_v2;
 mod failure;
 mod fuzzed;
 mod h2_wire;
