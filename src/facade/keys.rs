@@ -201,6 +201,11 @@ impl Keys {
         Ok(session)
     }
 
+    /// Whether a token was sealed by us, good or not.
+    pub fn is_own(&self, token: &[u8]) -> bool {
+        token.starts_with(START) && self.unseal(token).is_some()
+    }
+
     fn unseal(&self, token: &[u8]) -> Option<Session> {
         if token.len() > LONGEST {
             return None;

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
+use percent_encoding::percent_decode;
 
 use super::{Door, Gateway, authority};
 use crate::error::ProxyError;
 use crate::facade::{Logins, Session, Unusable, Vouched};
-use crate::proxy::headers::X_AUTH_TOKEN;
+use crate::proxy::headers::{X_AUTH_TOKEN, X_SUBJECT_TOKEN};
 use crate::route::Route;
 use crate::secret;
 use crate::upstream::Scheme;
@@ -110,6 +111,24 @@ impl Gateway {
             }
         }
         Ok(session)
+    }
+
+    /// Checks that nothing about a token of keyway's own goes to a service: neither as the token that the request is
+    /// about nor in its target, as Identity v2.0 has it.
+    pub(super) fn keep_own_tokens(&self, parts: &Parts) -> Result<(), ProxyError> {
+        let subjects = parts.headers.get_all(&X_SUBJECT_TOKEN).iter().map(http::HeaderValue::as_bytes);
+        let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+        let in_target = if target.contains("gAAAAA") { target } else { "" };
+        let pieces = in_target.split(['/', '?', '&', '=', ';']).map(str::as_bytes);
+        for text in subjects.chain(pieces) {
+            let mut token: Vec<u8> = percent_decode(text).collect();
+            // What a query or an encoder took off.
+            token.resize(token.len().next_multiple_of(4), b'=');
+            if self.shared.keys.is_own(text) || self.shared.keys.is_own(&token) {
+                return Err(ProxyError::OwnToken);
+            }
+        }
+        Ok(())
     }
 
     /// Lets go of sessions that have ended; called on the worker's tick.

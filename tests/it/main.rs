@@ -27,6 +27,7 @@ mod reload;
 mod replay;
 mod routing;
 mod secrets;
+mod sessions;
 mod stopping;
 mod streaming;
 mod tls;
