@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::keys::{Keys, LONGEST_LIFE, random_id};
+pub use self::keys::{Keys, LONGEST_LIFE, TOKEN_START, random_id};
 pub use self::login::{Attempts, Passwords};
 pub use self::session::{Session, Unusable, Vouched};
 pub use self::state::{StateError, check as check_state};
