@@ -103,7 +103,7 @@ pub enum ProxyError {
     #[error("{}", for_client(.0))]
     Auth(Arc<AuthError>),
     /// A token like keyway's own that opens nothing, or none where one is wanted.
-    #[error("the request needs a good token of keyway's, and {why}; log in at {keystone}")]
+    #[error("the request needs a good token of keyway's, and {why}; log in where WWW-Authenticate says")]
     Unauthorized {
         /// What is wrong with it.
         why: facade::Unusable,
@@ -127,6 +127,11 @@ pub enum ProxyError {
         "the path names a project, but the token has a scope of its own; leave `/project/` out, or the token"
     )]
     TokenScope,
+    /// A question about a token of keyway's own that only the cloud's Keystone could answer.
+    #[error(
+        "the request is about a token of keyway's own, which the cloud does not know; ask /identity/v3/auth/tokens"
+    )]
+    OwnToken,
     /// No answer from the service.
     #[error("{}", unanswered(.0))]
     Upstream(#[source] upstream::Error),
@@ -164,7 +169,8 @@ impl ProxyError {
             Self::TooManyLogins { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_) | RouteError::NoOrigin)
             | Self::UnknownCloud { .. }
-            | Self::NoOrigin { .. } => StatusCode::NOT_FOUND,
+            | Self::NoOrigin { .. }
+            | Self::OwnToken => StatusCode::NOT_FOUND,
             Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) | Self::Body(_) => {
                 StatusCode::BAD_REQUEST
             }
@@ -197,6 +203,7 @@ impl ProxyError {
             Self::WrongPassword { .. } => "bad_login",
             Self::TooManyLogins { .. } => "too_many_logins",
             Self::TokenScope => "token_scope",
+            Self::OwnToken => "own_token",
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_) | RouteError::NoOrigin) => {
                 "no_route"
             }

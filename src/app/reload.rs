@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::{App, Parts, StartError, doors, listener_settings, load_tls};
 use crate::config::{self, Config, Problems};
+use crate::facade::Logins;
 use crate::keystone::{self, Auth};
 use crate::secret;
 
@@ -137,6 +138,10 @@ fn keep_socket(running: &config::Listener, new: &mut config::Listener, fixed: &m
         return;
     };
     fixed.push(format!("the listener `{}` stays at {}, although {what}", running.name, old.address));
+    // Nor may anybody log in at the old one because the new one is out of others' reach.
+    if running.logins == Logins::Configured {
+        new.logins = Logins::Configured;
+    }
     *server = old.clone();
 }
 

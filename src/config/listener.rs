@@ -98,12 +98,13 @@ impl Layers<'_> {
         self.check_strangers(name, &address, options);
         let tls = self.listener_tls(name, options, warnings);
         let (mode, users) = self.socket_file(name, &address, options);
+        let logins = self.listener_logins(name, &address, options, warnings);
         Listener {
             name: name.to_owned(),
             server: server::Config { address, tls, mode, users },
             entry: entry::Config { hosts, origins, required },
             policy,
-            logins: crate::facade::Logins::default(),
+            logins,
             pinned: None,
         }
     }
@@ -233,7 +234,7 @@ impl Layers<'_> {
         }
     }
 
-    fn listener_problem(&mut self, name: &str, option: &str, message: &str) {
+    pub(super) fn listener_problem(&mut self, name: &str, option: &str, message: &str) {
         self.problems.add(self.file.path.display(), format!("listener.{name}.{option}"), message);
     }
 }

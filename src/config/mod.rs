@@ -12,18 +12,20 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{path::PathBuf, thread};
 
+use crate::facade::{Logins, View};
 use crate::keystone::credentials::AllowHttp;
 use crate::keystone::service_type;
 use crate::policy::Policy;
 use crate::proxy::BodyLimits;
 use crate::server::Address;
 use crate::upstream::{BaseUrl, Scheme};
-use crate::{entry, facade, keystone, server};
+use crate::{entry, keystone, server};
 
 mod cloud;
 mod clouds;
 mod env;
 mod exposure;
+mod facade;
 mod file;
 mod listener;
 mod policy;
@@ -52,7 +54,7 @@ pub struct Config {
     /// What may be done with a cloud, by the cloud's name, whatever the listener.
     pub cloud_policies: BTreeMap<String, Arc<Policy>>,
     /// `[facade]`, `[login.NAME]`, and what clients see of each cloud.
-    pub facade: facade::Config,
+    pub facade: crate::facade::Config,
     /// Services whose answers keep the links that they wrote, by the cloud's name; `*` for all of a cloud.
     pub raw_links: BTreeMap<String, Vec<String>>,
     /// What is logged, and how.
@@ -81,7 +83,7 @@ pub struct Listener {
     /// What they may do.
     pub policy: Option<Arc<Policy>>,
     /// Who may log in.
-    pub logins: facade::Logins,
+    pub logins: Logins,
     /// The address that it stands for, if it serves one service only: `/cloud/lab/compute`.
     pub pinned: Option<String>,
 }
@@ -94,7 +96,7 @@ impl Listener {
             server: server::Config::at(address.into()),
             entry: entry::Config::default(),
             policy: None,
-            logins: facade::Logins::default(),
+            logins: Logins::default(),
             pinned: None,
         }
     }
@@ -227,7 +229,7 @@ pub struct Overrides {
 
 /// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
 /// `_` for the dot.
-const SETTINGS: [&str; 23] = [
+const SETTINGS: [&str; 25] = [
     "listen",
     "admin",
     "workers",
@@ -251,6 +253,8 @@ const SETTINGS: [&str; 23] = [
     "timeouts.keystone",
     "timeouts.idle",
     "timeouts.proof",
+    "facade.token_life",
+    "facade.state",
 ];
 
 /// hyper's smallest read buffer, which a request's head must be able to fill.
@@ -284,6 +288,7 @@ impl Config {
         let (listeners, admin) = layers.listeners(&policies, &mut warnings);
         let mut config = layers.settings(listeners, admin);
         config.check(&mut layers);
+        config.facade = layers.facade(!with_clouds, &mut warnings);
         if config.listeners.iter().chain([&config.admin]).any(|listener| listener.entry.required.is_some()) {
             exposure::warn(&file.path, env, &mut warnings);
         }
@@ -339,10 +344,13 @@ impl Config {
                 Some(Err(message)) => problem("policy", message),
                 _ => {}
             }
-            if let Some(cloud) = cloud
-                && !allowed.is_empty()
-            {
+            let view = facade::view(options, &mut problem);
+            let Some(cloud) = cloud else { continue };
+            if !allowed.is_empty() {
                 cloud.allow_http = AllowHttp::Only(allowed);
+            }
+            if view != View::default() {
+                self.facade.clouds.insert(name.clone(), view);
             }
         }
     }
@@ -384,7 +392,7 @@ impl Layers<'_> {
             workers: self.setting("workers", cores, |text| at_most(value::count(text)?, 1024)),
             clouds: Vec::new(),
             cloud_policies: BTreeMap::new(),
-            facade: facade::Config::default(),
+            facade: crate::facade::Config::default(),
             raw_links: BTreeMap::new(),
             log: Log {
                 format: self.setting("log.format", log.format, log_format),

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fmt, io};
@@ -19,12 +19,12 @@ use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::state::{self, Journal, Revocation};
+use super::state::{self, Journal, Revocation, StateError};
 use super::{Config, Login, Session, Unusable, Vouched};
 use crate::secret;
 
 /// How each of our tokens begins, as Keystone's Fernet tokens do: 0x80 and a time before the year 4147.
-const START: &[u8] = b"gAAAAA";
+pub const TOKEN_START: &[u8] = b"gAAAAA";
 
 /// The longest token that is looked at, characters.
 const LONGEST: usize = 4096;
@@ -55,8 +55,16 @@ pub struct Keys {
     revoked: Mutex<Revoked>,
     /// Grows whenever a token that was good may not be any more.
     changes: AtomicU64,
-    /// Where both are kept, and the file of revocations.
-    state: Option<(PathBuf, Arc<Mutex<Journal>>)>,
+    state: Option<State>,
+}
+
+/// Where keys and revocations are kept.
+struct State {
+    directory: PathBuf,
+    journal: Arc<Mutex<Journal>>,
+    /// The keys are those of the file. Else there is none yet: nothing is written before there is a token that
+    /// could outlive the process.
+    kept: AtomicBool,
 }
 
 /// What was revoked.
@@ -69,30 +77,27 @@ struct Revoked {
 }
 
 impl Keys {
-    /// Reads the keys of a configuration, or makes them. Where they can't be kept, which is told in the log,
-    /// they end with the process.
+    /// Reads the keys of a configuration, or makes one. Where it can't be kept, which is told in the log, it
+    /// ends with the process.
     pub fn load(config: &Config) -> Self {
         let Some(directory) = &config.state else { return Self::default() };
         let keys = match state::read_keys(directory) {
-            Ok(Some(keys)) => Ok(keys),
-            Ok(None) => state::make_key(directory),
-            Err(error) => Err(error),
+            Ok(None) => state::may_write(directory).map(|()| None),
+            read => read,
         };
         let keys = match keys {
             Ok(keys) => keys,
             Err(error) => {
-                let why = secret::causes(&error);
-                tracing::warn!(
-                    "{why}: tokens of keyway's own end with this process; set facade.state to a directory that it \
-                     may write to"
-                );
+                cannot_keep(&error);
                 return Self::default();
             }
         };
-        let mut new = Self::with(keys);
+        let kept = AtomicBool::new(keys.is_some());
+        let mut new = keys.map_or_else(Self::default, Self::with);
         let mut journal = Journal::of(directory);
         let cleaned = journal.clean(now(), now() - LONGEST_LIFE);
-        new.state = Some((directory.clone(), Arc::new(Mutex::new(journal))));
+        new.state =
+            Some(State { directory: directory.clone(), journal: Arc::new(Mutex::new(journal)), kept });
         if let Err(error) = cleaned.and_then(|()| new.look()) {
             tracing::warn!(%error, "{} can't be used: revoked tokens may be good again", directory.display());
         }
@@ -104,19 +109,20 @@ impl Keys {
     /// stay good.
     #[must_use]
     pub fn reload(self: &Arc<Self>, config: &Config) -> Arc<Self> {
-        if let (Some((directory, _)), Some(wanted)) = (&self.state, &config.state)
-            && directory == wanted
+        if let Some(state) = &self.state
+            && Some(&state.directory) == config.state.as_ref()
         {
-            let keys = match state::read_keys(directory) {
-                Ok(None) => state::make_key(directory),
-                Ok(Some(keys)) => Ok(keys),
-                Err(error) => Err(error),
-            };
-            match keys {
-                Ok(keys) => *lock(&self.keys) = keys.into(),
-                Err(error) => {
-                    tracing::warn!("{}: tokens are sealed as before", secret::causes(&error));
+            match state::read_keys(&state.directory) {
+                Ok(Some(keys)) => {
+                    *lock(&self.keys) = keys.into();
+                    state.kept.store(true, Ordering::Relaxed);
                 }
+                // Whoever removes the file wants the tokens to end.
+                Ok(None) if state.kept.swap(false, Ordering::Relaxed) => {
+                    *lock(&self.keys) = [Zeroizing::new(random())].into();
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!("{}: tokens are sealed as before", secret::causes(&error)),
             }
             self.changed();
             return Arc::clone(self);
@@ -125,10 +131,7 @@ impl Keys {
             return Arc::clone(self);
         }
         let new = Self::load(config);
-        let mut keys = new.keys().to_vec();
-        keys.extend(self.keys().iter().filter(|key| !keys.contains(key)).cloned().collect::<Vec<_>>());
-        keys.truncate(state::MAX_KEYS);
-        *lock(&new.keys) = keys.into();
+        new.adopt(new.keys().to_vec(), &self.keys());
         let old = self.revoked();
         new.remember(old.tokens.iter().map(|(id, end)| Revocation::Token(*id, *end)));
         new.remember([Revocation::Until(old.until)]);
@@ -153,6 +156,24 @@ impl Keys {
         }
     }
 
+    /// Seals with the first of these keys; the `old` ones still open.
+    fn adopt(&self, mut keys: Vec<Key>, old: &[Key]) {
+        let more: Vec<_> = old.iter().filter(|key| !keys.contains(key)).cloned().collect();
+        keys.extend(more);
+        keys.truncate(state::MAX_KEYS);
+        *lock(&self.keys) = keys.into();
+    }
+
+    /// Writes the key down before it seals the first token.
+    #[cold]
+    fn keep(&self, state: &State) {
+        match state::write_key(&state.directory, &self.keys()[0]) {
+            Ok(keys) => self.adopt(keys, &self.keys()),
+            Err(error) => cannot_keep(&error),
+        }
+        state.kept.store(true, Ordering::Relaxed);
+    }
+
     fn with(keys: Vec<Key>) -> Self {
         Self {
             keys: Mutex::new(keys.into()),
@@ -164,6 +185,9 @@ impl Keys {
 
     /// The token of a session: `gAAAAA`, and about 200 characters more.
     pub fn seal(&self, session: &Session) -> String {
+        if let Some(state) = self.state.as_ref().filter(|state| !state.kept.load(Ordering::Relaxed)) {
+            self.keep(state);
+        }
         let mut token = vec![0x80];
         let issued_at = u64::try_from(session.issued_at).unwrap_or(0);
         token.extend_from_slice(&issued_at.to_be_bytes());
@@ -188,7 +212,7 @@ impl Keys {
     /// # Errors
     /// Why it is not.
     pub fn open(&self, token: &[u8], now: i64) -> Result<Session, Unusable> {
-        if !token.starts_with(START) {
+        if !token.starts_with(TOKEN_START) {
             return Err(Unusable::NoToken);
         }
         let session = self.unseal(token).ok_or(Unusable::Foreign)?;
@@ -199,6 +223,11 @@ impl Keys {
             return Err(Unusable::Revoked);
         }
         Ok(session)
+    }
+
+    /// Whether a token was sealed by us, good or not.
+    pub fn is_own(&self, token: &[u8]) -> bool {
+        token.starts_with(TOKEN_START) && self.unseal(token).is_some()
     }
 
     fn unseal(&self, token: &[u8]) -> Option<Session> {
@@ -228,8 +257,8 @@ impl Keys {
     /// later one with the same directory.
     pub async fn revoke(&self, session: &Session) {
         let news = self.remember([Revocation::Token(session.id, session.expires_at)]);
-        let Some((_, journal)) = &self.state else { return };
-        let journal = Arc::clone(journal);
+        let Some(state) = &self.state else { return };
+        let journal = Arc::clone(&state.journal);
         let write = move || {
             let (now, mut journal) = (now(), lock(&journal));
             news.into_iter().try_for_each(|news| journal.add(news, now, now - LONGEST_LIFE))
@@ -239,10 +268,16 @@ impl Keys {
         }
     }
 
-    /// Reads what was added to the file of revocations.
+    /// Reads what was added to the file of revocations, and keys that another keyway wrote down first.
     fn look(&self) -> io::Result<()> {
-        let Some((_, journal)) = &self.state else { return Ok(()) };
-        let news = lock(journal).news()?;
+        let Some(state) = &self.state else { return Ok(()) };
+        if !state.kept.load(Ordering::Relaxed)
+            && let Ok(Some(keys)) = state::read_keys(&state.directory)
+        {
+            self.adopt(keys, &self.keys());
+            state.kept.store(true, Ordering::Relaxed);
+        }
+        let news = lock(&state.journal).news()?;
         if !news.is_empty() {
             self.remember(news);
         }
@@ -335,6 +370,14 @@ impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keys").field("changes", &self.changes()).finish_non_exhaustive()
     }
+}
+
+#[cold]
+fn cannot_keep(error: &StateError) {
+    let why = secret::causes(error);
+    tracing::warn!(
+        "{why}: tokens of keyway's own end with this process; set facade.state to a directory that it may write to"
+    );
 }
 
 /// What seals one token.
@@ -473,7 +516,13 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (first, second) = (Keys::load(&config(home.path())), Keys::load(&config(home.path())));
         let (kept, revoked) = (session(), session());
+        assert!(!home.path().join("keys").exists(), "there is no token yet");
+        // Vouched for by the key that there is before the one of the file.
+        let vouched = second.vouch(&login("ada", "hunter2"));
         let [good, bad] = [&kept, &revoked].map(|session| first.seal(session).into_bytes());
+        second.look().unwrap();
+        assert!(second.still(&vouched, &login("ada", "hunter2")));
+        assert_eq!(second.keys()[0], first.keys()[0]);
         assert_eq!(second.open(&good, now()).unwrap(), kept);
         assert_eq!(second.open(&bad, now()).unwrap(), revoked);
         let before = second.changes();
@@ -512,7 +561,7 @@ mod tests {
         assert_eq!(keys.open(&bad, now()), Err(Unusable::Revoked));
         let sealed = keys.seal(&kept).into_bytes();
         assert_eq!(Keys::load(&config(&other)).open(&sealed, now()).unwrap(), kept);
-        // A file without the old keys.
+        // Whoever removes the file wants tokens to end.
         std::fs::remove_file(other.join("keys")).unwrap();
         let keys = keys.reload(&config(&other));
         assert_eq!(keys.open(&good, now()), Err(Unusable::Foreign));
@@ -556,7 +605,7 @@ mod tests {
             for bit in 0..8 {
                 let mut changed = token.clone();
                 changed[index] ^= 1 << bit;
-                let why = if index < START.len() { Unusable::NoToken } else { Unusable::Foreign };
+                let why = if index < TOKEN_START.len() { Unusable::NoToken } else { Unusable::Foreign };
                 assert_eq!(keys.open(&changed, session.issued_at), Err(why), "bit {bit} of {index}");
             }
         }
@@ -619,7 +668,7 @@ mod tests {
         fn no_bytes_open_anything(mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let keys = Keys::default();
             prop_assert_eq!(keys.open(&bytes, 0), Err(Unusable::NoToken));
-            let mut token = START.to_vec();
+            let mut token = TOKEN_START.to_vec();
             token.append(&mut bytes);
             prop_assert_eq!(keys.open(&token, 0), Err(Unusable::Foreign));
             let mut raw = vec![0x80, 0, 0, 0, 0];

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::keys::{Keys, LONGEST_LIFE, random_id};
+pub use self::keys::{Keys, LONGEST_LIFE, TOKEN_START, random_id};
 pub use self::login::{Attempts, Passwords};
 pub use self::reply::Refusal;
 pub use self::session::{Session, Unusable, Vouched};

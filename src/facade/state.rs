@@ -1,7 +1,7 @@
 //! What outlives the process: the keys that seal tokens, and which tokens were revoked.
 //!
 //! A directory holds both, for its owner only. `keys` has 32 random bytes in base64 per line; the first line
-//! seals, all open. `revoked` has a line for each token that was revoked before its end; lines are only ever
+//! seals, all open; it is written when a first token is sealed, not before. `revoked` has a line for each token that was revoked before its end; lines are only ever
 //! added to it, under a lock, until so many tokens of it have ended that it is written anew. Any number of
 //! keyways may share the directory.
 
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use rustix::fs::{Access, AtFlags, CWD};
 use zeroize::Zeroizing;
 
 use super::keys::{Key, random};
@@ -141,14 +142,24 @@ fn parse_keys(text: &str) -> Result<Vec<Key>, usize> {
     if keys.is_empty() { Err(0) } else { Ok(keys) }
 }
 
-/// Makes the directory and a key in it. Where another keyway was quicker, its key.
-pub(super) fn make_key(directory: &Path) -> Result<Vec<Key>, StateError> {
+/// Whether the directory can be made, or a file in it: asked without doing so.
+pub(super) fn may_write(directory: &Path) -> Result<(), StateError> {
+    let there = directory.ancestors().find(|path| path.exists()).unwrap_or(directory);
+    let rights = Access::WRITE_OK | Access::EXEC_OK;
+    let may = match there.is_dir() {
+        true => rustix::fs::accessat(CWD, there, rights, AtFlags::EACCESS).map_err(io::Error::from),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    };
+    may.map_err(|source| StateError::System { path: directory.to_owned(), source })
+}
+
+/// Makes the directory and writes this key into it. Where another keyway was quicker, the keys are its own.
+pub(super) fn write_key(directory: &Path, key: &Key) -> Result<Vec<Key>, StateError> {
     let path = directory.join(KEYS);
     let write = || {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let key = Key::new(random());
         let text = Zeroizing::new(format!("{}\n", *Zeroizing::new(STANDARD.encode(key.as_slice()))));
-        // A link to a whole file is there or not; an own name would show a part of it to others.
+        // A link to a whole file is there or not; to write under the name itself would show a part to others.
         let whole = write_beside(&path, text.as_bytes())?;
         let linked = fs::hard_link(&whole, &path);
         fs::remove_file(&whole)?;
@@ -379,18 +390,23 @@ mod tests {
         let home = directory();
         let state = home.path().join("a/keyway");
         assert!(read_keys(&state).unwrap().is_none());
-        let made = make_key(&state).unwrap();
+        may_write(&state).unwrap();
+        assert!(!home.path().join("a").exists());
+        let made = write_key(&state, &Key::new([1; 32])).unwrap();
+        assert_eq!(made, [Key::new([1; 32])]);
         assert_eq!((mode(&state), mode(&state.join(KEYS))), (0o700, 0o600));
         assert_eq!(read_keys(&state).unwrap().unwrap(), made);
-        assert_eq!(make_key(&state).unwrap(), made);
+        assert_eq!(write_key(&state, &Key::new([2; 32])).unwrap(), made);
         assert_eq!(fs::read_dir(&state).unwrap().count(), 1, "nothing is left beside it");
     }
 
     #[test]
     fn of_many_that_make_a_key_at_once_one_wins() {
         let home = directory();
+        let home = home.path();
         let all: Vec<_> = std::thread::scope(|scope| {
-            let made: Vec<_> = (0..8).map(|_| scope.spawn(|| make_key(home.path()).unwrap())).collect();
+            let made: Vec<_> =
+                (0..8).map(|n| scope.spawn(move || write_key(home, &Key::new([n; 32])).unwrap())).collect();
             made.into_iter().map(|made| made.join().unwrap()).collect()
         });
         assert!(all.iter().all(|keys| *keys == all[0]));
@@ -401,7 +417,7 @@ mod tests {
     fn a_key_that_others_can_read_or_change_is_refused() {
         let home = directory();
         let path = home.path().join(KEYS);
-        make_key(home.path()).unwrap();
+        write_key(home.path(), &Key::default()).unwrap();
         for (path, mode, expected) in [
             (&path, 0o644, "can be read"),
             (&path, 0o640, "can be read"),
@@ -436,7 +452,7 @@ mod tests {
             assert_eq!(parse_keys(&text).unwrap_err(), line, "{text}");
         }
         let home = directory();
-        make_key(home.path()).unwrap();
+        write_key(home.path(), &Key::default()).unwrap();
         fs::write(home.path().join(KEYS), "hunter2\n").unwrap();
         let error = check(home.path()).unwrap_err().to_string();
         assert!(error.contains("line 1") && !error.contains("hunter2"), "{error}");

@@ -313,6 +313,9 @@ impl Gateway {
             target.push('?');
             target.push_str(query);
         }
+        if fields.subject || destination.identity {
+            self.keep_own_tokens(parts)?;
+        }
         let incoming = incoming.take().expect("it is taken here only");
         let required = door.entry.required();
         let answer = self.proxy.forward(&destination, &target, parts, fields, required, incoming);

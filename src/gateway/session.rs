@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
+use memchr::memmem;
+use percent_encoding::percent_decode;
 
 use super::{Address, Door, Gateway};
 use crate::error::ProxyError;
-use crate::facade::{Logins, Session, Unusable, Vouched};
-use crate::proxy::headers::X_AUTH_TOKEN;
+use crate::facade::{Logins, Session, TOKEN_START, Unusable, Vouched};
+use crate::proxy::headers::{X_AUTH_TOKEN, X_SUBJECT_TOKEN};
 use crate::route::Route;
 use crate::secret;
 
@@ -54,6 +56,9 @@ impl Gateway {
         let Some(token) = parts.headers.get(&X_AUTH_TOKEN).map(http::HeaderValue::as_bytes) else {
             return Ok(Caller::refused(Unusable::NoToken));
         };
+        if door.logins == Logins::Any && !token.starts_with(TOKEN_START) {
+            return Ok(Caller::default());
+        }
         if let Some(known) = self.opened().known(token, self.shared.keys.changes(), now)
             && known.serves(door.logins)
         {
@@ -69,7 +74,7 @@ impl Gateway {
         let wall = jiff::Timestamp::now().as_second();
         let session = match self.session(door, token, wall) {
             Ok(session) => session,
-            Err(Unusable::NoToken) if door.logins == Logins::Any => return Ok(Caller::default()),
+            // It may be a password.
             Err(Unusable::NoToken) => {
                 return match self.password(door, None, token, now)? {
                     Some(_) => {
@@ -109,6 +114,24 @@ impl Gateway {
             }
         }
         Ok(session)
+    }
+
+    /// Checks that nothing about a token of keyway's own goes to a service: neither as the token that the request is
+    /// about nor in its target, as Identity v2.0 has it.
+    pub(super) fn keep_own_tokens(&self, parts: &Parts) -> Result<(), ProxyError> {
+        let subjects = parts.headers.get_all(&X_SUBJECT_TOKEN).iter().map(http::HeaderValue::as_bytes);
+        let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+        let in_target = if memmem::find(target.as_bytes(), TOKEN_START).is_some() { target } else { "" };
+        let pieces = in_target.split(['/', '?', '&', '=', ';']).map(str::as_bytes);
+        for text in subjects.chain(pieces) {
+            let mut token: Vec<u8> = percent_decode(text).collect();
+            // What a query or an encoder took off.
+            token.resize(token.len().next_multiple_of(4), b'=');
+            if self.shared.keys.is_own(text) || self.shared.keys.is_own(&token) {
+                return Err(ProxyError::OwnToken);
+            }
+        }
+        Ok(())
     }
 
     /// Lets go of sessions that have ended; called on the worker's tick.

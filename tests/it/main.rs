@@ -30,6 +30,7 @@ mod replay;
 mod routing;
 mod scopes;
 mod secrets;
+mod sessions;
 mod stopping;
 mod streaming;
 mod tls;

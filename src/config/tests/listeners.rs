@@ -33,6 +33,7 @@ fn a_listener_has_everything_that_its_table_says() {
         tls_cert = 'tls.pem'
         tls_key = 'tls.key'
         client_ca = 'ca.pem'
+        login = 'configured'
         [listener.socket]
         address = 'unix:/run/keyway.sock'
         mode = '0660'
@@ -43,6 +44,8 @@ fn a_listener_has_everything_that_its_table_says() {
         required_header = 'X-Admin: 1'
         [policy.look]
         read_only = true
+        [login.ada]
+        password = 'hunter2-ada'
     ";
     let setup = with_tls_files().toml(text);
     let config = setup.config();
@@ -66,7 +69,8 @@ fn a_listener_has_everything_that_its_table_says() {
     assert!(config.admin.entry.required.is_some());
     assert_eq!(config.warnings, [""; 0]);
     // The header's value is as good as a password.
-    assert!(!format!("{config:?}").contains("let me in"));
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("let me in") && !shown.contains("hunter2"));
 }
 
 // Promise 1.
@@ -86,7 +90,9 @@ fn an_address_that_others_reach_needs_tls_and_client_certificates() {
             &[&format!("listener.x.address: {}", of("x"))],
         );
         for (listen, table) in [("listen", "main"), ("admin", "admin")] {
-            let known = format!("{listen} = '{address}'\n[listener.{table}]\n{TLS}");
+            let known = format!(
+                "{listen} = '{address}'\n[listener.{table}]\n{TLS}\n[login.ada]\npassword = 'hunter2-ada'"
+            );
             with_tls_files().toml(&known).config();
         }
     }

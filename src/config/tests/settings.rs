@@ -147,6 +147,8 @@ fn every_setting_is_a_variable_too() {
             "workers" => "3",
             key if key == "drain" || key.starts_with("timeouts.") => "11s",
             "limits.head" | "limits.target" => "9KiB",
+            "facade.token_life" => "2d",
+            "facade.state" => "~/state",
             _ => "77",
         };
         format!("{}={value}", variable(key))
@@ -160,6 +162,8 @@ fn every_setting_is_a_variable_too() {
     }
     assert_eq!((config.limits.connections_per_client, config.limits.min_rate), (Some(77), 77));
     assert_eq!((config.body_limits.default, config.limits.head), (Some(77), 9 << 10));
+    assert_eq!(config.facade.token_life, 4 * Duration::from_secs(12 * 3600));
+    assert!(config.facade.state.is_some_and(|state| state.ends_with("home/state")));
     assert_eq!(config.warnings, [""; 0]);
 }
 
