@@ -261,6 +261,12 @@ impl Running {
             let setting = match listener.name.as_str() {
                 "main" => "--listen".to_owned(),
                 "admin" => "--admin".to_owned(),
+                _ if listener.emulated => {
+                    let service = listener.pinned.as_deref().unwrap_or_default().trim_start_matches('/');
+                    format!(
+                        "address and service = \"{service}\" of a [listener.NAME], and leave {service} out of emulate_ports"
+                    )
+                }
                 name => format!("[listener.{name}] address"),
             };
             StartError::Bind { address: listener.server.address.clone(), setting, source }

@@ -93,6 +93,9 @@ const LISTENER: Schema = &[
     ("required_header", Form::Text),
     ("policy", Form::Text),
     ("login", Form::Text),
+    ("service", Form::Text),
+    ("cloud", Form::Text),
+    ("region", Form::Text),
     ("tls_cert", Form::Text),
     ("tls_key", Form::Text),
     ("client_ca", Form::Text),
@@ -163,6 +166,11 @@ impl File {
         Self::default()
     }
 
+    /// The listeners that name the cloud of their service, and the cloud.
+    pub(super) fn pinned_clouds(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.listeners.iter().filter_map(|(name, options)| Some((name.as_str(), options.text("cloud")?)))
+    }
+
     fn parse(path: &Path, text: &str, problems: &mut Problems) -> Self {
         let mut file = Self { path: path.to_owned(), ..Self::default() };
         let source = path.display();
@@ -183,9 +191,19 @@ impl File {
         for (name, value) in table {
             let key = format!("{prefix}{name}");
             if let Some(setting) = SETTINGS.iter().copied().find(|setting| *setting == key) {
-                match scalar(value) {
-                    Ok(text) => drop(self.settings.insert(setting, text)),
-                    Err(what) => self.problem(problems, key, format!("{what}, not a text or a number")),
+                match (setting, value) {
+                    ("emulate_ports", Value::Boolean(flag)) => {
+                        self.settings.insert(setting, flag.to_string());
+                    }
+                    ("emulate_ports", value) => {
+                        if let Some(services) = self.list(key, value, Form::Texts, problems) {
+                            self.settings.insert(setting, services.join(","));
+                        }
+                    }
+                    (_, value) => match scalar(value) {
+                        Ok(text) => drop(self.settings.insert(setting, text)),
+                        Err(what) => self.problem(problems, key, format!("{what}, not a text or a number")),
+                    },
                 }
             } else if key == "clouds" {
                 self.clouds = self.list(key, value, Form::Texts, problems);

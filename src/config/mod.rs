@@ -86,6 +86,8 @@ pub struct Listener {
     pub logins: Logins,
     /// The address that it stands for, if it serves one service only: `/cloud/lab/compute`.
     pub pinned: Option<String>,
+    /// Nobody named its port: it is the service's by convention (`emulate_ports`).
+    pub emulated: bool,
 }
 
 impl Listener {
@@ -98,6 +100,7 @@ impl Listener {
             policy: None,
             logins: Logins::default(),
             pinned: None,
+            emulated: false,
         }
     }
 
@@ -219,6 +222,8 @@ pub struct Overrides {
     pub listen: Option<String>,
     /// `--admin`.
     pub admin: Option<String>,
+    /// `--emulate-ports`.
+    pub emulate_ports: Option<String>,
     /// `--workers`.
     pub workers: Option<String>,
     /// `--log-format`.
@@ -229,9 +234,10 @@ pub struct Overrides {
 
 /// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
 /// `_` for the dot.
-const SETTINGS: [&str; 25] = [
+const SETTINGS: [&str; 26] = [
     "listen",
     "admin",
+    "emulate_ports",
     "workers",
     "drain",
     "log.format",
@@ -304,6 +310,13 @@ impl Config {
                     !served.by_file && (listed.clone().any(|listed| listed == name) || clouds.knows(name));
                 if !served.names.contains(name) && !elsewhere {
                     misplaced.push(name);
+                }
+            }
+            for (name, cloud) in file.pinned_clouds() {
+                if !served.names.is_empty() && !served.names.iter().any(|known| known == cloud) {
+                    let message = format!("no such cloud is served, only {}", served.names.join(", "));
+                    let message = format!("{message}: correct the name, or serve the cloud");
+                    problems.add(file.path.display(), format!("listener.{name}.cloud"), message);
                 }
             }
             for name in misplaced {
@@ -486,6 +499,7 @@ impl Layers<'_> {
         let flag = match key {
             "listen" => &self.overrides.listen,
             "admin" => &self.overrides.admin,
+            "emulate_ports" => &self.overrides.emulate_ports,
             "workers" => &self.overrides.workers,
             "log.format" => &self.overrides.log_format,
             "log.level" => &self.overrides.log_level,
@@ -493,7 +507,7 @@ impl Layers<'_> {
         };
         let flag = flag.as_deref().map(|text| Written {
             source: COMMAND_LINE.to_owned(),
-            key: format!("--{}", key.replace('.', "-")),
+            key: format!("--{}", key.replace(['.', '_'], "-")),
             text,
         });
         [file, variable, flag].into_iter().flatten().collect()

@@ -71,14 +71,13 @@ impl<'a> Address<'a> {
             });
         }
         let main = self.main.address.tcp()?;
-        let scheme = self.main.scheme.as_str();
         let host = if below { "localhost" } else { host };
         let elsewhere = address_of(host).is_some_and(|own| !main.ip().is_unspecified() && own != main.ip());
         let there = format!("{host}:{}", main.port());
         if elsewhere || !self.main.entry.has(&there) {
-            return Some(format!("{scheme}://{main}"));
+            return Some(self.main.url());
         }
-        Some(format!("{scheme}://{there}"))
+        Some(format!("{}://{there}", self.main.scheme.as_str()))
     }
 }
 

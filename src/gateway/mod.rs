@@ -80,6 +80,13 @@ pub struct Door {
     pub policy: Option<Arc<Policy>>,
 }
 
+impl Door {
+    /// How a client names it, see [`server::Address::url`].
+    pub fn url(&self) -> String {
+        self.address.url(self.scheme == Scheme::Https)
+    }
+}
+
 /// What all workers share. A reload makes a new one.
 #[derive(Debug)]
 pub struct Shared {
@@ -304,9 +311,8 @@ impl Gateway {
         };
         let mut target = match route.form {
             Form::Endpoint => destination.base.target(route.rest, current.as_deref()),
-            Form::Root => format!("{}{}", destination.base.root(), route.rest),
-            Form::Origin if route.rest.is_empty() => "/".to_owned(),
-            Form::Origin => route.rest.to_owned(),
+            Form::Root => verbatim(destination.base.root(), route.rest, parts),
+            Form::Origin => verbatim("", route.rest, parts),
         };
         destination.permits(listener, &parts.method, &target)?;
         if let Some(query) = parts.uri.query() {
@@ -569,6 +575,18 @@ enum Reply {
     Service(Answer),
     /// What keyway says itself.
     Own(Response<Bytes>),
+}
+
+/// The path at a service that is `path` below `root` and nothing else, with room for the query.
+fn verbatim(root: &str, path: &str, parts: &Parts) -> String {
+    let query = parts.uri.query().map_or(0, |query| query.len() + 1);
+    let mut target = String::with_capacity(root.len() + path.len().max(1) + query);
+    target.push_str(root);
+    target.push_str(path);
+    if target.is_empty() {
+        target.push('/');
+    }
+    target
 }
 
 /// Whether an endpoint may get a token: over plain http only if Keystone gives it out that way, or

@@ -8,6 +8,7 @@ mod support;
 #[allow(unreachable_pub)]
 mod properties;
 
+mod addresses;
 mod admin;
 mod answers;
 mod demo;

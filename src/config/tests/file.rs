@@ -88,7 +88,7 @@ fn the_annotated_file_holds_every_key_with_its_default() {
     assert_eq!(served(&config), ["prod", "lab"]);
     assert_ne!(config.clouds[0].allow_http, AllowHttp::Never);
     let names: Vec<_> = config.listeners.iter().map(|listener| listener.name.as_str()).collect();
-    assert_eq!(names, ["main", "compute", "socket", "team"]);
+    assert_eq!(names, ["main", "compute", "nova", "socket", "team"]);
     let policies: Vec<_> = config
         .listeners
         .iter()

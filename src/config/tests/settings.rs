@@ -145,6 +145,7 @@ fn every_setting_is_a_variable_too() {
             "log.format" => "json",
             "log.level" => "debug",
             "workers" => "3",
+            "emulate_ports" => "dns",
             key if key == "drain" || key.starts_with("timeouts.") => "11s",
             "limits.head" | "limits.target" => "9KiB",
             "facade.token_life" => "2d",
@@ -155,6 +156,7 @@ fn every_setting_is_a_variable_too() {
     });
     let config = Setup::new().vars(PASSWORD).vars(&variables.join("\n")).config();
     assert_eq!((port(&config.listeners[0]), port(&config.admin), config.workers), (1, 2, 3));
+    assert_eq!(port(&config.listeners[1]), 9001);
     let eleven = Duration::from_secs(11);
     let timeouts = config.timeouts;
     for duration in [timeouts.handshake, timeouts.head, timeouts.keepalive, timeouts.stall, config.drain] {
