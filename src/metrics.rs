@@ -29,6 +29,8 @@ pub struct Metrics {
     pub retries: IntCounterVec,
     /// Requests that keyway answered itself with an error, or whose answer broke off: `{reason}`.
     pub errors: IntCounterVec,
+    /// Answers in JSON that went out as they came, since they were too large to look for links: `{reason}`.
+    pub links_unmapped: IntCounterVec,
     /// Requests that a policy denied: `{policy,rule}`, both as the configuration calls them.
     pub denied: IntCounterVec,
     /// Calls to Keystone for a token: `{cloud,reason,result}`.
@@ -268,6 +270,11 @@ impl Metrics {
             errors: counters(
                 "keyway_errors_total",
                 "Errors that keyway answered itself, and answers that broke off",
+                &["reason"],
+            ),
+            links_unmapped: counters(
+                "keyway_links_unmapped_total",
+                "Answers in JSON that were too large to look for links",
                 &["reason"],
             ),
             denied: counters("keyway_denied_total", "Requests that a policy denied", &["policy", "rule"]),

@@ -87,7 +87,7 @@ const RULE: Schema = &[
     ("paths", Form::Texts),
     ("projects", Form::Texts),
 ];
-const CLOUD: Schema = &[("allow_http", Form::Texts), ("policy", Form::Text)];
+const CLOUD: Schema = &[("allow_http", Form::Texts), ("policy", Form::Text), ("raw_links", Form::Texts)];
 
 /// Every option of a table with a name of the operator's.
 #[cfg(test)]

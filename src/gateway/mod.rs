@@ -6,6 +6,8 @@
 
 mod address;
 mod body;
+mod held;
+mod links;
 mod local;
 mod record;
 
@@ -18,8 +20,9 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Request, Response};
 
+use self::held::Held;
 use self::record::Record;
-use crate::body::ReplayBudget;
+use crate::body::Budget;
 use crate::entry::Entry;
 use crate::error::ProxyError;
 use crate::facade::{self, Logins, Session};
@@ -29,8 +32,9 @@ use crate::keystone::{self, AllowHttp, Asked, Auth, Discovery, Scope, Token, Tok
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
 use crate::policy::{Denied, Policy, View};
 use crate::proxy::headers::{self, Fields};
+use crate::proxy::links::{Here, Mapping, There};
 use crate::proxy::origins::{self, Origins, Place};
-use crate::proxy::{self, Answer, BodyLimits, Destination, Proxy, links, rewrite};
+use crate::proxy::{self, Answer, BodyLimits, Destination, Proxy, rewrite};
 use crate::route::{Form, Route};
 use crate::server;
 use crate::upstream::{self, BaseUrl, Scheme};
@@ -52,6 +56,10 @@ pub struct Config {
     pub replay_buffer: usize,
     /// What all of them may hold together, bytes.
     pub replay_total: usize,
+    /// How large a body is held so that its links can be mapped, bytes; none if it is 0.
+    pub links: usize,
+    /// What all bodies that are held may have together, bytes.
+    pub links_total: usize,
     /// How long a token is known to be good after a service accepted it.
     pub proof: Duration,
 }
@@ -90,6 +98,8 @@ pub struct Shared {
     pub clouds: Vec<Arc<keystone::Config>>,
     /// What may be done with each of them, whatever the listener.
     pub cloud_policies: Vec<Option<Arc<Policy>>>,
+    /// The services of each of them whose links stay as they are, by official type; `*` for all.
+    pub raw_links: Vec<Vec<String>>,
     /// Their tokens.
     pub tokens: TokenCache,
     /// What services say of their versions.
@@ -134,6 +144,8 @@ pub struct Gateway {
     clients: Vec<upstream::Client>,
     proxy: Proxy,
     destinations: Mutex<Destinations>,
+    /// For answers that are held.
+    held: Arc<Budget>,
     worker: Arc<WorkerMetrics>,
     /// Where requests are counted that name no service.
     nowhere: Arc<ServiceMetrics>,
@@ -150,7 +162,9 @@ impl Gateway {
     ) -> Self {
         let nowhere = shared.metrics.service(&worker, "none", "none");
         let config = &shared.config;
-        let replay = Arc::new(ReplayBudget::new(config.replay_total / workers.max(1), config.replay_buffer));
+        let replay = Arc::new(Budget::new(config.replay_total / workers.max(1), config.replay_buffer));
+        let held =
+            Arc::new(Budget::new((config.links_total / workers.max(1)).max(2 * config.links), config.links));
         let proxy = Proxy::new(
             shared.tokens.clone(),
             Arc::clone(&shared.metrics),
@@ -158,7 +172,7 @@ impl Gateway {
             replay,
             config.proof,
         );
-        Self { shared, clients, proxy, destinations: Mutex::default(), worker, nowhere }
+        Self { shared, clients, proxy, destinations: Mutex::default(), held, worker, nowhere }
     }
 
     /// This worker's connections, by cloud.
@@ -181,13 +195,16 @@ impl Gateway {
                 record.status = response.status();
                 response.map(|body| Body::own(body, record))
             }
-            Ok(Reply::Service(Answer { response, at, sent })) => {
+            Ok(Reply::Service(Answer { response, at, sent }, held)) => {
                 record.upstream = Some(at - record.start);
                 // Reading the clock costs as much as the rest of the bookkeeping.
-                record.ended = response.body().is_buffered().then_some(at);
+                record.ended = (held.is_none() && response.body().is_buffered()).then_some(at);
                 record.status = response.status();
                 record.request_id = headers::request_id(response.headers()).cloned();
-                response.map(|body| Body::upstream(body, sent, record))
+                response.map(|body| match held {
+                    None => Body::upstream(body, sent, record),
+                    Some(held) => Body::held(held, sent, record),
+                })
             }
             Err(error) => {
                 self.count(&error);
@@ -283,12 +300,28 @@ impl Gateway {
         let required = door.entry.required();
         let answer = self.proxy.forward(&destination, &target, parts, fields, required, incoming);
         let mut answer = answer.await?;
+        let Some(bodies) = destination.links else { return Ok(Reply::Service(answer, None)) };
         let address = Address::new(&self.shared.doors[0], door, &route, parts);
-        if let (Form::Endpoint, authority) = (address.form, address.authority) {
-            let here = links::Here { scheme: address.scheme, authority, prefix: address.prefix };
-            links::localize(answer.response.headers_mut(), here, &destination.url, &destination.base);
-        }
-        Ok(Reply::Service(answer))
+        let ordinary = if route.form == Form::Root { address.ordinary() } else { None };
+        let Destination { url, base, origins, .. } = &*destination;
+        let mapping = Mapping {
+            here: Here {
+                scheme: address.scheme,
+                authority: address.authority,
+                prefix: route.prefix,
+                form: route.form,
+                rest: route.rest,
+                ordinary: ordinary.as_deref(),
+                rooted: session.is_none(),
+            },
+            there: There { url, base, origins, target: &target },
+        };
+        let held = if self.localize(&mut answer, &parts.method, bodies, &mapping) {
+            Some(Box::pin(self.hold(&mut answer, bodies, &mapping)).await)
+        } else {
+            None
+        };
+        Ok(Reply::Service(answer, held))
     }
 
     /// Refuses what could be read in two ways, or is larger than allowed.
@@ -412,6 +445,7 @@ impl Gateway {
             policies,
             pool: self.clients[index].pool(found.url.origin()).map_err(ProxyError::Upstream)?,
             url: found.url.clone(),
+            links: self.links(index, &official, route)?,
             identity: official == "identity",
             body_limit: shared.body_limits.of(&official),
             metrics: shared.metrics.service(&self.worker, &cloud.name, &official),
@@ -524,8 +558,8 @@ fn no_origin(token: &Token) -> ProxyError {
 
 /// What a request is answered with.
 enum Reply {
-    /// What its service said.
-    Service(Answer),
+    /// What its service said, with the body that was held.
+    Service(Answer, Option<Box<Held>>),
     /// What keyway says itself.
     Own(Response<Bytes>),
 }
