@@ -21,24 +21,32 @@ const SMALL: usize = 8 * 1024;
 /// Together they have about so many at most, bytes.
 const GATHERED: usize = 32 * 1024;
 
-/// How many bytes all replay buffers of one worker may hold together.
+/// How many bytes all buffers of one kind may hold together in one worker.
 #[derive(Debug)]
-pub struct ReplayBudget {
+pub struct Budget {
     free: AtomicUsize,
     per_request: usize,
 }
 
-impl ReplayBudget {
+impl Budget {
     /// `total` bytes for all requests, at most `per_request` for one.
     pub fn new(total: usize, per_request: usize) -> Self {
         Self { free: AtomicUsize::new(total), per_request }
     }
 
-    fn take(&self, bytes: usize) -> bool {
+    /// The most that one request may hold, bytes.
+    pub fn per_request(&self) -> usize {
+        self.per_request
+    }
+
+    /// Takes so many bytes out of it, if they are there.
+    #[must_use]
+    pub fn take(&self, bytes: usize) -> bool {
         self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(bytes)).is_ok()
     }
 
-    fn give_back(&self, bytes: usize) {
+    /// Puts bytes back.
+    pub fn give_back(&self, bytes: usize) {
         self.free.fetch_add(bytes, Ordering::Relaxed);
     }
 }
@@ -82,7 +90,7 @@ pub struct RequestBody {
     received: u64,
     /// The most that it may have, bytes.
     limit: u64,
-    budget: Arc<ReplayBudget>,
+    budget: Arc<Budget>,
     /// All of a body of keyway's own.
     own: Option<Bytes>,
 }
@@ -96,7 +104,7 @@ impl fmt::Debug for RequestBody {
 
 impl RequestBody {
     /// Wraps what hyper received. Nothing is read yet.
-    pub fn new(source: Incoming, budget: Arc<ReplayBudget>) -> Self {
+    pub fn new(source: Incoming, budget: Arc<Budget>) -> Self {
         let length = source.size_hint().exact();
         let source = (!source.is_end_stream()).then_some(source);
         Self {
@@ -143,7 +151,7 @@ impl RequestBody {
             length: None,
             received: 0,
             limit: u64::MAX,
-            budget: Arc::new(ReplayBudget::new(0, 0)),
+            budget: Arc::new(Budget::new(0, 0)),
             own: Some(whole),
         }
     }

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub retries: IntCounterVec,
     /// Requests that keyway answered itself with an error, or whose answer broke off: `{reason}`.
     pub errors: IntCounterVec,
+    /// Answers in JSON that went out as they came, since they were too large to look for links: `{reason}`.
+    pub links_unmapped: IntCounterVec,
     /// Requests that a policy denied: `{policy,rule}`, both as the configuration calls them.
     pub denied: IntCounterVec,
     /// Logins at keyway's own Keystone: `{result}`, `ok`, `refused` or `limited`.
@@ -285,6 +287,11 @@ impl Metrics {
                 "keyway_sessions_refused_total",
                 "Requests with a token of keyway's that is not good, or without one where it is wanted",
                 &["why"],
+            ),
+            links_unmapped: counters(
+                "keyway_links_unmapped_total",
+                "Answers in JSON that were too large to look for links",
+                &["reason"],
             ),
             denied: counters("keyway_denied_total", "Requests that a policy denied", &["policy", "rule"]),
             token_requests: counters(

@@ -142,6 +142,11 @@ impl<'a> Route<'a> {
         Ok(Self { form: Form::Root, rest: path, ..Self::parse(prefix)? })
     }
 
+    /// Cloud, region and project as the path has them, percent-encoding included.
+    pub fn selectors_as_written(&self) -> [Option<&'a str>; 3] {
+        [self.raw[0], self.raw[1], self.raw[2]]
+    }
+
     /// The named cloud.
     ///
     /// # Errors
@@ -209,6 +214,12 @@ fn split(path: &str) -> Option<(&str, &str)> {
     let path = path.strip_prefix('/')?;
     let end = path.bytes().position(|byte| byte == b'/').unwrap_or(path.len());
     Some(path.split_at(end))
+}
+
+/// Whether a path, which may be a part of one from one `/` on, means the same to every server and stays
+/// below where it begins.
+pub fn is_clear(path: &str) -> bool {
+    check_segments(path).is_ok()
 }
 
 /// Refuses what leaves the service's base, or means different things to different servers.

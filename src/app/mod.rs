@@ -399,6 +399,8 @@ impl Parts<'_> {
                 target: config.limits.target,
                 replay_buffer: config.limits.replay_buffer,
                 replay_total: config.limits.replay_total,
+                links: config.limits.links,
+                links_total: config.limits.links_total,
                 proof: config.timeouts.proof,
             },
             facade: config.facade.clone(),
@@ -410,6 +412,11 @@ impl Parts<'_> {
                 .clouds
                 .iter()
                 .map(|cloud| config.cloud_policies.get(&cloud.name).cloned())
+                .collect(),
+            raw_links: config
+                .clouds
+                .iter()
+                .map(|cloud| config.raw_links.get(&cloud.name).cloned().unwrap_or_default())
                 .collect(),
             tokens: TokenCache::new(clouds, config.timeouts.keystone, runtime.clone(), observer),
             discovery: self.discovery.clone(),

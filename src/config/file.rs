@@ -120,6 +120,7 @@ const CLOUD: Schema = &[
     ("hide", Form::Texts),
     ("only_interface", Form::Text),
     ("only_region", Form::Text),
+    ("raw_links", Form::Texts),
 ];
 
 /// Every option of a table with a name of the operator's.

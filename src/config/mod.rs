@@ -144,6 +144,10 @@ pub struct Limits {
     pub replay_buffer: usize,
     /// The same, for all requests together.
     pub replay_total: usize,
+    /// How large an answer's body in JSON is held so that its links can be mapped; none if it is 0.
+    pub links: usize,
+    /// The same, for all answers together.
+    pub links_total: usize,
     /// Connections from clients.
     pub max_connections: usize,
     /// Connections of one client address. Unless it is set, loopback has no such limit.
@@ -162,6 +166,8 @@ impl Default for Limits {
         Self {
             replay_buffer: 64 << 10,
             replay_total: 64 << 20,
+            links: 1 << 20,
+            links_total: 64 << 20,
             max_connections: 10_000,
             connections_per_client: None,
             min_rate: 256,
@@ -234,7 +240,7 @@ pub struct Overrides {
 
 /// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
 /// `_` for the dot.
-const SETTINGS: [&str; 26] = [
+const SETTINGS: [&str; 28] = [
     "listen",
     "admin",
     "emulate_ports",
@@ -244,6 +250,8 @@ const SETTINGS: [&str; 26] = [
     "log.level",
     "limits.replay_buffer",
     "limits.replay_total",
+    "limits.links",
+    "limits.links_total",
     "limits.max_connections",
     "limits.connections_per_client",
     "limits.min_rate",
@@ -349,6 +357,16 @@ impl Config {
                     Err(message) => problem("allow_http", message),
                 }
             }
+            let mut raw = Vec::new();
+            for text in options.list("raw_links") {
+                match if text == "*" { Ok(text.to_owned()) } else { policy::service(text) } {
+                    Ok(service) => raw.push(service_type::canonical(&service).into_owned()),
+                    Err(message) => problem("raw_links", message),
+                }
+            }
+            if !raw.is_empty() {
+                self.raw_links.insert(name.clone(), raw);
+            }
             let cloud = self.clouds.iter_mut().find(|cloud| cloud.name == *name);
             match options.text("policy").map(|policy| policies.named(policy)) {
                 Some(Ok(Some(policy))) if cloud.is_some() => {
@@ -373,6 +391,10 @@ impl Config {
         if self.limits.replay_total < self.limits.replay_buffer {
             let message = "smaller than limits.replay_buffer: it holds all requests' buffers, so raise it";
             layers.problem("limits.replay_total", message);
+        }
+        if self.limits.links_total < self.limits.links {
+            let message = "smaller than limits.links: it holds all answers that are held, so raise it";
+            layers.problem("limits.links_total", message);
         }
         if self.limits.target > self.limits.head {
             layers.problem("limits.target", "larger than limits.head, of which it is a part: lower it");
@@ -415,6 +437,8 @@ impl Layers<'_> {
             limits: Limits {
                 replay_buffer: self.setting("limits.replay_buffer", limits.replay_buffer, value::size),
                 replay_total: self.setting("limits.replay_total", limits.replay_total, value::size),
+                links: self.setting("limits.links", limits.links, value::size),
+                links_total: self.setting("limits.links_total", limits.links_total, value::size),
                 max_connections: self.setting("limits.max_connections", limits.max_connections, value::count),
                 connections_per_client: self.setting(
                     "limits.connections_per_client",

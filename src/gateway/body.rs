@@ -9,6 +9,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
+use super::held::Held;
 use super::record::Record;
 use crate::error::ProxyError;
 use crate::proxy::{Sent, headers};
@@ -68,6 +69,7 @@ pub struct Body {
 enum Kind {
     Own(Option<Bytes>),
     Upstream(upstream::Body, Sent),
+    Held(Box<Held>, Sent),
     /// The service's answer broke off; the error, until it was passed on.
     Broken(Option<Box<dyn std::error::Error + Send + Sync>>),
 }
@@ -82,6 +84,11 @@ impl Body {
     /// A service's, of the request that `record` is about.
     pub(super) fn upstream(body: upstream::Body, sent: Sent, record: Box<Record>) -> Self {
         Self { kind: Kind::Upstream(body, sent), broken: false, record: Some(record) }
+    }
+
+    /// The same after it was held.
+    pub(super) fn held(held: Box<Held>, sent: Sent, record: Box<Record>) -> Self {
+        Self { kind: Kind::Held(held, sent), broken: false, record: Some(record) }
     }
 
     #[cold]
@@ -112,19 +119,19 @@ impl http_body::Body for Body {
         let mut frame = match &mut self.kind {
             Kind::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
             Kind::Broken(error) => return Poll::Ready(error.take().map(Err)),
-            Kind::Upstream(body, _) => match ready!(Pin::new(body).poll_frame(cx)) {
-                Some(Err(error)) => {
-                    self.broke_off(error);
-                    // hyper drops what it has not sent yet when a body fails, so it gets to send that
-                    // first: who sees the head knows that the service acted, who sees nothing may repeat.
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                frame => frame,
-            },
+            Kind::Upstream(body, _) => ready!(Pin::new(body).poll_frame(cx)),
+            Kind::Held(held, _) => ready!(held.poll_frame(cx)),
         };
+        if let Some(Err(error)) = frame {
+            self.broke_off(error);
+            // hyper drops what it has not sent yet when a body fails, so it gets to send that first: who
+            // sees the head knows that the service acted, who sees nothing may repeat.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if let Some(Ok(frame)) = &mut frame
-            && let (Some(trailers), Kind::Upstream(_, sent)) = (frame.trailers_mut(), &self.kind)
+            && let (Some(trailers), Kind::Upstream(_, sent) | Kind::Held(_, sent)) =
+                (frame.trailers_mut(), &self.kind)
         {
             headers::clean_trailers(trailers, sent);
         }
@@ -138,6 +145,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Own(text) => text.is_none(),
             Kind::Upstream(body, _) => body.is_end_stream(),
+            Kind::Held(held, _) => held.is_end_stream(),
             Kind::Broken(_) => false,
         }
     }
@@ -146,6 +154,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
             Kind::Upstream(body, _) => body.size_hint(),
+            Kind::Held(held, _) => held.size_hint(),
             Kind::Broken(_) => SizeHint::default(),
         }
     }

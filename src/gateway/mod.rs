@@ -6,6 +6,8 @@
 
 mod address;
 mod body;
+mod held;
+mod links;
 mod local;
 mod record;
 mod session;
@@ -19,9 +21,10 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Request, Response};
 
+use self::held::Held;
 use self::record::Record;
 use self::session::{Caller, Opened};
-use crate::body::ReplayBudget;
+use crate::body::Budget;
 use crate::entry::Entry;
 use crate::error::ProxyError;
 use crate::facade::call::{self, Call};
@@ -32,8 +35,9 @@ use crate::keystone::{self, AllowHttp, Asked, Auth, Discovery, Scope, Token, Tok
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
 use crate::policy::{Denied, Policy, View};
 use crate::proxy::headers::{self, Fields};
+use crate::proxy::links::{Here, Mapping, There};
 use crate::proxy::origins::{self, Origins, Place};
-use crate::proxy::{self, Answer, BodyLimits, Destination, Proxy, links, rewrite};
+use crate::proxy::{self, Answer, BodyLimits, Destination, Proxy, rewrite};
 use crate::route::{Form, Route};
 use crate::server;
 use crate::upstream::{self, BaseUrl, Scheme};
@@ -55,6 +59,10 @@ pub struct Config {
     pub replay_buffer: usize,
     /// What all of them may hold together, bytes.
     pub replay_total: usize,
+    /// How large a body is held so that its links can be mapped, bytes; none if it is 0.
+    pub links: usize,
+    /// What all bodies that are held may have together, bytes.
+    pub links_total: usize,
     /// How long a token is known to be good after a service accepted it.
     pub proof: Duration,
 }
@@ -106,6 +114,8 @@ pub struct Shared {
     pub clouds: Vec<Arc<keystone::Config>>,
     /// What may be done with each of them, whatever the listener.
     pub cloud_policies: Vec<Option<Arc<Policy>>>,
+    /// The services of each of them whose links stay as they are, by official type; `*` for all.
+    pub raw_links: Vec<Vec<String>>,
     /// Their tokens.
     pub tokens: TokenCache,
     /// What services say of their versions.
@@ -151,6 +161,8 @@ pub struct Gateway {
     proxy: Proxy,
     destinations: Mutex<Destinations>,
     opened: Mutex<Opened>,
+    /// For answers that are held.
+    held: Arc<Budget>,
     worker: Arc<WorkerMetrics>,
     /// Where requests are counted that name no service.
     nowhere: Arc<ServiceMetrics>,
@@ -167,7 +179,9 @@ impl Gateway {
     ) -> Self {
         let nowhere = shared.metrics.service(&worker, "none", "none");
         let config = &shared.config;
-        let replay = Arc::new(ReplayBudget::new(config.replay_total / workers.max(1), config.replay_buffer));
+        let replay = Arc::new(Budget::new(config.replay_total / workers.max(1), config.replay_buffer));
+        let held =
+            Arc::new(Budget::new((config.links_total / workers.max(1)).max(2 * config.links), config.links));
         let proxy = Proxy::new(
             shared.tokens.clone(),
             Arc::clone(&shared.metrics),
@@ -181,6 +195,7 @@ impl Gateway {
             proxy,
             destinations: Mutex::default(),
             opened: Mutex::default(),
+            held,
             worker,
             nowhere,
         }
@@ -206,13 +221,16 @@ impl Gateway {
                 record.status = response.status();
                 response.map(|body| Body::own(body, record))
             }
-            Ok(Reply::Service(Answer { response, at, sent })) => {
+            Ok(Reply::Service(Answer { response, at, sent }, held)) => {
                 record.upstream = Some(at - record.start);
                 // Reading the clock costs as much as the rest of the bookkeeping.
-                record.ended = response.body().is_buffered().then_some(at);
+                record.ended = (held.is_none() && response.body().is_buffered()).then_some(at);
                 record.status = response.status();
                 record.request_id = headers::request_id(response.headers()).cloned();
-                response.map(|body| Body::upstream(body, sent, record))
+                response.map(|body| match held {
+                    None => Body::upstream(body, sent, record),
+                    Some(held) => Body::held(held, sent, record),
+                })
             }
             Err(error) => {
                 self.count(&error);
@@ -326,12 +344,28 @@ impl Gateway {
         let required = door.entry.required();
         let answer = self.proxy.forward(&destination, &target, parts, fields, required, incoming);
         let mut answer = answer.await?;
+        let Some(bodies) = destination.links else { return Ok(Reply::Service(answer, None)) };
         let address = Address::new(&self.shared.doors[0], door, &route, parts);
-        if let (Form::Endpoint, authority) = (address.form, address.authority) {
-            let here = links::Here { scheme: address.scheme, authority, prefix: address.prefix };
-            links::localize(answer.response.headers_mut(), here, &destination.url, &destination.base);
-        }
-        Ok(Reply::Service(answer))
+        let ordinary = if route.form == Form::Root { address.ordinary() } else { None };
+        let Destination { url, base, origins, .. } = &*destination;
+        let mapping = Mapping {
+            here: Here {
+                scheme: address.scheme,
+                authority: address.authority,
+                prefix: route.prefix,
+                form: route.form,
+                rest: route.rest,
+                ordinary: ordinary.as_deref(),
+                rooted: session.is_none(),
+            },
+            there: There { url, base, origins, target: &target },
+        };
+        let held = if self.localize(&mut answer, &parts.method, bodies, &mapping) {
+            Some(Box::pin(self.hold(&mut answer, bodies, &mapping)).await)
+        } else {
+            None
+        };
+        Ok(Reply::Service(answer, held))
     }
 
     /// Refuses what could be read in two ways, or is larger than allowed.
@@ -458,6 +492,7 @@ impl Gateway {
             policies,
             pool: self.clients[index].pool(found.url.origin()).map_err(ProxyError::Upstream)?,
             url: found.url.clone(),
+            links: self.links(index, &official, route)?,
             identity: official == "identity",
             body_limit: shared.body_limits.of(&official),
             metrics: shared.metrics.service(&self.worker, &cloud.name, &official),
@@ -571,8 +606,8 @@ fn no_origin(token: &Token) -> ProxyError {
 
 /// What a request is answered with.
 enum Reply {
-    /// What its service said.
-    Service(Answer),
+    /// What its service said, with the body that was held.
+    Service(Answer, Option<Box<Held>>),
     /// What keyway says itself.
     Own(Response<Bytes>),
 }

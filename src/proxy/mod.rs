@@ -19,7 +19,7 @@ use http_body_util::BodyExt as _;
 
 use self::headers::Fields;
 pub use self::sent::Sent;
-use crate::body::{BodyError, ReplayBudget, RequestBody};
+use crate::body::{BodyError, Budget, RequestBody};
 use crate::error::ProxyError;
 use crate::incoming::Incoming;
 use crate::keystone::{self, AuthError, Token, TokenCache, service_type};
@@ -66,6 +66,8 @@ pub struct Destination {
     /// What may be done there: one for each listener, then the cloud's. `None` if there is no policy
     /// at all.
     pub policies: Option<Vec<Option<policy::Scoped>>>,
+    /// Which of its answers' bodies may hold links. `None` where links stay as they are.
+    pub links: Option<links::Bodies>,
     /// The service is Keystone.
     pub identity: bool,
     /// See [`BodyLimits`].
@@ -119,7 +121,7 @@ pub struct Proxy {
     tokens: TokenCache,
     metrics: Arc<Metrics>,
     worker: Arc<WorkerMetrics>,
-    replay: Arc<ReplayBudget>,
+    replay: Arc<Budget>,
     proof: Duration,
 }
 
@@ -130,7 +132,7 @@ impl Proxy {
         tokens: TokenCache,
         metrics: Arc<Metrics>,
         worker: Arc<WorkerMetrics>,
-        replay: Arc<ReplayBudget>,
+        replay: Arc<Budget>,
         proof: Duration,
     ) -> Self {
         Self { tokens, metrics, worker, replay, proof }

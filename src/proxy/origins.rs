@@ -68,9 +68,27 @@ impl Origins {
     /// Every endpoint of the catalog, whatever its interface and region, the cloud's endpoint overrides,
     /// and `auth_url`. A catalog's URL that is none counts for nothing.
     pub fn new(cloud: &keystone::Config, token: &Token) -> Self {
+        let listed = token.catalog.endpoints().filter_map(|endpoint| {
+            let url = endpoint.url.as_ref().ok()?;
+            Some((endpoint.service_type.as_str(), endpoint.region.as_deref(), url))
+        });
+        let overrides = cloud.endpoint_overrides.iter();
+        let overrides = overrides.map(|(name, url)| (name.as_str(), cloud.region.as_deref(), url));
+        let identity = match &cloud.auth {
+            Auth::Identity(identity) => Some(("identity", None, &identity.auth_url)),
+            Auth::Fixed { .. } => None,
+        };
         let project = token.project.as_ref().map(|project| project.id.as_str());
+        Self::of(listed.chain(overrides).chain(identity), project)
+    }
+
+    /// Those of endpoints, each with its service's type and its region; `project` is the token's.
+    pub fn of<'a>(
+        endpoints: impl IntoIterator<Item = (&'a str, Option<&'a str>, &'a BaseUrl)>,
+        project: Option<&str>,
+    ) -> Self {
         let mut places: Vec<Place> = Vec::new();
-        let mut add = |service_type: &str, region: Option<&str>, url: &BaseUrl| {
+        for (service_type, region, url) in endpoints {
             let id = id(url.origin());
             let index = places.iter().position(|place| place.id == id).unwrap_or_else(|| {
                 let origin = url.origin().clone();
@@ -86,20 +104,14 @@ impl Origins {
             if !places[index].entries.contains(&entry) {
                 places[index].entries.push(entry);
             }
-        };
-        for endpoint in token.catalog.endpoints() {
-            if let Ok(url) = &endpoint.url {
-                add(&endpoint.service_type, endpoint.region.as_deref(), url);
-            }
-        }
-        for (service_type, url) in &cloud.endpoint_overrides {
-            add(service_type, cloud.region.as_deref(), url);
-        }
-        if let Auth::Identity(identity) = &cloud.auth {
-            add("identity", None, &identity.auth_url);
         }
         places.iter_mut().for_each(Place::index);
         Self { places: places.into_iter().map(Arc::new).collect() }
+    }
+
+    /// All of them.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.places.iter().map(Arc::as_ref)
     }
 
     /// The place of that [`id`].

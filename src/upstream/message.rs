@@ -141,13 +141,19 @@ pub(super) fn stalled() -> io::Error {
 }
 
 impl Body {
-    pub(super) fn full(bytes: Bytes) -> Self {
+    /// One that is here already.
+    pub fn full(bytes: Bytes) -> Self {
         Self(Kind::Full((!bytes.is_empty()).then_some(bytes)))
     }
 
     /// Whether all of it is here already.
     pub fn is_buffered(&self) -> bool {
         matches!(self.0, Kind::Full(_))
+    }
+
+    /// All of it, if that is here already and not yet taken.
+    pub fn whole(&self) -> Option<&Bytes> {
+        if let Kind::Full(bytes) = &self.0 { bytes.as_ref() } else { None }
     }
 
     pub(super) fn h1(reader: Reader) -> Self {

@@ -55,6 +55,11 @@ impl Origin {
         self.port
     }
 
+    /// The port is the one that its scheme has unless a URL names another.
+    pub fn has_default_port(&self) -> bool {
+        self.port == self.scheme.default_port()
+    }
+
     /// `host` or `host:port` as a `Host` header has it: a default port is left out.
     pub fn authority(&self) -> &HeaderValue {
         &self.authority

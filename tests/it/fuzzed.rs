@@ -75,7 +75,22 @@ fn no_spelling_gets_past_a_policy() {
 #[test]
 fn no_reference_is_mapped_to_anything_but_its_own_place() {
     seeds("links").iter().for_each(|seed| links::check(&text(seed)));
-    let between = &["", "/", "//", "http://", "@", ":80", "?", "#", "..", "%2f", "/v2.1"];
+    let between = &[
+        "",
+        "/",
+        "//",
+        "http://",
+        "@",
+        ":80",
+        "?",
+        "#",
+        "..",
+        "%2f",
+        "/v2.1",
+        "\"}]}",
+        "\",\"next\":\"",
+        "{",
+    ];
     try_spliced("links", 1000, between, |input| links::check(&text(input)));
 }
 

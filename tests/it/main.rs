@@ -21,6 +21,7 @@ mod fuzzed;
 mod h2_wire;
 mod http2;
 mod limits;
+mod links;
 mod listeners;
 mod panics;
 mod policy;

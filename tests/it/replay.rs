@@ -11,7 +11,7 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use keyway::body::{ReplayBudget, RequestBody};
+use keyway::body::{Budget, RequestBody};
 use proptest::prelude::*;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
@@ -108,7 +108,7 @@ proptest! {
     ) {
         let whole = pieces.concat();
         with_body(wire(&pieces, &cuts), async |incoming| {
-            let budget = Arc::new(ReplayBudget::new(total, limit));
+            let budget = Arc::new(Budget::new(total, limit));
             let mut body = RequestBody::new(incoming.into(), Arc::clone(&budget));
             if ahead {
                 let filled = body.fill().await.expect("a good body");
@@ -131,7 +131,7 @@ proptest! {
                 prop_assert_eq!(&read(&mut body, usize::MAX).await, &whole);
             }
             drop(body);
-            prop_assert_eq!(format!("{budget:?}"), format!("{:?}", ReplayBudget::new(total, limit)));
+            prop_assert_eq!(format!("{budget:?}"), format!("{:?}", Budget::new(total, limit)));
             Ok(())
         })?;
     }

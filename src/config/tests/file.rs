@@ -51,6 +51,24 @@ fn allow_http_belongs_to_a_served_cloud() {
 }
 
 #[test]
+fn raw_links_name_services() {
+    let text =
+        "[cloud.prod]\nraw_links = ['Image', 'block_storage', 'volumev3', '*']\n[cloud.lab]\nraw_links = []";
+    let config = Setup::new().clouds(&yaml(&["prod", "lab"])).toml(text).cloud("prod").config();
+    let expected = ["image", "block-storage", "block-storage", "*"].map(str::to_owned);
+    assert_eq!(config.raw_links, [("prod".to_owned(), expected.to_vec())].into());
+
+    let setup = Setup::new().clouds(&yaml(&["prod"])).toml("[cloud.prod]\nraw_links = ['a b', '', 'image*']");
+    setup.check_problems(&[
+        &format!("{TOML}: cloud.prod.raw_links: `a b` is no service type"),
+        &format!("{TOML}: cloud.prod.raw_links: `` is no service type"),
+        &format!("{TOML}: cloud.prod.raw_links: `image*` is no service type"),
+    ]);
+    let setup = Setup::new().clouds(&yaml(&["prod"])).toml("[cloud.prod]\nraw_links = 'image'");
+    setup.check_problems(&[&format!("{TOML}: cloud.prod.raw_links: a text, not a list of texts")]);
+}
+
+#[test]
 fn the_table_of_a_cloud_that_only_this_run_leaves_out_is_no_problem() {
     let table = "[cloud.prod]\nallow_http = ['image']";
     let setup = Setup::new().clouds(&yaml(&["prod", "lab"])).toml(table).cloud("lab");

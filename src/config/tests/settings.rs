@@ -43,6 +43,8 @@ fn every_setting_reaches_its_field() {
         [limits]
         replay_buffer = 1
         replay_total = 2
+        links = '8KiB'
+        links_total = '1MiB'
         max_connections = 3
         connections_per_client = 2
         min_rate = '1KiB'
@@ -73,6 +75,8 @@ fn every_setting_reaches_its_field() {
         Limits {
             replay_buffer: 1,
             replay_total: 2,
+            links: 8192,
+            links_total: 1 << 20,
             max_connections: 3,
             connections_per_client: Some(2),
             min_rate: 1024,
@@ -127,11 +131,12 @@ fn problems_of_all_layers_are_reported_at_once() {
 fn settings_that_contradict_each_other_are_problems() {
     let setup = Setup::new().vars(PASSWORD).toml(
         "listen = '127.0.0.1:8181'\n[limits]\nreplay_buffer = '1MiB'\nreplay_total = '1KiB'\n\
-         head = '8KiB'\ntarget = '9KiB'",
+         links_total = '1KiB'\nhead = '8KiB'\ntarget = '9KiB'",
     );
     setup.check_problems(&[
         "default: admin: both the services and metrics would listen on 127.0.0.1:8181",
         &format!("{TOML}: limits.replay_total: smaller than limits.replay_buffer"),
+        &format!("{TOML}: limits.links_total: smaller than limits.links"),
         &format!("{TOML}: limits.target: larger than limits.head"),
     ]);
 }

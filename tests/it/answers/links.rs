@@ -34,20 +34,42 @@ async fn a_location_under_the_endpoint_is_one_at_keyway() {
     check(get, "/v1/a%2Fb//", "http://localhost/svc/a%2Fb//").await;
     check(get, "//SERVICE/v1", "http://localhost/svc").await;
     check(get, "http://SERVICE/v2/a", "http://localhost/svc/v2/a").await;
+    // Behind TLS, many services write the wrong scheme.
+    check(get, "https://SERVICE/v1/a", "http://localhost/svc/a").await;
     let long = "GET /cloud/raw/region/x/svc/v1/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    check(long, "http://SERVICE/v1/b", "http://localhost/cloud/raw/region/x/svc/b").await;
+    check(long, "http://SERVICE/v1/b", "http://localhost/cloud/raw/region/x/svc/v1/b").await;
+}
+
+// Promise 18.
+#[tokio::test]
+async fn a_location_elsewhere_in_the_catalog_is_one_at_its_origin() {
+    for (path, request) in [
+        ("/elsewhere", GET),
+        ("/v1evil?a", GET),
+        ("/v2/a", "GET /cloud/raw/origin/ID/v1/a HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    ] {
+        let (service, keyway) = start().await;
+        let id = format!("http-{}", service.authority().replace(':', "-"));
+        let mut client = keyway.connect().await;
+        client.send(request.replace("ID", &id)).await;
+        let answer = format!(
+            "HTTP/1.1 201 Created\r\nLocation: http://{}{path}\r\nContent-Length: 0\r\n\r\n",
+            service.authority()
+        );
+        service.answer(answer).await;
+        let cloud = if request == GET { "" } else { "/cloud/raw" };
+        let expected = format!("http://localhost{cloud}/origin/{id}{path}");
+        assert_eq!(field(&client.head().await, "location"), Some(expected.as_str()));
+    }
 }
 
 // Promise 18.
 #[tokio::test]
 async fn any_other_location_stays_as_it_is() {
     for reference in [
-        "http://SERVICE/elsewhere",
-        "https://SERVICE/v1/a",
         "http://elsewhere.example/v1/a",
         "http://SERVICE@elsewhere.example/v1/a",
         "http://SERVICE/v1/../admin",
-        "http://SERVICE/v1evil",
         "a/b",
         "?page=2",
         "//elsewhere.example/v1/a",
