@@ -175,6 +175,7 @@ impl Issuer for Arc<FakeKeystone> {
     fn projects<'a>(&'a self, _: &'a TokenId) -> BoxFuture<'a, Result<Vec<ProjectInfo>, AuthError>> {
         Box::pin(async move {
             self.lists.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
             let refused = self
                 .refused_lists
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));

@@ -1,5 +1,5 @@
-//! Keystone's answers: whatever they hold, nothing panics, no secret is quoted, and no token goes to
-//! an endpoint that is not in the catalog.
+//! Keystone's answers: whatever they hold, nothing panics, no secret is quoted, no token is in its own document,
+//! and none goes to an endpoint that is not in the catalog.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -80,6 +80,11 @@ fn check_token(token: &Token, body: &[u8]) {
     }
     let id = token.id.expose();
     assert_eq!(format!("{:?}", token.id).contains(id), "TokenId(redacted)".contains(id));
+    let document = token.document.as_deref().expect("Keystone said something");
+    let document: Value = serde_json::from_slice(document).expect("it is JSON");
+    assert!(document.is_object());
+    // A shorter one may be part of any word.
+    assert!(id.len() < 8 || !says(&document, id), "the document holds the token");
 
     let mut urls = Vec::new();
     collect(&serde_json::from_slice(body).unwrap_or_default(), &mut urls);
@@ -96,6 +101,16 @@ fn check_token(token: &Token, body: &[u8]) {
                 Err(missing) => drop(missing.to_string()),
             }
         }
+    }
+}
+
+/// Whether a text in a document, or the name of a member, holds `what`.
+fn says(value: &Value, what: &str) -> bool {
+    match value {
+        Value::String(text) => text.contains(what),
+        Value::Array(items) => items.iter().any(|item| says(item, what)),
+        Value::Object(items) => items.iter().any(|(name, item)| name.contains(what) || says(item, what)),
+        _ => false,
     }
 }
 
