@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::gateway::may_carry_token;
 use crate::keystone::{self, Token, service_type};
+use crate::route::encode;
 
 /// One service in one region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -83,11 +84,4 @@ fn entry(
         }
         Err(error) => entry(region, None, Some(error.to_string())),
     }
-}
-
-/// Percent-encodes what may stand in one segment of a path.
-fn encode(name: &str) -> String {
-    const KEEP: &percent_encoding::AsciiSet =
-        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-    percent_encoding::utf8_percent_encode(name, KEEP).to_string()
 }

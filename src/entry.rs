@@ -221,6 +221,8 @@ impl Entry {
             None => usual.push("localhost".to_owned()),
         }
         usual.extend(hosts.iter().cloned());
+        // What such a host stands for is looked at with every request.
+        usual.retain(|host| split(host.as_bytes()).is_ok_and(|(name, _)| below_localhost(name).is_none()));
         Self {
             usual: usual.into_iter().map(|host| host.into_bytes().into()).collect(),
             address: own.map(|own| own.ip()),
@@ -235,11 +237,12 @@ impl Entry {
         self.config.required.as_ref().map(|(name, _)| name)
     }
 
-    /// Lets a request in, or says why not.
+    /// Lets a request in, or says why not. `compute.lab` is the answer where the client asked for
+    /// `compute.lab.localhost`, as it wrote it.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn check(&self, parts: &Parts, fields: &Fields) -> Result<(), Refusal> {
+    pub fn check<'p>(&self, parts: &'p Parts, fields: &Fields) -> Result<Option<&'p str>, Refusal> {
         let host = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
         let target = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
         let authority = match (host, target) {
@@ -251,9 +254,10 @@ impl Entry {
             (None, Some(target)) if parts.version >= Version::HTTP_2 => target,
             (None, _) => return Err(Refusal::Host("is missing")),
         };
-        if !self.usual.iter().any(|usual| **usual == *authority) {
-            self.check_host(authority)?;
-        }
+        let below = match self.usual.iter().any(|usual| **usual == *authority) {
+            true => None,
+            false => self.check_host(authority)?,
+        };
         // In HTTP/2 every request has a scheme, which a client behind a terminator of TLS can't know.
         if parts.version < Version::HTTP_2
             && parts.uri.scheme_str().is_some_and(|scheme| !scheme.eq_ignore_ascii_case(self.scheme))
@@ -267,13 +271,18 @@ impl Entry {
             Some((name, value)) if !is_only(&parts.headers, name, value) => {
                 Err(Refusal::HeaderRequired { name: name.clone() })
             }
-            _ => Ok(()),
+            _ => Ok(below),
         }
     }
 
-    /// Any spelling of a host, other than the usual ones.
+    /// Whether this is one of the listener's hosts.
+    pub fn has(&self, authority: &str) -> bool {
+        self.check_host(authority.as_bytes()).is_ok()
+    }
+
+    /// Any spelling of a host, other than the usual ones; what it has below `localhost`.
     #[cold]
-    fn check_host(&self, authority: &[u8]) -> Result<(), Refusal> {
+    fn check_host<'h>(&self, authority: &'h [u8]) -> Result<Option<&'h str>, Refusal> {
         let (host, port) = split(authority).map_err(Refusal::Host)?;
         let own_port = match (self.port, port) {
             (Some(own), Some(port)) => own == port,
@@ -290,8 +299,9 @@ impl Entry {
             Some(IpAddr::V4(address)) => address.to_string(),
             None => host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
         };
-        if own_port && (address.is_some_and(is_own) || is_localhost(&name)) {
-            return Ok(());
+        let below = below_localhost(host);
+        if own_port && (address.is_some_and(is_own) || name == "localhost" || below.is_some()) {
+            return Ok(below);
         }
         let configured = self.config.hosts.iter().any(|allowed| match allowed.rsplit_once(':') {
             Some((allowed, its_port)) if !its_port.ends_with(']') => {
@@ -299,7 +309,7 @@ impl Entry {
             }
             _ => name == *allowed && own_port,
         });
-        if configured { Ok(()) } else { Err(Refusal::ForeignHost) }
+        if configured { Ok(below) } else { Err(Refusal::ForeignHost) }
     }
 
     /// A request with `Origin` or `Sec-Fetch-Site`, which browsers send for pages.
@@ -333,13 +343,12 @@ fn is_only(headers: &HeaderMap, name: &HeaderName, value: &HeaderValue) -> bool 
     got.len() == value.len() && differing == 0
 }
 
-/// `localhost` or a name below it, in lower case and without a dot at its end (RFC 6761, section 6.3).
-fn is_localhost(name: &str) -> bool {
-    match name.strip_suffix("localhost") {
-        Some("") => true,
-        Some(below) => below.ends_with('.') && is_name(&below[..below.len() - 1]),
-        None => false,
-    }
+/// `compute.lab` of `compute.lab.localhost` (RFC 6761, section 6.3), in any case and with or without a
+/// dot at its end.
+pub fn below_localhost(host: &str) -> Option<&str> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let (below, name) = host.split_at_checked(host.len().checked_sub(".localhost".len())?)?;
+    (name.eq_ignore_ascii_case(".localhost") && is_name(below)).then_some(below)
 }
 
 /// Labels with dots between them.
@@ -351,7 +360,10 @@ fn is_name(name: &str) -> bool {
 }
 
 /// An authority as host, which has brackets if it had, and port.
-fn split(authority: &[u8]) -> Result<(&str, Option<u16>), &'static str> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn split(authority: &[u8]) -> Result<(&str, Option<u16>), &'static str> {
     let text = std::str::from_utf8(authority).map_err(|_| "is not ASCII")?;
     if text.is_empty() {
         return Err("is empty");
@@ -411,7 +423,7 @@ mod tests {
             request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        entry.check(&parts, &Fields::of(&parts.headers))
+        entry.check(&parts, &Fields::of(&parts.headers)).map(drop)
     }
 
     /// Which of these hosts pass: those that pass, in order.
@@ -590,6 +602,28 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_stands_below_localhost_is_told() {
+        let hosts = vec!["image.localhost".to_owned(), "localhost.example".to_owned()];
+        let entry = entry("127.0.0.1:8180", Config { hosts, ..Config::default() });
+        for (host, below) in [
+            ("compute.localhost", Some("compute")),
+            ("compute.localhost:8180", Some("compute")),
+            ("Compute.LAB.LocalHost.:8180", Some("Compute.LAB")),
+            ("image.localhost:8180", Some("image")),
+            ("localhost:8180", None),
+            ("localhost.", None),
+            ("127.0.0.1:8180", None),
+            ("localhost.example", None),
+        ] {
+            let request = Request::builder().uri("/").header("host", host);
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            assert_eq!(entry.check(&parts, &Fields::of(&parts.headers)), Ok(below), "{host}");
+            assert!(entry.has(host), "{host}");
+        }
+        assert!(!entry.has("compute.localhost:8181") && !entry.has("elsewhere.example"));
+    }
+
     // Promises 3, 19.
     #[test]
     fn there_is_one_host_and_it_is_the_targets() {
@@ -603,7 +637,7 @@ mod tests {
                 request = request.header("host", host);
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            entry.check(&parts, &Fields::of(&parts.headers))
+            entry.check(&parts, &Fields::of(&parts.headers)).map(drop)
         };
         for (target, host, outcome) in [
             ("http://localhost:8180/a", Some("localhost:8180"), Ok(())),

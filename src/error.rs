@@ -78,6 +78,16 @@ pub enum ProxyError {
     /// The catalog lacks it.
     #[error("{}", missing(.0))]
     NoEndpoint(#[from] NoEndpoint),
+    /// No endpoint of the catalog at that origin, or none that the path could belong to.
+    #[error(
+        "no endpoint of the catalog has this address; take one from the catalog or a link that keyway gave \
+         out, or ask for /{{service}}/..., where there are {}",
+        list(available)
+    )]
+    NoOrigin {
+        /// The official types of the services that there are.
+        available: Vec<String>,
+    },
     /// A token must not travel in the clear.
     #[error(
         "the endpoint of `{service}` is plain http although Keystone is https, so it gets no token; have the \
@@ -119,7 +129,8 @@ pub enum ProxyError {
     TokenScope,
     /// A question about a token of keyway's own that only the cloud's Keystone could answer.
     #[error(
-        "the request is about a token of keyway's own, which the cloud does not know; ask /identity/v3/auth/tokens"
+        "the request is about a token of keyway's own, which is not good or nothing that the cloud could know of; \
+         log in again, and ask /identity/v3/auth/tokens about the new one"
     )]
     OwnToken,
     /// No answer from the service.
@@ -156,8 +167,9 @@ impl ProxyError {
             Self::Denied { .. } | Self::TokenScope => StatusCode::FORBIDDEN,
             Self::Unauthorized { .. } | Self::WrongPassword { .. } => StatusCode::UNAUTHORIZED,
             Self::TooManyLogins { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Route(RouteError::NoService | RouteError::EmptySelector(_))
+            Self::Route(RouteError::NoService | RouteError::EmptySelector(_) | RouteError::NoOrigin)
             | Self::UnknownCloud { .. }
+            | Self::NoOrigin { .. }
             | Self::OwnToken => StatusCode::NOT_FOUND,
             Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) | Self::Body(_) => {
                 StatusCode::BAD_REQUEST
@@ -192,7 +204,10 @@ impl ProxyError {
             Self::TooManyLogins { .. } => "too_many_logins",
             Self::TokenScope => "token_scope",
             Self::OwnToken => "own_token",
-            Self::Route(RouteError::NoService | RouteError::EmptySelector(_)) => "no_route",
+            Self::Route(RouteError::NoService | RouteError::EmptySelector(_) | RouteError::NoOrigin) => {
+                "no_route"
+            }
+            Self::NoOrigin { .. } => "no_origin",
             Self::UnknownCloud { .. } => "unknown_cloud",
             Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) => "bad_request",
             Self::Method => "bad_method",

@@ -2,8 +2,10 @@
 //!
 //! `/{service}/{rest}` is a service of the default cloud;
 //! `/cloud/{cloud}/region/{region}/project/{project}/{service}/{rest}` names more, each selector
-//! optional, in this order. The rest stays as the client wrote it, byte for byte. Whether such a
-//! cloud or service exists is not asked here.
+//! optional, in this order. `/origin/{id}/{rest}` in the place of a service is any path at an origin of
+//! the catalog, which has its region. Where a listener or a host name stands for a service, the whole
+//! path is the rest. The rest stays as the client wrote it, byte for byte. Whether such a cloud, service
+//! or origin exists is not asked here.
 
 use std::borrow::Cow;
 
@@ -12,12 +14,26 @@ use percent_encoding::percent_decode_str;
 /// A path, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route<'a> {
-    /// Everything before `rest`, as written: two requests with the same prefix have the same destination.
+    /// Everything before `rest`, as written: two requests with the same prefix have the same destination
+    /// (at an [origin](Form::Origin), if `rest` leads to the same one).
     pub prefix: &'a str,
-    /// Cloud, region, project and service, as written.
+    /// Cloud, region, project, and service or origin, as written.
     raw: [Option<&'a str>; 4],
+    /// Where `rest` starts at the service.
+    pub form: Form,
     /// What follows the service: empty, or a path that starts with `/`.
     pub rest: &'a str,
+}
+
+/// Where the rest of a path starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// At the service's endpoint, with what [`crate::proxy::rewrite`] adds.
+    Endpoint,
+    /// At the root that the service's endpoint has below its host: nothing is added.
+    Root,
+    /// At an origin's top: nothing is added.
+    Origin,
 }
 
 /// Why a path names nothing.
@@ -29,6 +45,12 @@ pub enum RouteError {
     /// A selector without a value.
     #[error("`/{0}/` is not followed by a name; write /{0}/{{name}}/{{service}}/...")]
     EmptySelector(&'static str),
+    /// `/origin/` without an id.
+    #[error("`/origin/` is not followed by an origin's id; write /origin/http-HOST-PORT/...")]
+    NoOrigin,
+    /// A region before `/origin/`.
+    #[error("an origin has its own region; leave `/region/{{name}}` out before `/origin/`")]
+    RegionOfOrigin,
     /// A selector whose percent-encoding is not UTF-8, or holds control characters.
     #[error("the name after `/{0}/` is not readable; percent-encode it as UTF-8")]
     UnreadableSelector(&'static str),
@@ -49,6 +71,8 @@ pub enum RouteError {
 }
 
 const SELECTORS: [&str; 3] = ["cloud", "region", "project"];
+/// Stands in the place of a service, before an origin's id.
+const ORIGIN: &str = "origin";
 
 impl<'a> Route<'a> {
     /// Takes a path apart.
@@ -75,8 +99,47 @@ impl<'a> Route<'a> {
         if service.is_empty() {
             return Err(RouteError::NoService);
         }
-        raw[3] = Some(service);
-        Ok(Self { prefix: &path[..path.len() - after.len()], raw, rest: after })
+        let (form, named, after) = if service == ORIGIN {
+            let (id, after) = split(after).filter(|(id, _)| !id.is_empty()).ok_or(RouteError::NoOrigin)?;
+            if raw[1].is_some() {
+                return Err(RouteError::RegionOfOrigin);
+            }
+            (Form::Origin, id, after)
+        } else {
+            (Form::Endpoint, service, after)
+        };
+        raw[3] = Some(named);
+        Ok(Self { prefix: &path[..path.len() - after.len()], raw, form, rest: after })
+    }
+
+    /// The prefix of a service that a host name or a listener names, as a path would have it.
+    pub fn prefix_of(cloud: Option<&str>, region: Option<&str>, service: &str) -> String {
+        let mut prefix = String::new();
+        for (selector, name) in [("/cloud/", cloud), ("/region/", region)] {
+            if let Some(name) = name {
+                prefix.push_str(selector);
+                prefix.push_str(&encode(name));
+            }
+        }
+        prefix.push('/');
+        match service.split_at_checked(1) {
+            // A service of that name: written like this, it is no selector.
+            Some((first, rest)) if service == ORIGIN || SELECTORS.contains(&service) => {
+                prefix.push_str(&format!("%{:02X}{rest}", first.as_bytes()[0]));
+            }
+            _ => prefix.push_str(&encode(service)),
+        }
+        prefix
+    }
+
+    /// What a path means where something else than the path has named the service: `prefix` is how a
+    /// path would have done it.
+    ///
+    /// # Errors
+    /// See [`RouteError`].
+    pub fn at_root(prefix: &'a str, path: &'a str) -> Result<Self, RouteError> {
+        check_segments(path)?;
+        Ok(Self { form: Form::Root, rest: path, ..Self::parse(prefix)? })
     }
 
     /// The named cloud.
@@ -103,9 +166,17 @@ impl<'a> Route<'a> {
         self.selector(2, "project")
     }
 
-    /// The service as the path has it, percent-encoding included.
+    /// The service as the path has it, percent-encoding included; `origin` where it names an origin.
     pub fn service_as_written(&self) -> &'a str {
-        self.raw[3].expect("parse found a service")
+        if self.form == Form::Origin { ORIGIN } else { self.raw[3].expect("parse found a service") }
+    }
+
+    /// The id of the origin, where the path names one.
+    ///
+    /// # Errors
+    /// As [`Route::cloud`].
+    pub fn origin(&self) -> Result<Option<Cow<'a, str>>, RouteError> {
+        if self.form == Form::Origin { self.selector(3, "origin") } else { Ok(None) }
     }
 
     /// The named service: a type, an alias or a catalog name.
@@ -124,6 +195,13 @@ impl<'a> Route<'a> {
         }
         Ok(Some(name))
     }
+}
+
+/// Percent-encodes what may stand in one segment of a path.
+pub fn encode(name: &str) -> String {
+    const KEEP: &percent_encoding::AsciiSet =
+        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    percent_encoding::utf8_percent_encode(name, KEEP).to_string()
 }
 
 /// `/first/after` into `first` and `/after`.
@@ -230,6 +308,56 @@ mod tests {
         check("/clouds/lab/image", [None; 3], "clouds", "/lab/image");
         check("/%63loud/lab/image", [None; 3], "cloud", "/lab/image");
         check("/cloud/a%2Fimage/b", [Some("a/image"), None, None], "b", "");
+    }
+
+    #[test]
+    fn an_origin_stands_in_the_place_of_a_service() {
+        #[track_caller]
+        fn check(path: &str, prefix: &str, cloud: Option<&str>, id: &str, rest: &str) {
+            let route = Route::parse(path).expect(path);
+            assert_eq!((route.prefix, route.form, route.rest), (prefix, Form::Origin, rest));
+            assert_eq!(route.cloud().unwrap().as_deref(), cloud);
+            assert_eq!(route.origin().unwrap().as_deref(), Some(id));
+        }
+        check("/origin/http-h-80", "/origin/http-h-80", None, "http-h-80", "");
+        check("/origin/http-h-80/", "/origin/http-h-80", None, "http-h-80", "/");
+        check("/origin/http-h-80//a%2F/", "/origin/http-h-80", None, "http-h-80", "//a%2F/");
+        check("/origin/http%2Dh-80/v3", "/origin/http%2Dh-80", None, "http-h-80", "/v3");
+        check("/cloud/lab/project/p/origin/x/y", "/cloud/lab/project/p/origin/x", Some("lab"), "x", "/y");
+        check("/origin/origin/origin", "/origin/origin", None, "origin", "/origin");
+        assert_eq!(Route::parse("/origin"), Err(RouteError::NoOrigin));
+        assert_eq!(Route::parse("/origin/"), Err(RouteError::NoOrigin));
+        assert_eq!(Route::parse("/origin//v3"), Err(RouteError::NoOrigin));
+        assert_eq!(Route::parse("/region/r/origin/x/y"), Err(RouteError::RegionOfOrigin));
+        assert_eq!(Route::parse("/origin/x/../y"), Err(RouteError::DotSegment));
+        let elsewhere = Route::parse("/origins/x").unwrap();
+        assert_eq!((elsewhere.form, elsewhere.origin()), (Form::Endpoint, Ok(None)));
+        let unreadable = Route::parse("/origin/%ff/x").unwrap();
+        assert_eq!(unreadable.origin(), Err(RouteError::UnreadableSelector("origin")));
+    }
+
+    #[test]
+    fn at_its_root_a_service_has_the_whole_path() {
+        for path in ["/", "/v2.1/servers", "/cloud/lab/compute", "/origin/x/y", "//a%2Fb/"] {
+            let route = Route::at_root("/cloud/l%20b/region/r/compute", path).unwrap();
+            assert_eq!((route.prefix, route.form), ("/cloud/l%20b/region/r/compute", Form::Root));
+            assert_eq!((route.rest, route.service().unwrap().as_ref()), (path, "compute"));
+            assert_eq!(route.cloud().unwrap().as_deref(), Some("l b"));
+            assert_eq!(route.region().unwrap().as_deref(), Some("r"));
+        }
+        for (cloud, region, service, prefix) in [
+            (None, None, "compute", "/compute"),
+            (Some("l b"), Some("R/1"), "compute", "/cloud/l%20b/region/R%2F1/compute"),
+            (None, None, "cloud", "/%63loud"),
+            (Some("x"), None, "origin", "/cloud/x/%6Frigin"),
+        ] {
+            assert_eq!(Route::prefix_of(cloud, region, service), prefix);
+            let route = Route::at_root(prefix, "/x").unwrap();
+            assert_eq!((route.service().unwrap().as_ref(), route.prefix), (service, prefix));
+            assert_eq!(route.cloud().unwrap().as_deref(), cloud);
+            assert_eq!(route.region().unwrap().as_deref(), region);
+        }
+        assert_eq!(Route::at_root("/compute", "/v2.1/%2e%2e/x"), Err(RouteError::DotSegment));
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Admin {
         let shared = Arc::clone(&self.shared.borrow());
         let door = shared.doors.last().expect("the admin listener's is the last");
         let mut response = match door.entry.check(&parts, &Fields::of(&parts.headers)) {
-            Ok(()) => self.answer(&shared, &parts),
+            Ok(_) => self.answer(&shared, &parts),
             Err(refusal) => refuse(&shared, &refusal),
         };
         if parts.method == Method::HEAD {

@@ -288,6 +288,7 @@ fn door(listener: &config::Listener, address: &Address) -> Door {
         pinned: listener.pinned.clone(),
         scheme: if tls { Scheme::Https } else { Scheme::Http },
         entry: Entry::new(&listener.entry, address, tls),
+        address: address.clone(),
         policy: listener.policy.clone(),
     }
 }

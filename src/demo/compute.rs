@@ -10,7 +10,7 @@ use super::call::Call;
 use super::content::{Md5, Upload};
 use super::identity::{OTHER_PROJECT_ID, PROJECT_ID, USER_ID};
 use super::reply::{self, Answer, Reply, With, fault, json, no_such_path, ok};
-use super::{Shared, is_over, microseconds, seconds, uuid, uuid_of};
+use super::{Service, Shared, image, is_over, microseconds, seconds, uuid, uuid_of};
 
 pub(super) struct State {
     servers: Vec<Server>,
@@ -41,13 +41,18 @@ const FLAVORS: [(&str, &str, u32, u32, u32); 5] = [
     ("5", "m1.xlarge", 16384, 160, 8),
 ];
 
-pub(super) fn seed() -> State {
+/// A region's own servers.
+pub(super) fn seed(region: &str) -> State {
+    let (suffix, image) = match region {
+        "RegionOne" => ("", "cirros-0.6.2"),
+        _ => ("-two", "cirros-0.6.2-two"),
+    };
     let server = |name: &str, project, flavor| Server {
-        id: uuid_of(&format!("server {name}")),
-        name: name.to_owned(),
+        id: uuid_of(&format!("server {name}{suffix}")),
+        name: format!("{name}{suffix}"),
         project,
         flavor,
-        image: Some(uuid_of("RegionOne cirros-0.6.2")),
+        image: Some(uuid_of(&format!("{region} {image}"))),
         key_name: None,
         metadata: json!({}),
         created: Timestamp::now(),
@@ -102,7 +107,21 @@ fn links(call: &Call, prefix: &str, path: &str) -> Value {
     json!([{"rel": "self", "href": format!("{origin}{prefix}/{path}")}, {"rel": "bookmark", "href": bookmark}])
 }
 
-pub(super) async fn serve(cloud: &Shared, call: &Call, project: &'static str, body: &mut Upload) -> Answer {
+impl Shared {
+    /// Where a region's images are, as nova links them (`glance_link_prefix`).
+    fn glance(&self, region: usize) -> String {
+        self.origin([Service::Image, Service::ImageTwo][region])
+    }
+}
+
+/// Serves the servers of one region (0 or 1).
+pub(super) async fn serve(
+    cloud: &Shared,
+    region: usize,
+    call: &Call,
+    project: &'static str,
+    body: &mut Upload,
+) -> Answer {
     let mut parts = call.parts();
     parts.remove(0);
     let mut prefix = "/v2.1".to_owned();
@@ -133,22 +152,22 @@ pub(super) async fn serve(cloud: &Shared, call: &Call, project: &'static str, bo
         ("GET" | "HEAD", ["servers"] | ["servers", "detail"]) => {
             let (name, status) = (call.parameter("name"), call.parameter("status"));
             let state = cloud.state();
-            let servers = state.compute.servers.iter().rev().filter(|server| {
+            let servers = state.compute[region].servers.iter().rev().filter(|server| {
                 let status = status.as_ref().is_none_or(|status| *status == server.status(cloud));
                 let name = name.as_ref().is_none_or(|name| server.name.contains(name));
                 server.project == project && status && name
             });
             let servers = servers.map(|server| match parts.len() {
                 1 => json!({"id": server.id, "name": server.name, "links": server.links(call, &prefix)}),
-                _ => server.describe(cloud, call, &prefix),
+                _ => server.describe(cloud, region, call, &prefix),
             });
             page(call, servers.collect(), most, "servers")
         }
-        ("POST", ["servers"]) => create(cloud, call, project, &prefix, body.json().await),
+        ("POST", ["servers"]) => create(cloud, region, call, project, &prefix, body.json().await),
         (method, ["servers", id, rest @ ..]) => {
             let given = if method == "POST" { body.json().await } else { None };
             let mut state = cloud.state();
-            let servers = &mut state.compute.servers;
+            let servers = &mut state.compute[region].servers;
             let Some(index) = servers.iter().position(|server| server.id == *id && server.project == project)
             else {
                 let message = format!("Instance {id} could not be found.");
@@ -156,30 +175,52 @@ pub(super) async fn serve(cloud: &Shared, call: &Call, project: &'static str, bo
             };
             match (method, rest) {
                 ("GET" | "HEAD", []) => {
-                    Ok(ok(&json!({"server": servers[index].describe(cloud, call, &prefix)})))
+                    Ok(ok(&json!({"server": servers[index].describe(cloud, region, call, &prefix)})))
                 }
                 ("DELETE", []) => {
                     servers.remove(index);
                     Ok(reply::reply(StatusCode::NO_CONTENT, "application/json", ""))
                 }
+                ("POST", ["action"])
+                    if given.as_ref().is_some_and(|given| given["createImage"].is_object()) =>
+                {
+                    let image = given.unwrap_or_default()["createImage"]["name"].take();
+                    let image = image::snapshot(image.as_str().unwrap_or_default(), project);
+                    let location = format!("{}/images/{}", cloud.glance(region), image.id());
+                    state.images[region].push(image);
+                    Ok(reply::reply(StatusCode::ACCEPTED, "application/json", "").with("location", location))
+                }
                 ("POST", ["action"]) => Ok(servers[index].act(cloud, given)),
                 _ => Ok(no_such_path()),
             }
         }
+        // What is left of nova's own view of images: links to glance.
+        ("GET" | "HEAD", ["images", id]) => {
+            let state = cloud.state();
+            if !state.images[region].iter().any(|image| image.id() == *id && image.is_visible_to(project)) {
+                return Ok(fault(StatusCode::NOT_FOUND, &format!("Image {id} could not be found.")));
+            }
+            let mut links = links(call, &prefix, &format!("images/{id}"));
+            let alternate = json!({"rel": "alternate", "type": "application/vnd.openstack.image",
+                                   "href": format!("{}/images/{id}", cloud.glance(region))});
+            links.as_array_mut().into_iter().for_each(|links| links.push(alternate.clone()));
+            Ok(ok(&json!({"image": {"id": id, "status": "ACTIVE", "links": links}})))
+        }
         ("GET" | "HEAD", ["limits"]) => {
             let state = cloud.state();
-            let count = state.compute.servers.iter().filter(|server| server.project == project).count();
+            let count =
+                state.compute[region].servers.iter().filter(|server| server.project == project).count();
             Ok(ok(&json!({"limits": {"rate": [], "absolute": {
                 "maxTotalInstances": 100, "maxTotalCores": 400, "maxTotalRAMSize": 1_048_576,
                 "maxTotalKeypairs": 100, "maxServerMeta": 128, "totalInstancesUsed": count}}})))
         }
         ("GET" | "HEAD", ["os-keypairs"]) => {
             let state = cloud.state();
-            let own = state.compute.keypairs.iter().filter(|(owner, _)| *owner == project);
+            let own = state.compute[region].keypairs.iter().filter(|(owner, _)| *owner == project);
             let keypairs: Vec<_> = own.map(|(_, keypair)| json!({"keypair": keypair})).collect();
             Ok(ok(&json!({"keypairs": keypairs})))
         }
-        ("POST", ["os-keypairs"]) => create_keypair(cloud, project, body.json().await),
+        ("POST", ["os-keypairs"]) => create_keypair(cloud, region, project, body.json().await),
         _ => Ok(no_such_path()),
     }
 }
@@ -207,7 +248,14 @@ fn describe_flavor(
            "os-flavor-access:is_public": true, "links": links})
 }
 
-fn create(cloud: &Shared, call: &Call, project: &'static str, prefix: &str, body: Option<Value>) -> Answer {
+fn create(
+    cloud: &Shared,
+    region: usize,
+    call: &Call,
+    project: &'static str,
+    prefix: &str,
+    body: Option<Value>,
+) -> Answer {
     let bad = |message: &str| Box::new(fault(StatusCode::BAD_REQUEST, message));
     let body = body.ok_or_else(|| bad("Malformed request body"))?;
     let given = &body["server"];
@@ -228,7 +276,7 @@ fn create(cloud: &Shared, call: &Call, project: &'static str, prefix: &str, body
     let image = given["imageRef"].as_str().and_then(|image| image.rsplit('/').next()).map(str::to_owned);
     let mut state = cloud.state();
     if let Some(image) = &image
-        && !state.images.iter().flatten().any(|known| known.id() == image)
+        && !state.images[region].iter().any(|known| known.id() == image)
     {
         return Err(bad(&format!("Image {image} could not be found.")));
     }
@@ -247,17 +295,17 @@ fn create(cloud: &Shared, call: &Call, project: &'static str, prefix: &str, body
     let location = format!("{}{prefix}/servers/{}", origin(call), server.id);
     let answer = json!({"server": {"id": server.id, "links": server.links(call, prefix),
         "OS-DCF:diskConfig": "MANUAL", "security_groups": [{"name": "default"}], "adminPass": &uuid()[..12]}});
-    state.compute.servers.push(server);
+    state.compute[region].servers.push(server);
     Ok(json(StatusCode::ACCEPTED, &answer).with("location", location))
 }
 
-fn create_keypair(cloud: &Shared, project: &'static str, body: Option<Value>) -> Answer {
+fn create_keypair(cloud: &Shared, region: usize, project: &'static str, body: Option<Value>) -> Answer {
     let given = body.unwrap_or_default()["keypair"].take();
     let (Some(name), Some(key)) = (given["name"].as_str(), given["public_key"].as_str()) else {
         let message = "Invalid input for field/attribute keypair. 'name' and 'public_key' are required";
         return Ok(fault(StatusCode::BAD_REQUEST, message));
     };
-    let keypairs = &mut cloud.state().compute.keypairs;
+    let keypairs = &mut cloud.state().compute[region].keypairs;
     if keypairs.iter().any(|(owner, keypair)| *owner == project && keypair["name"] == name) {
         return Ok(fault(StatusCode::CONFLICT, &format!("Key pair '{name}' already exists.")));
     }
@@ -286,9 +334,9 @@ impl Server {
         links(call, prefix, &format!("servers/{}", self.id))
     }
 
-    fn describe(&self, cloud: &Shared, call: &Call, prefix: &str) -> Value {
+    fn describe(&self, cloud: &Shared, region: usize, call: &Call, prefix: &str) -> Value {
         let bookmark =
-            |path: String| json!([{"rel": "bookmark", "href": format!("{}/{path}", origin(call))}]);
+            |origin: String, path: String| json!([{"rel": "bookmark", "href": format!("{origin}/{path}")}]);
         let status = self.status(cloud);
         let (vm_state, power_state, task_state) = match status {
             "BUILD" => ("building", 0, Some("spawning")),
@@ -301,13 +349,13 @@ impl Server {
         let address = json!([{"version": 4, "addr": format!("10.7.0.{host}"), "OS-EXT-IPS:type": "fixed",
                               "OS-EXT-IPS-MAC:mac_addr": format!("fa:16:3e:00:00:{host:02x}")}]);
         let image = match &self.image {
-            Some(id) => json!({"id": id, "links": bookmark(format!("images/{id}"))}),
+            Some(id) => json!({"id": id, "links": bookmark(cloud.glance(region), format!("images/{id}"))}),
             None => json!(""),
         };
         json!({
             "id": self.id, "name": self.name, "status": status, "tenant_id": self.project, "user_id": USER_ID,
             "created": seconds(self.created), "updated": seconds(self.created), "metadata": self.metadata,
-            "flavor": {"id": self.flavor, "links": bookmark(format!("flavors/{}", self.flavor))},
+            "flavor": {"id": self.flavor, "links": bookmark(origin(call), format!("flavors/{}", self.flavor))},
             "image": image, "links": self.links(call, prefix), "key_name": self.key_name,
             "addresses": if running { json!({"demo-net": address}) } else { json!({}) },
             "accessIPv4": "", "accessIPv6": "", "progress": 0, "config_drive": "",

@@ -1,7 +1,7 @@
 //! Who may do what, and where is everything? Keystone, with Identity v3 and v2.0 on one port.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -38,6 +38,9 @@ pub const APPLICATION_CREDENTIAL_ID: &str = "d4c3b2a190817263544536271809fa04";
 pub const APPLICATION_CREDENTIAL_NAME: &str = "keyway";
 /// Its secret, unless the configuration has another.
 pub const APPLICATION_CREDENTIAL_SECRET: &str = "appsecret";
+
+/// How long Keystone still knows a token that is over, for services that ask with `allow_expired`.
+const EXPIRED_WINDOW: Duration = Duration::from_secs(3600);
 
 const PROJECTS: [(&str, &str); 2] = [(PROJECT_ID, PROJECT), (OTHER_PROJECT_ID, OTHER_PROJECT)];
 
@@ -82,13 +85,14 @@ impl Shared {
         let mut rows = vec![
             row(Service::Identity, "identity", "keystone", "RegionOne", "/v3"),
             row(Service::Compute, "compute", "nova", "RegionOne", "/v2.1"),
-            row(Service::Compute, "compute", "nova", "RegionTwo", &format!("/v2.1/{project}")),
+            row(Service::ComputeTwo, "compute", "nova", "RegionTwo", &format!("/v2.1/{project}")),
             row(Service::Image, "image", "glance", "RegionOne", ""),
             row(Service::ImageTwo, "image", "glance", "RegionTwo", ""),
             row(Service::Network, "network", "neutron", "RegionOne", "/"),
             row(Service::Volume, "block-storage", "cinder", "RegionOne", "/v3"),
             row(Service::Volume, "volumev3", "cinderv3", "RegionOne", &format!("/v3/{project}")),
             row(Service::Object, "object-store", "swift", "RegionOne", &format!("/v1/AUTH_{project}")),
+            row(Service::Orchestration, "orchestration", "heat", "RegionOne", &format!("/v1/{project}")),
         ];
         // The public URL of RegionTwo's compute has a name for its host, so that the interfaces differ.
         rows[2].public = rows[2].internal.replace("127.0.0.1", "localhost");
@@ -183,7 +187,7 @@ impl State {
         };
         let token = Token { scope, methods, audit_ids, issued, expires, deadline };
         let id = fernet(issued);
-        self.tokens.retain(|_, token| token.deadline > Instant::now());
+        self.tokens.retain(|_, token| token.deadline + EXPIRED_WINDOW > Instant::now());
         self.tokens.insert(id.clone(), token.clone());
         self.tokens_issued += 1;
         (id, token)
@@ -228,30 +232,36 @@ pub(super) async fn serve(
         ("POST", ["v2.0", "tokens"]) => login_v2(cloud, body.json().await),
         (_, ["v3" | "v2.0", _, ..]) if caller.is_none() => Err(unauthorized()),
         (method, ["v3", "auth", "tokens"]) => subject(cloud, call, method),
+        // Only an administrator may look at tokens there, and this user is none.
+        ("GET" | "HEAD" | "DELETE", ["v2.0", "tokens", _]) => Err(forbidden("admin_required")),
         ("GET" | "HEAD", ["v2.0", "tenants"]) => {
             let tenants = PROJECTS.map(|(id, name)| tenant(id, name));
             Ok(ok(&json!({"tenants": tenants, "tenants_links": []})))
         }
         ("GET" | "HEAD", ["v3", "auth", "catalog"]) => catalog(cloud, call, caller),
-        ("GET" | "HEAD", ["v3", "auth", "projects"] | ["v3", "projects"]) => {
-            Ok(list(call, "projects", PROJECTS.map(|(id, name)| project(call, id, name)).to_vec()))
+        ("GET" | "HEAD", ["v3", "users", id, "projects"]) if *id != USER_ID => {
+            Err(forbidden("identity:list_user_projects"))
         }
+        (
+            "GET" | "HEAD",
+            ["v3", "auth", "projects"] | ["v3", "projects"] | ["v3", "users", _, "projects"],
+        ) => list(call, "projects", PROJECTS.map(|(id, name)| project(call, id, name)).to_vec()),
         ("GET" | "HEAD", ["v3", "projects", id]) => match PROJECTS.iter().find(|(known, _)| known == id) {
             Some((id, name)) => Ok(ok(&json!({"project": project(call, id, name)}))),
-            None => Err(Box::new(keystone_error(
-                StatusCode::NOT_FOUND,
-                &format!("Could not find project: {id}."),
-            ))),
+            None => Err(not_found("project", id)),
         },
-        ("GET" | "HEAD", ["v3", "auth", "domains"]) => {
-            Ok(list(call, "domains", vec![json!({"id": DOMAIN_ID, "name": DOMAIN, "enabled": true})]))
+        ("GET" | "HEAD", ["v3", "auth", "domains"] | ["v3", "domains"]) => {
+            list(call, "domains", vec![domain(call)])
         }
-        ("GET" | "HEAD", ["v3", "users"]) => {
-            let links = json!({"self": format!("{}/v3/users/{USER_ID}", call.base)});
-            let user = json!({"id": USER_ID, "name": USER, "domain_id": DOMAIN_ID, "enabled": true,
-                              "default_project_id": PROJECT_ID, "links": links});
-            Ok(list(call, "users", vec![user]))
+        ("GET" | "HEAD", ["v3", "domains", DOMAIN_ID]) => Ok(ok(&json!({"domain": domain(call)}))),
+        ("GET" | "HEAD", ["v3", "domains", id]) => Err(not_found("domain", id)),
+        ("GET" | "HEAD", ["v3", "auth", "system"]) => {
+            let links = json!({"self": format!("{}/v3/auth/system", call.base)});
+            Ok(ok(&json!({"system": [{"all": true}], "links": links})))
         }
+        ("GET" | "HEAD", ["v3", "users"]) => list(call, "users", vec![user(call)]),
+        ("GET" | "HEAD", ["v3", "users", USER_ID]) => Ok(ok(&json!({"user": user(call)}))),
+        ("GET" | "HEAD", ["v3", "users", id]) => Err(not_found("user", id)),
         _ => Ok(reply::reply(
             StatusCode::NOT_FOUND,
             "text/html; charset=utf-8",
@@ -283,24 +293,47 @@ fn document(call: &Call, id: &str, status: &str, path: &str) -> Value {
            "media-types": [{"base": "application/json", "type": media_type}]})
 }
 
-fn list(call: &Call, name: &str, items: Vec<Value>) -> Reply {
-    let links = json!({"self": format!("{}{}", call.base, call.path), "next": null, "previous": null});
-    ok(&json!({name: items, "links": links}))
+/// A list, in pages where there is a `limit`.
+fn list(call: &Call, name: &str, items: Vec<Value>) -> Answer {
+    let page = call.paginate(items, usize::MAX).map_err(|marker| not_found("marker", &marker))?;
+    let next = page.next.map(|next| format!("{}{next}", call.base));
+    let links = json!({"self": format!("{}{}", call.base, call.path), "next": next, "previous": null});
+    Ok(ok(&json!({name: page.items, "links": links})))
+}
+
+fn user(call: &Call) -> Value {
+    json!({"id": USER_ID, "name": USER, "domain_id": DOMAIN_ID, "enabled": true, "options": {},
+           "password_expires_at": null, "default_project_id": PROJECT_ID,
+           "links": {"self": format!("{}/v3/users/{USER_ID}", call.base)}})
+}
+
+fn domain(call: &Call) -> Value {
+    json!({"id": DOMAIN_ID, "name": DOMAIN, "description": "The default domain", "enabled": true, "tags": [],
+           "options": {}, "links": {"self": format!("{}/v3/domains/{DOMAIN_ID}", call.base)}})
 }
 
 fn project(call: &Call, id: &str, name: &str) -> Value {
-    json!({"id": id, "name": name, "domain_id": DOMAIN_ID, "parent_id": DOMAIN_ID, "description": "",
+    json!({"id": id, "name": name, "domain_id": DOMAIN_ID, "parent_id": DOMAIN_ID, "description": format!("Project {name}"),
            "enabled": true, "is_domain": false, "tags": [], "options": {},
            "links": {"self": format!("{}/v3/projects/{id}", call.base)}})
 }
 
 fn tenant(id: &str, name: &str) -> Value {
-    json!({"id": id, "name": name, "description": "", "enabled": true})
+    json!({"id": id, "name": name, "description": format!("Project {name}"), "enabled": true})
 }
 
 fn unauthorized() -> Box<Reply> {
     let message = "The request you have made requires authentication.";
     Box::new(keystone_error(StatusCode::UNAUTHORIZED, message))
+}
+
+fn forbidden(action: &str) -> Box<Reply> {
+    let message = format!("You are not authorized to perform the requested action: {action}.");
+    Box::new(keystone_error(StatusCode::FORBIDDEN, &message))
+}
+
+fn not_found(what: &str, id: &str) -> Box<Reply> {
+    Box::new(keystone_error(StatusCode::NOT_FOUND, &format!("Could not find {what}: {id}.")))
 }
 
 fn missing(what: &str, place: &str) -> Box<Reply> {
@@ -351,6 +384,10 @@ fn login_v3(cloud: &Shared, call: &Call, body: Option<Value>) -> Answer {
     if names.is_empty() {
         return Err(unauthorized());
     }
+    let bound = |origin: &Token| origin.methods.iter().any(|method| method == "application_credential");
+    if origin.as_ref().is_some_and(bound) && auth.get("scope").is_some() {
+        return Err(no_scope_to_ask_for());
+    }
     let scope = match auth.get("scope") {
         Some(scope) => scope_v3(scope)?,
         None => Scope::Project(PROJECT_ID),
@@ -377,9 +414,7 @@ fn check_user(cloud: &Shared, user: &Value) -> Result<(), Box<Reply>> {
 
 fn check_application_credential(cloud: &Shared, given: &Value, has_scope: bool) -> Result<(), Box<Reply>> {
     if has_scope {
-        let message = "Error authenticating with application credential: Application credentials cannot \
-                       request a scope.";
-        return Err(Box::new(keystone_error(StatusCode::UNAUTHORIZED, message)));
+        return Err(no_scope_to_ask_for());
     }
     let user = &given["user"];
     let known = match given.get("id") {
@@ -396,9 +431,18 @@ fn check_application_credential(cloud: &Shared, given: &Value, has_scope: bool) 
     }
 }
 
+fn no_scope_to_ask_for() -> Box<Reply> {
+    let message = "Error authenticating with application credential: Application credentials cannot request a \
+                   scope.";
+    Box::new(keystone_error(StatusCode::UNAUTHORIZED, message))
+}
+
 fn scope_v3(scope: &Value) -> Result<Scope, Box<Reply>> {
     if scope == "unscoped" || scope.get("unscoped").is_some() {
         return Ok(Scope::Unscoped);
+    }
+    if ["project", "domain", "system"].iter().filter(|kind| scope.get(kind).is_some()).count() > 1 {
+        return Err(missing("exactly one scope", "scope"));
     }
     if let Some(project) = scope.get("project") {
         let by_name = project.get("id").is_none();
@@ -462,11 +506,13 @@ fn token_v3(cloud: &Shared, token: &Token, with_catalog: bool) -> Value {
 
 /// `GET`, `HEAD`, `DELETE /v3/auth/tokens`: about the token in `X-Subject-Token`.
 fn subject(cloud: &Shared, call: &Call, method: &str) -> Answer {
-    let id = call.header("x-subject-token").ok_or_else(|| {
-        let message = "You are not authorized to perform the requested action: identity:validate_token.";
-        Box::new(keystone_error(StatusCode::FORBIDDEN, message))
-    })?;
-    let token = cloud.state().token(id).cloned().ok_or_else(unrecognized)?;
+    let id = call.header("x-subject-token").ok_or_else(|| forbidden("identity:validate_token"))?;
+    let allow_expired = call.parameter("allow_expired").is_some_and(|value| value != "0");
+    let known = {
+        let state = cloud.state();
+        if allow_expired { state.tokens.get(id).cloned() } else { state.token(id).cloned() }
+    };
+    let token = known.ok_or_else(unrecognized)?;
     match method {
         "GET" | "HEAD" => {
             let body = token_v3(cloud, &token, call.parameter("nocatalog").is_none());
@@ -481,10 +527,8 @@ fn subject(cloud: &Shared, call: &Call, method: &str) -> Answer {
 }
 
 fn catalog(cloud: &Shared, call: &Call, caller: Option<Caller>) -> Answer {
-    let project = caller.and_then(|caller| caller.project).ok_or_else(|| {
-        let message = "You are not authorized to perform the requested action: identity:get_auth_catalog.";
-        Box::new(keystone_error(StatusCode::FORBIDDEN, message))
-    })?;
+    let project = caller.and_then(|caller| caller.project);
+    let project = project.ok_or_else(|| forbidden("identity:get_auth_catalog"))?;
     let catalog = cloud.catalog_of(Scope::Project(project)).unwrap_or_else(|| json!([]));
     Ok(ok(&json!({"catalog": catalog, "links": {"self": format!("{}/v3/auth/catalog", call.base)}})))
 }
@@ -532,15 +576,16 @@ fn login_v2(cloud: &Shared, body: Option<Value>) -> Answer {
         "expires": format!("{}Z", microseconds(token.expires)),
         "audit_ids": token.audit_ids,
     });
-    let mut roles = json!([]);
+    let (mut roles, mut role_ids) = (json!([]), json!([]));
     if let Some((id, name)) = found {
         answer["tenant"] = tenant(id, name);
         roles = json!([{"name": "_member_"}, {"name": "member"}]);
+        role_ids = json!(["9fe2ff9ee4384b1894a90878d3e92bab", Md5::hex(b"member")]);
     }
     let catalog = cloud.catalog_of(scope).map_or_else(|| json!([]), |catalog| catalog_v2(cloud, &catalog));
     let user = json!({"id": USER_ID, "name": USER, "username": USER, "roles": roles, "roles_links": []});
     Ok(ok(&json!({"access": {"token": answer, "serviceCatalog": catalog, "user": user,
-                             "metadata": {"is_admin": 0, "roles": []}}})))
+                             "metadata": {"is_admin": 0, "roles": role_ids}}})))
 }
 
 /// The same catalog in the shape of v2.0: one entry for each region, with all its interfaces.

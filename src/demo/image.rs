@@ -38,7 +38,7 @@ impl Image {
         self.fields["id"].as_str().unwrap_or_default()
     }
 
-    fn is_visible_to(&self, project: &str) -> bool {
+    pub(super) fn is_visible_to(&self, project: &str) -> bool {
         self.fields["visibility"] == "public" || self.fields["owner"] == project
     }
 
@@ -76,14 +76,23 @@ pub(super) fn seed(region: &str) -> Vec<Image> {
     vec![blank, small("debian-13"), small("cirros-0.6.2")]
 }
 
-/// Version documents, which need no token.
-pub(super) fn version(call: &Call) -> Option<Reply> {
+/// The image that nova makes of a server: a MiB of zeros.
+pub(super) fn snapshot(name: &str, owner: &str) -> Image {
+    let given = json!({"name": name, "disk_format": "raw", "container_format": "bare"});
+    let mut image = Image::new(uuid(), owner, &given);
+    image.fill(Data::Zeros, 1 << 20, "b6d81b360a5672d80c27430f39153e2c");
+    image
+}
+
+/// Version documents, which need no token; `base` is what their links begin with.
+pub(super) fn version(call: &Call, base: &str) -> Option<Reply> {
     let status = match call.parts()[..] {
-        [] => StatusCode::MULTIPLE_CHOICES,
         ["versions"] => StatusCode::OK,
-        _ => return None,
+        ["v2", ..] => return None,
+        // The root, and every path without a version: nova's bookmarks.
+        _ => StatusCode::MULTIPLE_CHOICES,
     };
-    let links = json!([{"rel": "self", "href": format!("{}/v2/", call.base)}]);
+    let links = json!([{"rel": "self", "href": format!("{base}/v2/")}]);
     let version = |id: &str, status: &str| json!({"id": id, "status": status, "links": links});
     let versions = [version("v2.16", "SUPPORTED"), version("v2.17", "CURRENT"), version("v2.0", "SUPPORTED")];
     Some(json(status, &json!({"versions": versions})))
@@ -123,6 +132,12 @@ pub(super) async fn serve(
             images.push(image);
             Ok(reply)
         }
+        ("GET", ["v2", "schemas", "image"]) => Ok(ok(&schema())),
+        ("GET", ["v2", "schemas", "images"]) => Ok(ok(&json!({"name": "images",
+            "properties": {"images": {"type": "array", "items": schema()}, "first": {"type": "string"},
+                "next": {"type": "string"}, "schema": {"type": "string"}},
+            "links": [{"rel": "first", "href": "{first}"}, {"rel": "next", "href": "{next}"},
+                {"rel": "describedby", "href": "{schema}"}]}))),
         (method, ["v2", "images", id, rest @ ..]) => {
             if (method, rest) == ("PUT", &["file"]) {
                 return upload(cloud, region, id, project, body).await;
@@ -160,6 +175,15 @@ pub(super) async fn serve(
         ("HEAD", _) => Ok(method_not_allowed()),
         _ => Ok(no_such_path()),
     }
+}
+
+/// What an image may have. Its links are templates and lead nowhere.
+fn schema() -> Value {
+    let text = json!({"type": ["null", "string"]});
+    json!({"name": "image", "additionalProperties": {"type": "string"},
+        "properties": {"id": text, "name": text, "status": text, "owner": text, "checksum": text},
+        "links": [{"rel": "self", "href": "{self}"}, {"rel": "enclosure", "href": "{file}"},
+                  {"rel": "describedby", "href": "{schema}"}]})
 }
 
 fn method_not_allowed() -> Reply {

@@ -15,6 +15,7 @@ mod identity;
 mod image;
 mod network;
 mod object;
+mod orchestration;
 mod reply;
 mod volume;
 
@@ -141,33 +142,39 @@ const REMEMBERED: usize = 8192;
 enum Service {
     Identity,
     Compute,
+    ComputeTwo,
     Image,
     ImageTwo,
     Network,
     Volume,
     Object,
+    Orchestration,
 }
 
 impl Service {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Identity,
         Self::Compute,
+        Self::ComputeTwo,
         Self::Image,
         Self::ImageTwo,
         Self::Network,
         Self::Volume,
         Self::Object,
+        Self::Orchestration,
     ];
 
     fn named(name: &str) -> Self {
         match name {
             "identity" => Self::Identity,
-            "compute" | "RegionTwo/compute" => Self::Compute,
+            "compute" => Self::Compute,
+            "RegionTwo/compute" => Self::ComputeTwo,
             "image" => Self::Image,
             "RegionTwo/image" => Self::ImageTwo,
             "network" => Self::Network,
             "block-storage" | "volumev3" => Self::Volume,
             "object-store" => Self::Object,
+            "orchestration" => Self::Orchestration,
             _ => panic!("the demo cloud has no service `{name}`"),
         }
     }
@@ -224,8 +231,8 @@ impl Cloud {
     }
 
     /// The catalog's public URL of a service in RegionOne for the project [`PROJECT`]: `identity`,
-    /// `compute`, `image`, `network`, `block-storage`, `volumev3`, `object-store`. RegionTwo's are
-    /// `RegionTwo/compute` and `RegionTwo/image`.
+    /// `compute`, `image`, `network`, `block-storage`, `volumev3`, `object-store`, `orchestration`.
+    /// RegionTwo's are `RegionTwo/compute` and `RegionTwo/image`.
     ///
     /// # Panics
     /// If there is no such service; so do all methods that name one.
@@ -413,11 +420,12 @@ struct State {
     token_requests: usize,
     seen: [VecDeque<Record>; Service::ALL.len()],
     trouble: [Trouble; Service::ALL.len()],
-    compute: compute::State,
+    compute: [compute::State; 2],
     images: [Vec<image::Image>; 2],
     network: network::State,
     volumes: Vec<volume::Volume>,
     objects: object::State,
+    stacks: Vec<orchestration::Stack>,
 }
 
 impl State {
@@ -431,11 +439,12 @@ impl State {
             token_requests: 0,
             seen: Default::default(),
             trouble: Default::default(),
-            compute: compute::seed(),
+            compute: [compute::seed("RegionOne"), compute::seed("RegionTwo")],
             images: [image::seed("RegionOne"), image::seed("RegionTwo")],
             network: network::seed(),
             volumes: volume::seed(),
             objects: object::State::default(),
+            stacks: orchestration::seed(),
         }
     }
 }
@@ -508,11 +517,14 @@ impl Shared {
     ) -> Reply {
         let open = match service {
             Service::Identity => return identity::serve(self, call, caller, body, refuses).await,
-            Service::Compute => compute::version(call),
-            Service::Image | Service::ImageTwo => image::version(call),
+            Service::Compute | Service::ComputeTwo => compute::version(call),
+            Service::Image => image::version(call, &call.base),
+            // Its public_endpoint was never corrected, as so often.
+            Service::ImageTwo => image::version(call, "https://glance.region-two.example:9292"),
             Service::Network => network::version(call),
             Service::Volume => volume::version(call),
             Service::Object => object::info(call),
+            Service::Orchestration => orchestration::version(call),
         };
         if let Some(reply) = open {
             return reply;
@@ -526,11 +538,13 @@ impl Shared {
             return refusal(StatusCode::FORBIDDEN);
         };
         let answer = match service {
-            Service::Compute => compute::serve(self, call, project, body).await,
+            Service::Compute => compute::serve(self, 0, call, project, body).await,
+            Service::ComputeTwo => compute::serve(self, 1, call, project, body).await,
             Service::Image => image::serve(self, 0, call, project, body).await,
             Service::ImageTwo => image::serve(self, 1, call, project, body).await,
             Service::Network => network::serve(self, call, project, body).await,
             Service::Volume => volume::serve(self, call, project, body).await,
+            Service::Orchestration => orchestration::serve(self, call, project, body).await,
             Service::Object | Service::Identity => object::serve(self, call, project, body).await,
         };
         answer.unwrap_or_else(|error| *error)
@@ -551,7 +565,7 @@ impl Shared {
         reply = reply.with("server", "keyway-demo (simulated)").with("x-openstack-request-id", &request_id);
         match service {
             Service::Identity => reply = reply.with("vary", "X-Auth-Token"),
-            Service::Compute => {
+            Service::Compute | Service::ComputeTwo => {
                 reply = reply
                     .with("x-compute-request-id", &request_id)
                     .with("openstack-api-version", "compute 2.1")
@@ -564,7 +578,7 @@ impl Shared {
                     reply.with("openstack-api-version", "volume 3.0").with("vary", "OpenStack-API-Version");
             }
             Service::Object => reply = reply.with("x-trans-id", &request_id),
-            Service::Image | Service::ImageTwo | Service::Network => {}
+            Service::Image | Service::ImageTwo | Service::Network | Service::Orchestration => {}
         }
         if call.method == Method::HEAD {
             let length = reply.body().length();

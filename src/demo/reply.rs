@@ -129,6 +129,17 @@ pub(super) fn keystone_error(status: StatusCode, message: &str) -> Reply {
     json(status, &json!({"error": error}))
 }
 
+/// `{"code": 404, "title": .., "error": {..}}`, as heat writes it.
+pub(super) fn heat_error(status: StatusCode, kind: &str, message: &str) -> Reply {
+    let explanation = "The server could not comply with the request.";
+    let error = json!({"message": message, "traceback": null, "type": kind});
+    json(
+        status,
+        &json!({"code": status.as_u16(), "title": title(status), "explanation": explanation,
+                         "error": error}),
+    )
+}
+
 /// `{"itemNotFound": {"code": 404, ..}}`, as nova and cinder write it.
 pub(super) fn fault(status: StatusCode, message: &str) -> Reply {
     let name = match status {
@@ -206,7 +217,7 @@ pub(super) fn refusal(service: Service, status: StatusCode, path: &str, keystone
         Service::Network if !unauthorized => {
             neutron_error(status, "PolicyNotAuthorized", "It is disallowed by policy.")
         }
-        Service::Compute | Service::Volume if !unauthorized => {
+        Service::Compute | Service::ComputeTwo | Service::Volume if !unauthorized => {
             fault(status, "Policy doesn't allow this action to be performed.")
         }
         _ => keystone_error(status, "The request you have made requires authentication."),

@@ -149,9 +149,25 @@ async fn every_method_and_scope_of_v3_is_understood() {
                             "user": {"id": USER_ID}});
     let identity = json!({"methods": ["application_credential"], "application_credential": credential});
     let body = json!({"auth": {"identity": identity}});
-    assert_eq!(login_with(&cloud, body.to_string()).await.status, 201);
+    let bound = login_with(&cloud, body.to_string()).await;
+    assert_eq!(bound.status, 201);
     let body = json!({"auth": {"identity": identity, "scope": {"project": {"id": PROJECT_ID}}}});
-    assert_eq!(login_with(&cloud, body.to_string()).await.status, 401);
+    let refused = login_with(&cloud, body.to_string()).await;
+    assert_eq!(refused.status, 401);
+    // Nor has a token of it any other scope.
+    let identity = json!({"methods": ["token"], "token": {"id": bound.header("x-subject-token")}});
+    let body = json!({"auth": {"identity": identity, "scope": {"project": {"id": PROJECT_ID}}}});
+    assert_eq!(login_with(&cloud, body.to_string()).await.body, refused.body);
+
+    for wrong in [
+        json!({"project": {"name": OTHER_PROJECT, "domain": {"name": "elsewhere"}}}),
+        json!({"domain": {"id": "elsewhere"}}),
+        json!({"system": {"all": false}}),
+    ] {
+        assert_eq!(login_with(&cloud, password(wrong.clone())).await.status, 401, "{wrong}");
+    }
+    let two = json!({"project": {"id": PROJECT_ID}, "system": {"all": true}});
+    assert_eq!(login_with(&cloud, password(two)).await.status, 400);
 }
 
 #[tokio::test]
@@ -206,6 +222,7 @@ async fn identity_v2_logs_in_and_lists_tenants() {
 
     let access = &login(json!({"tenantName": PROJECT})).await.json()["access"];
     assert_eq!(access["token"]["tenant"]["id"], PROJECT_ID);
+    assert_eq!(access["metadata"]["roles"].as_array().unwrap().len(), 2);
     assert_eq!(access["serviceCatalog"][0]["endpoints"][0]["publicURL"], cloud.v2_url());
     let compute = &access["serviceCatalog"][1]["endpoints"];
     assert_eq!(compute[0]["publicURL"], cloud.url("compute"));
@@ -254,6 +271,140 @@ async fn version_documents_need_no_token() {
     assert_eq!(get(&format!("{}/versions", cloud.url("image")), "").await.status, 200);
     assert_eq!(get(&cloud.url("network"), "").await.status, 200);
     assert_eq!(get(&cloud.url("block-storage").replace("/v3", "/"), "").await.status, 300);
+    let stacks = cloud.url("orchestration").replace(&format!("/v1/{PROJECT_ID}"), "/");
+    assert_eq!(get(&stacks, "").await.status, 300);
+    // One of them does not know where it is.
+    let two = get(&cloud.url("RegionTwo/image"), "").await.json();
+    let wrong = two["versions"][0]["links"][0]["href"].as_str().unwrap();
+    assert_eq!(wrong, "https://glance.region-two.example:9292/v2/");
+}
+
+#[tokio::test]
+async fn what_can_be_asked_about_the_user_needs_no_scope_and_only_the_catalog_does() {
+    let cloud = start().await;
+    let keystone = cloud.auth_url();
+    let unscoped = login_with(&cloud, password("unscoped".into())).await;
+    let token = unscoped.header("x-subject-token");
+    let own = format!("{keystone}/users/{USER_ID}/projects");
+    for url in [format!("{keystone}/auth/projects"), own.clone()] {
+        let projects = get(&url, token).await.json();
+        assert_eq!(projects["projects"][1]["id"], OTHER_PROJECT_ID);
+        assert_eq!(projects["projects"][1]["description"], "Project other");
+        assert_eq!(projects["links"]["self"], url);
+    }
+    let page = get(&format!("{own}?limit=1"), token).await.json();
+    let next = page["links"]["next"].as_str().unwrap();
+    let rest = get(next, token).await.json();
+    assert_eq!(
+        (&page["projects"][0]["id"], &rest["projects"][0]["id"]),
+        (&json!(PROJECT_ID), &json!(OTHER_PROJECT_ID))
+    );
+    let domains = get(&format!("{keystone}/auth/domains"), token).await.json();
+    assert_eq!(domains["domains"][0]["id"], DOMAIN_ID);
+    let system = get(&format!("{keystone}/auth/system"), token).await.json();
+    assert_eq!(system["system"], json!([{"all": true}]));
+    for url in [format!("{keystone}/auth/catalog"), own.replace(USER_ID, "somebody")] {
+        let refused = get(&url, token).await;
+        assert_eq!((refused.status, &refused.json()["error"]["code"]), (403, &json!(403)), "{url}");
+    }
+    let scoped = login(&cloud).await;
+    let catalog = get(&format!("{keystone}/auth/catalog"), &scoped).await.json();
+    assert_eq!(catalog["catalog"], cloud.catalog());
+    let users = get(&format!("{keystone}/users"), &scoped).await.json();
+    let user = users["users"][0]["links"]["self"].as_str().unwrap();
+    assert_eq!(get(user, &scoped).await.json()["user"]["id"], USER_ID);
+    assert_eq!(get(&format!("{keystone}/users/nobody"), &scoped).await.status, 404);
+    let v2 = format!("{}/tokens/{scoped}", cloud.v2_url());
+    assert_eq!(get(&v2, &scoped).await.status, 403);
+}
+
+#[tokio::test]
+async fn a_token_that_is_over_is_shown_to_a_service_that_allows_it() {
+    let (cloud, token) = start_with_token().await;
+    cloud.set_token_ttl(Duration::from_millis(1));
+    let short = login(&cloud).await;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let url = format!("GET {}/auth/tokens", cloud.auth_url());
+    let headers = [("x-auth-token", &token[..]), ("x-subject-token", &short[..])];
+    assert_eq!(send(&url, &headers, "").await.status, 404);
+    assert_eq!(send(&format!("{url}?allow_expired=0"), &headers, "").await.status, 404);
+    let shown = send(&format!("{url}?allow_expired=1&nocatalog"), &headers, "").await;
+    assert_eq!((shown.status, shown.json()["token"].get("catalog")), (200, None));
+    assert_eq!(get(&format!("{}/auth/projects", cloud.auth_url()), &short).await.status, 401);
+}
+
+#[tokio::test]
+async fn the_second_region_has_services_of_its_own() {
+    let (cloud, token) = start_with_token().await;
+    let one = get(&format!("{}/servers", cloud.url("compute")), &token).await.json();
+    let two = get(&format!("{}/servers", cloud.url("RegionTwo/compute")), &token).await.json();
+    assert_ne!(one["servers"][0]["id"], two["servers"][0]["id"]);
+    let ports = ["compute", "RegionTwo/compute", "image", "RegionTwo/image"]
+        .map(|name| cloud.url(name).split(['/', ':']).nth(4).unwrap().to_owned());
+    assert_eq!(ports.iter().collect::<std::collections::HashSet<_>>().len(), 4, "{ports:?}");
+    // Its compute service has another host for its neighbours than for everybody else.
+    let catalog = cloud.catalog();
+    let compute = catalog.as_array().unwrap().iter().find(|service| service["type"] == "compute").unwrap();
+    assert!(compute["endpoints"][3]["url"].as_str().unwrap().starts_with("http://localhost:"));
+    assert!(compute["endpoints"][4]["url"].as_str().unwrap().starts_with("http://127.0.0.1:"));
+}
+
+#[tokio::test]
+async fn every_link_of_a_server_leads_somewhere() {
+    let (cloud, token) = start_with_token().await;
+    let detail = get(&format!("{}/servers/detail", cloud.url("compute")), &token).await.json();
+    let server = &detail["servers"][0];
+    let href = |at: &str| server.pointer(at).unwrap().as_str().unwrap().to_owned();
+    assert_eq!(get(&href("/links/0/href"), &token).await.json()["server"]["id"], server["id"]);
+    assert_eq!(get(&href("/links/1/href"), &token).await.status, 300);
+    let image = href("/image/links/0/href");
+    assert!(image.starts_with(&cloud.url("image")), "{image}");
+    assert_eq!(get(&image, &token).await.status, 300);
+    let view = format!("{}/images/{}", cloud.url("compute"), server["image"]["id"].as_str().unwrap());
+    let view = get(&view, &token).await.json();
+    assert_eq!(
+        (&view["image"]["links"][2]["rel"], &view["image"]["links"][2]["href"]),
+        (&json!("alternate"), &json!(image))
+    );
+
+    let action = format!("{}/action", href("/links/0/href"));
+    let made = post(&action, &token, json!({"createImage": {"name": "snapshot"}})).await;
+    assert_eq!(made.status, 202);
+    let id = made.header("location").rsplit('/').next().unwrap();
+    assert_eq!(made.header("location"), format!("{}/images/{id}", cloud.url("image")));
+    let image = get(&format!("{}/v2/images/{id}", cloud.url("image")), &token).await.json();
+    assert_eq!((&image["name"], &image["size"]), (&json!("snapshot"), &json!(1 << 20)));
+    let schema = format!("{}{}", cloud.url("image"), image["schema"].as_str().unwrap());
+    assert_eq!(get(&schema, &token).await.json()["links"][0]["href"], "{self}");
+}
+
+#[tokio::test]
+async fn a_stack_is_found_by_its_name_elsewhere() {
+    let (cloud, token) = start_with_token().await;
+    let stacks = format!("{}/stacks", cloud.url("orchestration"));
+    let page = get(&format!("{stacks}?limit=1"), &token).await.json();
+    let next = page["links"][0]["href"].as_str().unwrap();
+    assert_eq!(get(next, &token).await.json()["stacks"][0]["stack_name"], "demo-stack");
+
+    let created = post(&stacks, &token, json!({"stack_name": "new"})).await;
+    assert_eq!(created.status, 201);
+    let url = created.header("location");
+    assert_eq!(created.json()["stack"]["links"][0]["href"], url);
+    for (below, found) in [("", url.to_owned()), ("/resources", format!("{url}/resources"))] {
+        let moved = get(&format!("{stacks}/new{below}"), &token).await;
+        assert_eq!((moved.status, moved.header("location")), (302, &found[..]));
+        assert_eq!(get(&found, &token).await.status, 200);
+    }
+    let signal = get(url, &token).await.json()["stack"]["outputs"][0]["output_value"].clone();
+    assert!(signal.as_str().unwrap().starts_with(url), "{signal}");
+    let auth = [("x-auth-token", &token[..])];
+    assert_eq!(send(&format!("DELETE {stacks}/new"), &auth, "").await.status, 302);
+    assert_eq!(send(&format!("DELETE {url}"), &auth, "").await.status, 204);
+    assert_eq!(get(url, &token).await.json()["error"]["type"], "EntityNotFound");
+    assert_eq!(post(&stacks, &token, json!({})).await.status, 400);
+    assert_eq!(post(&stacks, &token, json!({"stack_name": "demo-stack"})).await.status, 409);
+    let elsewhere = stacks.replace(PROJECT_ID, OTHER_PROJECT_ID);
+    assert_eq!(get(&elsewhere, &token).await.status, 403);
 }
 
 #[tokio::test]
@@ -294,7 +445,7 @@ async fn lists_come_in_pages_and_belong_to_a_project() {
         }
     }
     assert!(url.starts_with(&cloud.url("RegionTwo/compute")), "{url}");
-    assert_eq!(names, ["build-1", "web-2", "web-1"]);
+    assert_eq!(names, ["build-1-two", "web-2-two", "web-1-two"]);
     let page = get(&format!("{}/flavors/detail", cloud.url("compute")), &token).await.json();
     assert!(page["flavors_links"].is_array(), "five flavors fill the page");
 

@@ -4,6 +4,7 @@
 //! an answer, and writes the request's line in the log once its answer has ended. Destinations are
 //! kept by path prefix, and read anew when the token cache says that anything changed.
 
+mod address;
 mod body;
 mod local;
 mod record;
@@ -15,7 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header;
 use http::request::Parts;
 use http::{Method, Request, Response};
 
@@ -24,6 +24,7 @@ use self::session::{Caller, Opened};
 use crate::body::ReplayBudget;
 use crate::entry::Entry;
 use crate::error::ProxyError;
+use crate::facade::call::{self, Call};
 use crate::facade::{self, Attempts, Logins, Passwords, Session, Unusable};
 use crate::framing;
 use crate::incoming::Incoming;
@@ -31,10 +32,13 @@ use crate::keystone::{self, AllowHttp, Asked, Auth, Discovery, Scope, Token, Tok
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
 use crate::policy::{Denied, Policy, View};
 use crate::proxy::headers::{self, Fields};
+use crate::proxy::origins::{self, Origins, Place};
 use crate::proxy::{self, Answer, BodyLimits, Destination, Proxy, links, rewrite};
-use crate::route::Route;
+use crate::route::{Form, Route};
+use crate::server;
 use crate::upstream::{self, BaseUrl, Scheme};
 
+pub use self::address::Address;
 pub use self::body::{Body, X_KEYWAY_ERROR, refuse};
 
 /// Destinations that one worker keeps; clients decide how many different prefixes there are.
@@ -68,6 +72,8 @@ pub struct Door {
     pub pinned: Option<String>,
     /// What a client writes before `://`.
     pub scheme: Scheme,
+    /// Where it is bound.
+    pub address: server::Address,
     /// What it asks of a request before anything else.
     pub entry: Entry,
     /// What may be done through it.
@@ -107,11 +113,27 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
-/// Destinations by path prefix: of requests without a session, and of each session's scope.
+/// Destinations that were found: of requests without a session, and of each session's scope.
 #[derive(Debug, Default)]
 struct Destinations {
-    own: HashMap<Box<str>, Arc<Destination>>,
-    of_sessions: HashMap<(Box<str>, Scope), HashMap<Box<str>, Arc<Destination>>>,
+    own: Found,
+    of_sessions: HashMap<(Box<str>, Scope), Found>,
+}
+
+/// Destinations by path prefix.
+#[derive(Debug, Default)]
+struct Found {
+    services: HashMap<Box<str>, Arc<Destination>>,
+    /// An origin may have several: there, the rest of the path tells which.
+    origins: HashMap<Box<str>, AtOrigin>,
+}
+
+/// The destinations at one origin.
+#[derive(Debug)]
+struct AtOrigin {
+    place: Arc<Place>,
+    /// Of each entry of the place, once somebody asked for it.
+    destinations: Vec<Option<Arc<Destination>>>,
 }
 
 /// One worker's entrance.
@@ -214,22 +236,34 @@ impl Gateway {
     ) -> Result<Reply, ProxyError> {
         let parts = &record.parts;
         let fields = Fields::of(&parts.headers);
-        door.entry.check(parts, &fields)?;
+        let below_localhost = door.entry.check(parts, &fields)?;
         self.check(parts, &fields)?;
         let caller = if fields.token || door.logins == Logins::Configured {
             self.caller(door, parts, record.start)?
         } else {
             Caller::default()
         };
-        let route = match (Route::parse(parts.uri.path()), caller.refused) {
+        let named;
+        let path = parts.uri.path();
+        let route = match (&door.pinned, below_localhost) {
+            (None, None) if call::is_at_root(path) => Route::at_root("/identity", path),
+            (None, None) => Route::parse(path),
+            (Some(pinned), _) => Route::at_root(pinned, path),
+            (None, Some(name)) => {
+                named = self.prefix_of(name)?;
+                Route::at_root(&named, path)
+            }
+        };
+        let route = match (route, caller.refused) {
             (Ok(route), _) => route,
             (Err(_), Some(why)) => return Err(self.unauthorized(door, None, parts, why)),
             (Err(error), None) => return Err(error.into()),
         };
-        if facade::concerns(&route)
-            && let Some(reply) = Box::pin(self.facade(door, &route, &caller, parts, incoming)).await?
-        {
-            return Ok(Reply::Own(reply));
+        if let Some(call) = Call::of(&parts.method, &route, path) {
+            let local = self.facade(call, (door, &route), &caller, parts, incoming, &mut record.service);
+            if let Some(reply) = Box::pin(local).await? {
+                return Ok(Reply::Own(reply));
+            }
         }
         if let Some(why) = caller.refused {
             return Err(self.unauthorized(door, Some(&route), parts, why));
@@ -238,7 +272,7 @@ impl Gateway {
         if let Some(policy) = &door.policy {
             policy.before(&parts.method)?;
         }
-        let (destination, cached_token) = match self.known(session, route.prefix, record.start) {
+        let (destination, cached_token) = match self.known(session, &route, record.start) {
             Some(destination) => (destination, true),
             // Boxed, as all that is rare: a request's future is moved a few times, so it should be small.
             None => {
@@ -248,7 +282,8 @@ impl Gateway {
         };
         record.service = Arc::clone(&destination.metrics);
         record.cached_token = cached_token;
-        let current = if destination.base.needs_version(route.rest) {
+        let at_endpoint = route.form == Form::Endpoint;
+        let current = if at_endpoint && destination.base.needs_version(route.rest) {
             match self.shared.discovery.known(&destination.url) {
                 Some(known) => known,
                 None => {
@@ -265,7 +300,12 @@ impl Gateway {
         } else {
             None
         };
-        let mut target = destination.base.target(route.rest, current.as_deref());
+        let mut target = match route.form {
+            Form::Endpoint => destination.base.target(route.rest, current.as_deref()),
+            Form::Root => format!("{}{}", destination.base.root(), route.rest),
+            Form::Origin if route.rest.is_empty() => "/".to_owned(),
+            Form::Origin => route.rest.to_owned(),
+        };
         destination.permits(listener, &parts.method, &target)?;
         if let Some(query) = parts.uri.query() {
             target.push('?');
@@ -278,8 +318,11 @@ impl Gateway {
         let required = door.entry.required();
         let answer = self.proxy.forward(&destination, &target, parts, fields, required, incoming);
         let mut answer = answer.await?;
-        let here = links::Here { scheme: door.scheme, authority: authority(parts), prefix: route.prefix };
-        links::localize(answer.response.headers_mut(), here, &destination.url, &destination.base);
+        let address = Address::new(&self.shared.doors[0], door, &route, parts);
+        if let (Form::Endpoint, authority) = (address.form, address.authority) {
+            let here = links::Here { scheme: address.scheme, authority, prefix: address.prefix };
+            links::localize(answer.response.headers_mut(), here, &destination.url, &destination.base);
+        }
         Ok(Reply::Service(answer))
     }
 
@@ -298,15 +341,38 @@ impl Gateway {
         framing::check_framing(parts, fields)
     }
 
+    /// The prefix that a host name below `localhost` stands for: `compute`, `compute.lab`.
+    #[cold]
+    fn prefix_of(&self, name: &str) -> Result<String, ProxyError> {
+        let name = name.to_ascii_lowercase();
+        let Some((service, cloud)) = name.split_once('.') else {
+            return Ok(Route::prefix_of(None, None, &name));
+        };
+        // A host name's case tells nothing, and browsers write it small.
+        let clouds = &self.shared.clouds;
+        let cloud = clouds.iter().find(|known| known.name.eq_ignore_ascii_case(cloud));
+        let cloud = cloud.ok_or_else(|| self.unknown_cloud())?;
+        Ok(Route::prefix_of(Some(&cloud.name), None, service))
+    }
+
+    fn unknown_cloud(&self) -> ProxyError {
+        ProxyError::UnknownCloud {
+            known: self.shared.clouds.iter().map(|cloud| cloud.name.clone()).collect(),
+        }
+    }
+
     /// A destination that was resolved before and still holds.
-    fn known(&self, session: Option<&Session>, prefix: &str, now: Instant) -> Option<Arc<Destination>> {
+    fn known(&self, session: Option<&Session>, route: &Route<'_>, now: Instant) -> Option<Arc<Destination>> {
         let destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
-        let destinations = match session {
+        let found = match session {
             None => &destinations.own,
             // A session's cloud and scope never change, so its key is made once.
             Some(session) => destinations.of_sessions.get(&session.key)?,
         };
-        let destination = destinations.get(prefix)?;
+        let destination = match route.form {
+            Form::Endpoint | Form::Root => found.services.get(route.prefix)?,
+            Form::Origin => found.origins.get(route.prefix)?.of(route.rest)?,
+        };
         let holds = destination.version == self.shared.tokens.version() && destination.token.is_fresh(now);
         holds.then(|| Arc::clone(destination))
     }
@@ -324,11 +390,10 @@ impl Gateway {
         let shared = &self.shared;
         let index = match route.cloud()? {
             None => 0,
-            Some(asked) => shared.clouds.iter().position(|cloud| cloud.name == asked).ok_or_else(|| {
-                ProxyError::UnknownCloud {
-                    known: shared.clouds.iter().map(|cloud| cloud.name.clone()).collect(),
-                }
-            })?,
+            Some(asked) => {
+                let named = shared.clouds.iter().position(|cloud| cloud.name == asked);
+                named.ok_or_else(|| self.unknown_cloud())?
+            }
         };
         let cloud = &shared.clouds[index];
         let cloud_policy = &shared.cloud_policies[index];
@@ -350,8 +415,21 @@ impl Gateway {
         let version = shared.tokens.version();
         let cached = shared.tokens.snapshot(&key).is_some();
         let token = shared.tokens.current(&key).await.map_err(ProxyError::Auth)?;
-        let (service, region) = (route.service()?, route.region()?);
-        let found = keystone::catalog::choose(cloud, &token.catalog, &service, region.as_deref())?;
+        let origins = self.origins(session, cloud, &token);
+        let at_origin = match route.origin()? {
+            None => None,
+            Some(id) => Some(at_origin(&origins, &id, route.rest).ok_or_else(|| no_origin(&token))?),
+        };
+        let found = match &at_origin {
+            None => {
+                let (service, region) = (route.service()?, route.region()?);
+                keystone::catalog::choose(cloud, &token.catalog, &service, region.as_deref())?
+            }
+            Some((place, entry)) => {
+                let origins::Entry { service_type, region, url, .. } = &place.entries()[*entry];
+                keystone::Destination { service_type, region: region.as_deref(), url }
+            }
+        };
         let official = service_type::canonical(found.service_type);
         if !may_carry_token(cloud, found.url, found.service_type) {
             return Err(ProxyError::PlainHttp { service: official.into_owned(), cloud: cloud.name.clone() });
@@ -363,7 +441,7 @@ impl Gateway {
         let policies = if policies.iter().all(Option::is_none) {
             None
         } else {
-            let views = views(&token, &found, &base);
+            let views = views(&token, &origins, &found, &base);
             let project = project.map(|project| (project.id.as_str(), project.name.as_str()));
             Some(policies.into_iter().map(|policy| policy.map(|policy| policy.at(&views, project))).collect())
         };
@@ -378,17 +456,40 @@ impl Gateway {
             key,
             version,
             token: Arc::clone(&token),
+            origins: Arc::clone(&origins),
         });
         let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
         if destinations.len() >= MAX_DESTINATIONS {
             *destinations = Destinations::default();
         }
-        let destinations = match session {
+        let known = match session {
             None => &mut destinations.own,
             Some(session) => destinations.of_sessions.entry(session.key.clone()).or_default(),
         };
-        destinations.insert(route.prefix.into(), Arc::clone(&destination));
+        match at_origin {
+            None => drop(known.services.insert(route.prefix.into(), Arc::clone(&destination))),
+            Some((place, entry)) => known.add(route.prefix, place, entry, Arc::clone(&destination)),
+        }
         Ok((destination, cached))
+    }
+
+    /// The origins of a token's catalog, of which a destination that was found before may know.
+    fn origins(
+        &self,
+        session: Option<&Session>,
+        cloud: &keystone::Config,
+        token: &Arc<Token>,
+    ) -> Arc<Origins> {
+        let destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match session {
+            None => Some(&destinations.own),
+            Some(session) => destinations.of_sessions.get(&session.key),
+        };
+        let same = found.and_then(|found| found.all().find(|known| Arc::ptr_eq(&known.token, token)));
+        match same {
+            Some(known) => Arc::clone(&known.origins),
+            None => Arc::new(Origins::new(cloud, token)),
+        }
     }
 
     /// Brings the counters that are only known on demand up to date, and lets go of destinations with
@@ -396,10 +497,10 @@ impl Gateway {
     pub fn refresh(&self) {
         let version = self.shared.tokens.version();
         let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
-        destinations.own.retain(|_, destination| destination.version == version);
-        destinations.of_sessions.retain(|_, of_session| {
-            of_session.retain(|_, destination| destination.version == version);
-            !of_session.is_empty()
+        destinations.own.keep(version);
+        destinations.of_sessions.retain(|_, found| {
+            found.keep(version);
+            found.all().next().is_some()
         });
         drop(destinations);
         self.forget_ended();
@@ -410,8 +511,54 @@ impl Gateway {
 
 impl Destinations {
     fn len(&self) -> usize {
-        self.own.len() + self.of_sessions.values().map(HashMap::len).sum::<usize>()
+        [&self.own].into_iter().chain(self.of_sessions.values()).map(|found| found.all().count()).sum()
     }
+}
+
+impl Found {
+    fn all(&self) -> impl Iterator<Item = &Arc<Destination>> {
+        let at_origins = self.origins.values().flat_map(|at| at.destinations.iter().flatten());
+        self.services.values().chain(at_origins)
+    }
+
+    /// Keeps a destination at a place, with those that are of the same catalog.
+    fn add(&mut self, prefix: &str, place: Arc<Place>, entry: usize, destination: Arc<Destination>) {
+        let none = vec![None; place.entries().len()];
+        let at = self
+            .origins
+            .entry(prefix.into())
+            .or_insert_with(|| AtOrigin { place: Arc::clone(&place), destinations: none.clone() });
+        if !Arc::ptr_eq(&at.place, &place) {
+            *at = AtOrigin { place, destinations: none };
+        }
+        at.destinations[entry] = Some(destination);
+    }
+
+    /// Lets go of what was read at another version of the token cache.
+    fn keep(&mut self, version: u64) {
+        let current = |destination: &Arc<Destination>| destination.version == version;
+        self.services.retain(|_, destination| current(destination));
+        self.origins.retain(|_, at| at.destinations.iter().flatten().all(current));
+    }
+}
+
+impl AtOrigin {
+    /// The destination that a path at the origin leads to.
+    fn of(&self, path: &str) -> Option<&Arc<Destination>> {
+        self.destinations[self.place.entry(path)?].as_ref()
+    }
+}
+
+/// The place of an origin's id, and which of its entries a path there belongs to.
+fn at_origin(origins: &Origins, id: &str, path: &str) -> Option<(Arc<Place>, usize)> {
+    let place = origins.place(id)?;
+    let entry = place.entry(path)?;
+    Some((Arc::clone(place), entry))
+}
+
+#[cold]
+fn no_origin(token: &Token) -> ProxyError {
+    ProxyError::NoOrigin { available: token.catalog.official_types() }
 }
 
 /// What a request is answered with.
@@ -440,9 +587,14 @@ pub fn may_carry_token(cloud: &keystone::Config, url: &BaseUrl, service: &str) -
     }
 }
 
-/// What the URLs of an endpoint may belong to: its service, and every other service of the catalog on
-/// the same origin that lies above or below it.
-fn views(token: &Token, found: &keystone::Destination<'_>, base: &rewrite::Base) -> Arc<[View]> {
+/// What the URLs of an endpoint may belong to: its service, and whatever else is at the same origin
+/// above or below it.
+fn views(
+    token: &Token,
+    origins: &Origins,
+    found: &keystone::Destination<'_>,
+    base: &rewrite::Base,
+) -> Arc<[View]> {
     let catalog = &token.catalog;
     let names = |service: &str, url: Option<&BaseUrl>| -> Vec<&str> {
         let of_service = catalog.endpoints().filter(|endpoint| endpoint.service_type == service);
@@ -457,16 +609,14 @@ fn views(token: &Token, found: &keystone::Destination<'_>, base: &rewrite::Base)
     let above = |upper: &str, lower: &str| {
         lower.strip_prefix(upper).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    for endpoint in catalog.endpoints() {
-        let Ok(url) = &endpoint.url else { continue };
-        if url.origin() != found.url.origin() || endpoint.service_type == found.service_type {
+    let there = origins.at(found.url.origin()).into_iter().flat_map(|place| place.entries());
+    for origins::Entry { service_type, url, base: other, .. } in there {
+        if service_type == found.service_type && other == base
+            || !above(base.root(), other.root()) && !above(other.root(), base.root())
+        {
             continue;
         }
-        let other = rewrite::Base::new(url.path(), token.project.as_ref().map(|project| project.id.as_str()));
-        if !above(base.root(), other.root()) && !above(other.root(), base.root()) {
-            continue;
-        }
-        let view = View::new(Some(&endpoint.service_type), names(&endpoint.service_type, Some(url)), other);
+        let view = View::new(Some(service_type), names(service_type, Some(url)), other.clone());
         if !views.contains(&view) {
             views.push(view);
         }
@@ -478,13 +628,5 @@ impl From<Denied<'_>> for ProxyError {
     #[cold]
     fn from(denied: Denied<'_>) -> Self {
         Self::Denied { policy: denied.policy.to_owned(), rule: denied.rule.to_owned() }
-    }
-}
-
-/// The host and port that the client used.
-fn authority(parts: &Parts) -> Option<&str> {
-    match parts.uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => parts.headers.get(header::HOST)?.to_str().ok().filter(|host| !host.is_empty()),
     }
 }

@@ -9,13 +9,12 @@ use http::request::Parts;
 use memchr::memmem;
 use percent_encoding::percent_decode;
 
-use super::{Door, Gateway, authority};
+use super::{Address, Door, Gateway};
 use crate::error::ProxyError;
 use crate::facade::{Logins, Session, TOKEN_START, Unusable, Vouched};
 use crate::proxy::headers::{X_AUTH_TOKEN, X_SUBJECT_TOKEN};
 use crate::route::Route;
 use crate::secret;
-use crate::upstream::Scheme;
 
 /// Tokens that one worker keeps open; clients decide how many there are.
 const MAX_OPENED: usize = 1024;
@@ -146,7 +145,6 @@ impl Gateway {
     ///
     /// # Errors
     /// Name or password is wrong, or too many were.
-    #[expect(dead_code, reason = "the facade answers no login yet")]
     pub(super) fn log_in(
         &self,
         door: &Door,
@@ -165,7 +163,6 @@ impl Gateway {
     }
 
     /// The token of a new session. Every login ends here, so here it is counted.
-    #[expect(dead_code, reason = "the facade answers no login yet")]
     pub(super) fn issue(&self, session: &Session) -> String {
         self.shared.metrics.logins.with_label_values(&["ok"]).inc();
         self.shared.keys.seal(session)
@@ -212,18 +209,10 @@ impl Gateway {
             start.is_empty().then(|| rest.split('/').next().unwrap_or(rest))
         });
         let cloud = cloud.map_or_else(String::new, |cloud| format!("/cloud/{cloud}"));
-        if door.pinned.is_some() {
-            return format!("{}{cloud}/identity", self.shared.doors[0].url);
-        }
-        let scheme = if door.scheme == Scheme::Https { "https" } else { "http" };
-        match authority(parts) {
-            Some(authority) => {
-                // `compute.localhost:8180` has a service at its root.
-                let authority = authority.find(".localhost").map_or(authority, |dot| &authority[dot + 1..]);
-                format!("{scheme}://{authority}{cloud}/identity")
-            }
-            None => format!("{}{cloud}/identity", door.url),
-        }
+        let top = Route::at_root("/identity", "/").expect("it names a service");
+        let address = Address::new(&self.shared.doors[0], door, route.unwrap_or(&top), parts);
+        let root = address.ordinary().unwrap_or_else(|| door.url.clone());
+        format!("{root}{cloud}/identity")
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {

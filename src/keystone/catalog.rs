@@ -182,6 +182,15 @@ impl Catalog {
         distinct(self.endpoints.iter().map(|endpoint| endpoint.service_type.as_str()))
     }
 
+    /// The official types of the services that have endpoints, sorted, each once.
+    pub fn official_types(&self) -> Vec<String> {
+        let names = self.service_types().into_iter();
+        let mut official: Vec<_> = names.map(|name| service_type::canonical(name).into_owned()).collect();
+        official.sort();
+        official.dedup();
+        official
+    }
+
     /// The regions in which there are endpoints, each once.
     pub fn regions(&self) -> Vec<&str> {
         distinct(self.endpoints.iter().filter_map(|endpoint| endpoint.region.as_deref()))
@@ -235,14 +244,7 @@ impl Catalog {
             endpoints = self.endpoints.iter().filter(of_name).collect();
         }
         if endpoints.is_empty() {
-            let mut available: Vec<_> = self
-                .service_types()
-                .into_iter()
-                .map(|name| service_type::canonical(name).into_owned())
-                .collect();
-            available.sort();
-            available.dedup();
-            return NoEndpoint::NoService { asked: service.to_owned(), available };
+            return NoEndpoint::NoService { asked: service.to_owned(), available: self.official_types() };
         }
         if let Some(asked) = region
             && !endpoints.iter().any(|endpoint| endpoint.region.as_deref() == Some(asked))

@@ -2,6 +2,7 @@
 
 pub mod headers;
 pub mod links;
+pub mod origins;
 pub mod rewrite;
 mod sent;
 
@@ -60,6 +61,8 @@ pub struct Destination {
     pub base: rewrite::Base,
     /// The endpoint's URL.
     pub url: crate::upstream::BaseUrl,
+    /// Everything that the token's catalog refers to.
+    pub origins: Arc<origins::Origins>,
     /// What may be done there: one for each listener, then the cloud's. `None` if there is no policy
     /// at all.
     pub policies: Option<Vec<Option<policy::Scoped>>>,
@@ -322,7 +325,7 @@ fn is_about_other_credentials(destination: &Destination, method: &Method, target
 ///
 /// In HTTP/2 only the stream would be reset, after its answer: there it is enough to let it end by
 /// itself if its end is under way already.
-fn drain(parts: &Parts, rest: Incoming) {
+pub fn drain(parts: &Parts, rest: Incoming) {
     if rest.is_end_stream() {
         return;
     }

@@ -106,6 +106,11 @@ impl Base {
         &self.root
     }
 
+    /// The version with a `/` in front, such as `/v2.1`; empty where the catalog URL has none.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
     /// What a path at the service, given by its segments, has below this endpoint: without root,
     /// version and account. `None` if it lies outside of the root.
     pub fn below<'s, 'p>(&self, path: &'s [&'p [u8]]) -> Option<Below<'s, 'p>> {

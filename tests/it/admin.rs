@@ -32,7 +32,7 @@ async fn every_metric_is_there_after_some_traffic() {
     );
     cloud.revoke_all();
     assert_eq!(keyway.get("/compute/servers").await.status, 200);
-    keyway.get("/orchestration/stacks").await.message(404, "no_service");
+    keyway.get("/dns/zones").await.message(404, "no_service");
 
     let answer = keyway.admin_get("/metrics").await;
     assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));

@@ -197,7 +197,7 @@ async fn no_secret_is_in_the_log_at_any_level() {
         "/compute/servers",
         "/compute/servers?name=query-q7x9z&token=query-q7x9z",
         "/object-store/box/o?temp_url_sig=query-q7x9z",
-        "/orchestration/stacks?token=query-q7x9z",
+        "/dns/zones?token=query-q7x9z",
         "/compute/%2e%2e?token=query-q7x9z",
     ] {
         connection.send(request(Method::GET, path, &secrets, "")).await;
@@ -243,7 +243,7 @@ async fn a_request_is_one_line_in_the_log() {
     let mut connection = Connection::open(listen.parse().unwrap()).await;
     let answer = connection.send(request(Method::GET, "/compute/servers?limit=1", &[], "")).await;
     assert_eq!(answer.status, 200);
-    connection.send(request(Method::GET, "/orchestration/stacks", &[], "")).await.message(404, "no_service");
+    connection.send(request(Method::GET, "/dns/zones", &[], "")).await.message(404, "no_service");
     cloud.revoke_all();
     connection.send(request(Method::GET, "/image/images", &[], "")).await;
     process.signal(Signal::TERM);

@@ -13,6 +13,7 @@ mod answers;
 mod demo;
 mod entry;
 mod errors;
+mod facade;
 mod failure;
 mod fuzzed;
 mod h2_wire;

@@ -138,7 +138,7 @@ async fn the_rest_arrives_byte_for_byte() {
 async fn a_region_is_chosen_by_the_path() {
     let (cloud, keyway) = start().await;
     assert_eq!(keyway.get("/region/RegionTwo/compute/servers").await.status, 200);
-    let compute = cloud.requests("compute");
+    let compute = cloud.requests("RegionTwo/compute");
     assert_eq!(compute[0].target, format!("/v2.1/{PROJECT_ID}/servers"));
     // That endpoint's host is a name.
     assert!(compute[0].headers["host"].to_str().unwrap().starts_with("localhost:"));
@@ -238,10 +238,10 @@ async fn an_unknown_cloud_lists_those_that_there_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_service_lists_those_that_there_are() {
     let (cloud, keyway) = start().await;
-    let known = "block-storage, compute, identity, image, network, object-store";
+    let known = "block-storage, compute, identity, image, network, object-store, orchestration";
     // A prefix of a name is none.
     for asked in [
-        "orchestration",
+        "dns",
         "computeevil",
         "compute@x",
         "compute@elsewhere.example",
@@ -290,7 +290,7 @@ async fn interfaces_are_tried_in_order() {
     })
     .await;
     assert_eq!(keyway.get("/compute/servers").await.status, 200);
-    let host = cloud.requests("compute")[0].headers["host"].clone();
+    let host = cloud.requests("RegionTwo/compute")[0].headers["host"].clone();
     assert!(host.to_str().unwrap().starts_with("127.0.0.1:"), "{host:?}");
 }
 
