@@ -107,11 +107,13 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
+type ByPrefix = HashMap<Box<str>, Arc<Destination>>;
+
 /// Destinations by path prefix: of requests without a session, and of each session's scope.
 #[derive(Debug, Default)]
 struct Destinations {
-    own: HashMap<Box<str>, Arc<Destination>>,
-    of_sessions: HashMap<(Box<str>, Scope), HashMap<Box<str>, Arc<Destination>>>,
+    own: ByPrefix,
+    of_sessions: HashMap<(Box<str>, Scope), ByPrefix>,
 }
 
 /// One worker's entrance.

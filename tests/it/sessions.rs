@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyway::config::Config;
 use keyway::demo::{self, Cloud};
-use keyway::facade::{self, Keys, Login, Logins, Session, random_id};
+use keyway::facade::{Config as Facade, Keys, Login, Logins, Session, random_id};
 use keyway::keystone::{Project, Scope, Secret};
 use rustix::process::Signal;
 
@@ -365,7 +365,7 @@ async fn the_program_keeps_its_keys_and_tells_no_token_and_no_password() {
     let mut process = Process::start(home.path(), &arguments, &cloud_variables(&cloud));
     let (listen, admin) = process.addresses().await;
     assert!(!state.exists(), "nothing is written before there is a token");
-    let config = facade::Config { state: Some(state.clone()), ..facade::Config::default() };
+    let config = Facade { state: Some(state.clone()), ..Facade::default() };
     let keys = Keys::load(&config);
     let good = Session { login: Some(keys.vouch(&ada())), ..session("envvars", Scope::Default) };
     let (token, bad) = (keys.seal(&good), keys.seal(&Session { expires_at: 1, ..good.clone() }));
@@ -385,7 +385,7 @@ async fn the_program_keeps_its_keys_and_tells_no_token_and_no_password() {
         (PASSWORD, "/compute/servers".to_owned(), 200),
         (&bad, "/compute/servers".to_owned(), 401),
         (&format!("{PASSWORD}x"), "/compute/servers".to_owned(), 401),
-        (&token, format!("/identity/v2.0/tokens/{token}"), 404),
+        (&token, format!("/identity/v2.0/tokens/{bad}"), 404),
         (&token, "/nothing".to_owned(), 404),
     ] {
         let answer = send(&listen, &path, token).await;
