@@ -129,7 +129,8 @@ pub enum ProxyError {
     TokenScope,
     /// A question about a token of keyway's own that only the cloud's Keystone could answer.
     #[error(
-        "the request is about a token of keyway's own, which the cloud does not know; ask /identity/v3/auth/tokens"
+        "the request is about a token of keyway's own, which is not good or nothing that the cloud could know of; \
+         log in again, and ask /identity/v3/auth/tokens about the new one"
     )]
     OwnToken,
     /// No answer from the service.

@@ -7,10 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyway::config::Config;
 use keyway::demo::{self, Cloud};
-use keyway::facade::{self, Keys, Login, Logins, Session, random_id};
+use keyway::facade::{Config as Facade, Keys, Login, Logins, Session, random_id};
 use keyway::keystone::{Project, Scope, Secret};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
+use crate::facade;
 use crate::support::{Answer, Connection, Process, TestKeyway, cloud, cloud_variables, eventually, request};
 
 const PASSWORD: &str = "canary-hunter2-of-ada";
@@ -239,6 +241,62 @@ async fn a_listener_with_logins_serves_nobody_else() {
     assert_eq!(keyway.admin_get("/livez").await.status, 200);
 }
 
+/// A login by Identity v3.
+async fn log_in(keyway: &TestKeyway, name: &str, password: &str) -> Answer {
+    let user = json!({"name": name, "domain": {"id": "default"}, "password": password});
+    log_in_with(keyway, json!({"methods": ["password"], "password": {"user": user}})).await
+}
+
+async fn log_in_with(keyway: &TestKeyway, identity: Value) -> Answer {
+    keyway.post("/identity/v3/auth/tokens", &json!({"auth": {"identity": identity}})).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configured_login_gets_a_token_and_nobody_else_does() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::with(&cloud, strict).await;
+    // Whoever wants to log in has to find out how.
+    assert_eq!(keyway.get("/identity").await.status, 300);
+    assert_eq!(keyway.get("/identity/v3").await.status, 200);
+    unauthorized(&keyway.get("/identity/v3/auth/catalog").await, &keyway, "/identity");
+    unauthorized(&keyway.get("/identity/v3/users").await, &keyway, "/identity");
+
+    let mut answers = Vec::new();
+    for (name, password) in [("ada", "another-password"), ("bob", PASSWORD), ("ada", ""), (PASSWORD, "ada")] {
+        let answer = log_in(&keyway, name, password).await;
+        facade::refused(&answer, 401);
+        assert!(!answer.text().contains(PASSWORD));
+        answers.push(answer.body);
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "what was wrong is not told");
+    for identity in [
+        json!({"methods": ["token"], "token": {"id": "anything"}}),
+        json!({"methods": ["token"], "token": {"id": FOREIGN}}),
+        json!({"methods": ["token"], "token": {"id": seal(&keyway, &session("demo", Scope::Default))}}),
+        json!({"methods": ["totp"], "totp": {"user": {"id": "ada", "passcode": "1"}}}),
+    ] {
+        facade::refused(&log_in_with(&keyway, identity).await, 401);
+    }
+    let keyed = [("x-auth-user", "demo:ada"), ("x-auth-key", "another-password")];
+    assert_eq!(keyway.get_with("/auth/v1.0", &keyed).await.status, 401);
+    assert_eq!((logins(&keyway, "ok").await, logins(&keyway, "refused").await), (0.0, 5.0));
+
+    let token = facade::issued(&log_in(&keyway, "ada", PASSWORD).await);
+    assert!(token.starts_with("gAAAAA"));
+    assert_eq!(get(&keyway, "/compute/servers", &token).await.status, 200);
+    assert_eq!(get(&keyway, "/identity/v3/auth/catalog", &token).await.status, 200);
+    let again = log_in_with(&keyway, json!({"methods": ["token"], "token": {"id": token}})).await;
+    assert_eq!(get(&keyway, "/compute/servers", &facade::issued(&again)).await.status, 200);
+    assert_eq!(logins(&keyway, "ok").await, 2.0);
+
+    let revoked = keyway.about(http::Method::DELETE, "/identity/v3/auth/tokens", &token).await;
+    assert_eq!(revoked.status, 204);
+    let message = unauthorized(&get(&keyway, "/compute/servers", &token).await, &keyway, "/identity");
+    assert!(message.contains("revoked"), "{message}");
+    facade::issued(&log_in(&keyway, "ada", PASSWORD).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn passwords_are_not_there_to_be_guessed() {
     let cloud = cloud().await;
@@ -265,6 +323,7 @@ async fn passwords_are_not_there_to_be_guessed() {
     assert!(limited.header("retry-after").parse::<u64>().expect("seconds") >= 1);
     assert_eq!(logins(&keyway, "refused").await, f64::from(wrong));
     assert!(logins(&keyway, "limited").await >= 1.0);
+    log_in(&keyway, "ada", "another-password").await.message(429, "too_many_logins");
     // Who is logged in goes on, and nothing of it reached the cloud.
     assert_eq!(cloud.requests("compute").len(), 0);
     assert_eq!(get(&keyway, "/compute/servers", &known).await.status, 200);
@@ -365,7 +424,7 @@ async fn the_program_keeps_its_keys_and_tells_no_token_and_no_password() {
     let mut process = Process::start(home.path(), &arguments, &cloud_variables(&cloud));
     let (listen, admin) = process.addresses().await;
     assert!(!state.exists(), "nothing is written before there is a token");
-    let config = facade::Config { state: Some(state.clone()), ..facade::Config::default() };
+    let config = Facade { state: Some(state.clone()), ..Facade::default() };
     let keys = Keys::load(&config);
     let good = Session { login: Some(keys.vouch(&ada())), ..session("envvars", Scope::Default) };
     let (token, bad) = (keys.seal(&good), keys.seal(&Session { expires_at: 1, ..good.clone() }));
@@ -385,7 +444,7 @@ async fn the_program_keeps_its_keys_and_tells_no_token_and_no_password() {
         (PASSWORD, "/compute/servers".to_owned(), 200),
         (&bad, "/compute/servers".to_owned(), 401),
         (&format!("{PASSWORD}x"), "/compute/servers".to_owned(), 401),
-        (&token, format!("/identity/v2.0/tokens/{token}"), 404),
+        (&token, format!("/identity/v2.0/tokens/{bad}"), 404),
         (&token, "/nothing".to_owned(), 404),
     ] {
         let answer = send(&listen, &path, token).await;
