@@ -54,6 +54,12 @@ pub struct Options {
     #[arg(long, global = true, value_name = "ADDRESS")]
     admin: Option<String>,
 
+    /// Serve each service on its conventional port as well (compute on 8774, ...), or those of a list of
+    /// services: --emulate-ports=identity,compute [env: KEYWAY_EMULATE_PORTS]
+    #[arg(long, global = true, value_name = "SERVICES", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    emulate_ports: Option<String>,
+
     /// Worker threads [env: KEYWAY_WORKERS] [default: one per core]
     #[arg(long, global = true, value_name = "N")]
     workers: Option<String>,
@@ -105,6 +111,7 @@ impl Cli {
             clouds: options.clouds,
             listen: options.listen,
             admin: options.admin,
+            emulate_ports: options.emulate_ports,
             workers: options.workers,
             log_format: options.log_format,
             log_level: options.log_level,
@@ -142,17 +149,27 @@ mod tests {
             clouds: vec!["prod".to_owned(), "lab".to_owned()],
             listen: Some("127.0.0.1:1".to_owned()),
             admin: Some("127.0.0.1:2".to_owned()),
+            emulate_ports: Some("compute,image".to_owned()),
             workers: Some("3".to_owned()),
             log_format: Some("json".to_owned()),
             log_level: Some("debug".to_owned()),
         };
         let flags = "--config k.toml --cloud prod --cloud lab --listen 127.0.0.1:1 --admin 127.0.0.1:2 \
-                     --workers 3 --log-format json --log-level debug";
+                     --emulate-ports=compute,image --workers 3 --log-format json --log-level debug";
         for line in
             [format!("keyway {flags}"), format!("keyway {flags} check"), format!("keyway check {flags}")]
         {
             assert_eq!(parse(&line).expect(&line).overrides(), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn ports_are_all_or_those_of_a_list() {
+        let ports = |line: &str| parse(line).expect(line).overrides().emulate_ports;
+        assert_eq!(ports("keyway"), None);
+        assert_eq!(ports("keyway --emulate-ports").as_deref(), Some("true"));
+        assert_eq!(ports("keyway --emulate-ports demo").as_deref(), Some("true"));
+        assert_eq!(ports("keyway serve --emulate-ports=compute").as_deref(), Some("compute"));
     }
 
     #[test]
@@ -186,8 +203,17 @@ mod tests {
         flags.sort_unstable();
         flags.dedup();
         // Each of them is looked at by whoever changes this list: other users see the command line.
-        let known =
-            ["admin", "clouds", "clouds_yaml", "config", "listen", "log_format", "log_level", "workers"];
+        let known = [
+            "admin",
+            "clouds",
+            "clouds_yaml",
+            "config",
+            "emulate_ports",
+            "listen",
+            "log_format",
+            "log_level",
+            "workers",
+        ];
         assert_eq!(flags, known);
         for flag in ["password", "os-password", "token", "os-token", "secret", "passcode", "key"] {
             assert!(parse(&format!("keyway --{flag} x")).is_err(), "{flag}");

@@ -35,14 +35,15 @@ pub async fn check(config: &Config, shared: &Shared) -> Outcome {
     let mut outcome = Outcome::default();
     outcome.line("configuration is right");
     for listener in config.listeners.iter().chain([&config.admin]) {
-        let Listener { name, server, policy, .. } = listener;
+        let Listener { name, server, policy, pinned, .. } = listener;
+        let only = pinned.as_ref().map_or_else(String::new, |pinned| format!(", only {pinned}"));
         let policy = policy.as_ref().map_or_else(String::new, |policy| format!(", policy {}", policy.name()));
         let tls = match &server.tls {
             Some(tls) if tls.client_ca.is_some() => ", TLS with client certificates",
             Some(_) => ", TLS",
             None => "",
         };
-        outcome.line(&format!("  {name:<11} {}{tls}{policy}", server.address));
+        outcome.line(&format!("  {name:<11} {}{only}{tls}{policy}", server.address));
     }
     for (index, cloud) in shared.clouds.iter().enumerate() {
         outcome.line(&format!("cloud {}", cloud.name));
@@ -88,9 +89,10 @@ pub async fn check(config: &Config, shared: &Shared) -> Outcome {
     outcome
 }
 
-/// `keyway routes`: service, local URL, upstream URL.
-pub async fn routes(shared: &Shared, base: &str) -> Outcome {
+/// `keyway routes`: service, local URL, upstream URL; and where a listener serves one of them alone.
+pub async fn routes(config: &Config, shared: &Shared) -> Outcome {
     let mut outcome = Outcome::default();
+    let base = &config.listeners[0].url();
     for (index, cloud) in shared.clouds.iter().enumerate() {
         match shared.tokens.current(&Key::of_cloud(index)).await {
             Ok(token) => {
@@ -103,7 +105,15 @@ pub async fn routes(shared: &Shared, base: &str) -> Outcome {
             }
         }
     }
+    let listeners = config.listeners.iter();
+    let pinned = listeners.filter_map(|listener| Some((listener.url(), listener.pinned.as_deref()?)));
+    outcome.text.push_str(&roots(pinned, base));
     outcome
+}
+
+/// The listeners that serve one service alone, one per line: their URL, and what it is the same as.
+fn roots<'a>(listeners: impl Iterator<Item = (String, &'a str)>, base: &str) -> String {
+    listeners.map(|(url, stands_for)| format!("{url} is the root of {base}{stands_for}\n")).collect()
 }
 
 /// Services with their addresses, one per line.
@@ -237,6 +247,11 @@ pub fn banner(config: &Config, shared: &Shared, base: &str, admin: &str) -> Stri
         let project = token.project.as_ref().map_or("(no project)", |project| project.name.as_str());
         let _ = writeln!(text, "\ncloud {}, project {project}:", cloud.name);
         text.push_str(&table(&directory::entries(cloud, index == 0, &token), base));
+    }
+    let pinned = shared.doors.iter().filter_map(|door| Some((door.url(), door.pinned.as_deref()?)));
+    let roots = roots(pinned, base);
+    if !roots.is_empty() {
+        let _ = write!(text, "\n{roots}");
     }
     let _ = writeln!(text, "\nserving on {base}; metrics and /status on {admin}");
     text

@@ -103,21 +103,35 @@ pub enum ProxyError {
     #[error("{}", for_client(.0))]
     Auth(Arc<AuthError>),
     /// A token like keyway's own that opens nothing, or none where one is wanted.
-    #[error("the request has no good token of keyway's: {why}; log in again at {keystone}")]
+    #[error("the request needs a good token of keyway's, and {why}; log in where WWW-Authenticate says")]
     Unauthorized {
         /// What is wrong with it.
         why: facade::Unusable,
         /// Where to log in, as the client sees it: `http://localhost:8180/identity`.
         keystone: String,
     },
-    /// A token of keyway's for another cloud than the path names.
-    #[error("the token is for another cloud than this path's; log in again at the cloud's /identity")]
-    ForeignToken,
+    /// A login that the configuration does not have.
+    #[error("there is no such login, or it has another password; log in as a [login.NAME] of keyway.toml")]
+    WrongPassword {
+        /// As in [`ProxyError::Unauthorized`].
+        keystone: String,
+    },
+    /// Too many wrong passwords.
+    #[error("too many wrong passwords came in by this listener; try again shortly, with the right one")]
+    TooManyLogins {
+        /// When the next one is looked at.
+        wait: Duration,
+    },
     /// A path that names a project, with a token of keyway's that has a scope of its own.
     #[error(
         "the path names a project, but the token has a scope of its own; leave `/project/` out, or the token"
     )]
     TokenScope,
+    /// A question about a token of keyway's own that only the cloud's Keystone could answer.
+    #[error(
+        "the request is about a token of keyway's own, which the cloud does not know; ask /identity/v3/auth/tokens"
+    )]
+    OwnToken,
     /// No answer from the service.
     #[error("{}", unanswered(.0))]
     Upstream(#[source] upstream::Error),
@@ -145,15 +159,18 @@ impl Reason {
 }
 
 impl ProxyError {
-    /// The status the client sees. Never 401 for our own trouble, only for a token of keyway's own.
+    /// The status the client sees. Never 401 for our own trouble, only for a token or a login of keyway's own, and
+    /// where Keystone says it to the scope that a client asked for.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Entry(refusal) => refusal.status(),
             Self::Denied { .. } | Self::TokenScope => StatusCode::FORBIDDEN,
-            Self::Unauthorized { .. } | Self::ForeignToken => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized { .. } | Self::WrongPassword { .. } => StatusCode::UNAUTHORIZED,
+            Self::TooManyLogins { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_) | RouteError::NoOrigin)
             | Self::UnknownCloud { .. }
-            | Self::NoOrigin { .. } => StatusCode::NOT_FOUND,
+            | Self::NoOrigin { .. }
+            | Self::OwnToken => StatusCode::NOT_FOUND,
             Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) | Self::Body(_) => {
                 StatusCode::BAD_REQUEST
             }
@@ -182,8 +199,11 @@ impl ProxyError {
         Reason(match self {
             Self::Entry(refusal) => refusal.reason(),
             Self::Denied { .. } => "denied",
-            Self::Unauthorized { .. } | Self::ForeignToken => "bad_token",
+            Self::Unauthorized { .. } => "bad_token",
+            Self::WrongPassword { .. } => "bad_login",
+            Self::TooManyLogins { .. } => "too_many_logins",
             Self::TokenScope => "token_scope",
+            Self::OwnToken => "own_token",
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_) | RouteError::NoOrigin) => {
                 "no_route"
             }
@@ -217,6 +237,7 @@ impl ProxyError {
                 Some(error.retry_after().unwrap_or(Duration::from_secs(1)).max(Duration::from_secs(1)))
             }
             Self::Overloaded => Some(Duration::from_secs(1)),
+            Self::TooManyLogins { wait } => Some((*wait).max(Duration::from_secs(1))),
             _ => None,
         }
     }
@@ -227,6 +248,7 @@ fn auth_status(error: &AuthError) -> StatusCode {
         AuthError::Unreachable(_)
         | AuthError::Unavailable { .. }
         | AuthError::TooManyRefusals { .. }
+        | AuthError::TooManyScopes { .. }
         | AuthError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         AuthError::Timeout { .. } => match error {
             // Whoever waited for the answer in vain was timed out; who comes later is turned away.
@@ -237,6 +259,10 @@ fn auth_status(error: &AuthError) -> StatusCode {
             StatusCode::NOT_FOUND
         }
         AuthError::ScopeFixed { .. } => StatusCode::FORBIDDEN,
+        // Keystone's word to the client, who asked for that scope.
+        AuthError::ScopeRefused { status, .. } => {
+            StatusCode::from_u16(*status).unwrap_or(StatusCode::UNAUTHORIZED)
+        }
         _ => StatusCode::BAD_GATEWAY,
     }
 }
@@ -250,6 +276,8 @@ fn auth_reason(error: &AuthError) -> &'static str {
         AuthError::TooManyRefusals { .. } => "tokens_refused",
         AuthError::UnknownProject { .. } | AuthError::AmbiguousProject { .. } => "unknown_project",
         AuthError::ScopeFixed { .. } => "scope_fixed",
+        AuthError::ScopeRefused { .. } => "scope_refused",
+        AuthError::TooManyScopes { .. } => "too_many_scopes",
         AuthError::NoSuchCloud => "unknown_cloud",
         AuthError::FixedToken => "token_refused",
         AuthError::NoCatalog { .. } | AuthError::NoTenant | AuthError::ManyTenants { .. } => "no_catalog",
@@ -305,6 +333,7 @@ fn for_client(error: &AuthError) -> String {
                     reach several projects"
                 .to_owned();
         }
+        AuthError::ScopeRefused { message, .. } => return message.clone(),
         // These name what there is instead, and hold nothing else.
         named => return named.to_string(),
     };

@@ -93,9 +93,7 @@ fn ask(runtime: &Runtime, config: &Config, command: &Command) -> anyhow::Result<
             Command::Env { clouds_yaml } => {
                 only(commands::env(&shared, &config.listeners[0].url(), *clouds_yaml).await)
             }
-            Command::Routes | Command::Serve | Command::Demo => {
-                Ok(commands::routes(&shared, &config.listeners[0].url()).await)
-            }
+            Command::Routes | Command::Serve | Command::Demo => Ok(commands::routes(config, &shared).await),
         }
     })?;
     print(&outcome.text);

@@ -33,6 +33,10 @@ pub struct Metrics {
     pub links_unmapped: IntCounterVec,
     /// Requests that a policy denied: `{policy,rule}`, both as the configuration calls them.
     pub denied: IntCounterVec,
+    /// Logins at keyway's own Keystone: `{result}`, `ok`, `refused` or `limited`.
+    pub logins: IntCounterVec,
+    /// Requests whose token of keyway's was not good, or missing: `{why}`, see [`Metrics::show_refusals`].
+    pub sessions_refused: IntCounterVec,
     /// Calls to Keystone for a token: `{cloud,reason,result}`.
     pub token_requests: IntCounterVec,
     /// How long they took: `{cloud}`.
@@ -49,6 +53,8 @@ pub struct Metrics {
     pub breaker_open: IntGaugeVec,
     /// Refused tokens that were not replaced, since there were too many of late: `{cloud}`.
     pub refusals_capped: IntCounterVec,
+    /// Questions to Keystone for the user's projects: `{cloud, result}`.
+    pub project_lists: IntCounterVec,
     token_requests_saved: IntCounterVec,
     connections: IntGaugeVec,
     closed: IntCounterVec,
@@ -203,6 +209,10 @@ impl Metrics {
         for result in ["ok", "failed"] {
             reloads.with_label_values(&[result]);
         }
+        let logins = counters("keyway_logins_total", "Logins at keyway's own Keystone", &["result"]);
+        for result in ["ok", "refused", "limited"] {
+            logins.with_label_values(&[result]);
+        }
         let connections = IntGaugeVec::new(
             Opts::new("keyway_connections", "Open connections: downstream active, upstream idle"),
             &["side", "state"],
@@ -277,6 +287,12 @@ impl Metrics {
                 "Answers in JSON that were too large to look for links",
                 &["reason"],
             ),
+            logins,
+            sessions_refused: counters(
+                "keyway_sessions_refused_total",
+                "Requests with a token of keyway's that is not good, or without one where it is wanted",
+                &["why"],
+            ),
             denied: counters("keyway_denied_total", "Requests that a policy denied", &["policy", "rule"]),
             token_requests: counters(
                 "keyway_token_requests_total",
@@ -313,6 +329,11 @@ impl Metrics {
                 "keyway_token_refusals_capped_total",
                 "Refused tokens that were not replaced, since services refused too many of late",
                 &["cloud"],
+            ),
+            project_lists: counters(
+                "keyway_project_lists_total",
+                "Questions to Keystone for the user's projects",
+                &["cloud", "result"],
             ),
             token_backoff,
             breaker_open,
@@ -359,6 +380,13 @@ impl Metrics {
             let _ = self.token_backoff.with_label_values(&[name]);
             let _ = self.breaker_open.with_label_values(&[name]);
             let _ = self.refusals_capped.with_label_values(&[name]);
+        }
+    }
+
+    /// The same for each reason why a token of keyway's is refused.
+    pub fn show_refusals(&self, reasons: impl IntoIterator<Item = &'static str>) {
+        for why in reasons {
+            self.sessions_refused.with_label_values(&[why]);
         }
     }
 

@@ -76,10 +76,15 @@ impl Admin {
 
     fn status(&self, shared: &Shared) -> Value {
         let clouds = shared.clouds.iter().enumerate();
+        let pinned = shared.doors.iter().filter_map(|door| Some((door, door.pinned.as_ref()?)));
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "url": self.base,
+            "listeners": pinned.map(|(door, pinned)| json!({
+                "url": door.url(),
+                "stands_for": format!("{}{pinned}", self.base),
+            })).collect::<Vec<_>>(),
             "config": {
                 "read_at": seconds(shared.read_at).to_string(),
                 "last_reload_successful": shared.metrics.last_reload_successful(),

@@ -148,6 +148,7 @@ impl App {
             .shared(doors(config, listeners.iter().chain([&admin]).map(|running| &running.address)), runtime);
         metrics.configured(shared.read_at.as_second());
         shared.tokens.warm();
+        runtime.spawn(parts.keys.watch());
 
         let (patience, _) = watch::channel(config.drain);
         let (ended, running) = watch::channel(());
@@ -260,6 +261,12 @@ impl Running {
             let setting = match listener.name.as_str() {
                 "main" => "--listen".to_owned(),
                 "admin" => "--admin".to_owned(),
+                _ if listener.emulated => {
+                    let service = listener.pinned.as_deref().unwrap_or_default().trim_start_matches('/');
+                    format!(
+                        "address and service = \"{service}\" of a [listener.NAME], and leave {service} out of emulate_ports"
+                    )
+                }
                 name => format!("[listener.{name}] address"),
             };
             StartError::Bind { address: listener.server.address.clone(), setting, source }
@@ -282,6 +289,8 @@ fn door(listener: &config::Listener, address: &Address) -> Door {
     let tls = listener.server.tls.is_some();
     Door {
         logins: listener.logins,
+        attempts: Arc::default(),
+        url: address.url(tls),
         pinned: listener.pinned.clone(),
         scheme: if tls { Scheme::Https } else { Scheme::Http },
         entry: Entry::new(&listener.entry, address, tls),
@@ -379,6 +388,7 @@ impl Parts<'_> {
         }
         let names: Vec<_> = config.clouds.iter().map(|cloud| cloud.name.clone()).collect();
         self.metrics.show_clouds(&names);
+        self.metrics.show_refusals(facade::Unusable::ALL.map(facade::Unusable::as_str));
         let observed = Arc::clone(&self.metrics);
         let observer: Observer = Arc::new(move |event: &Event| observe(&observed, &names, event));
         let clouds = config.clouds.iter().cloned().zip(clients.iter().cloned()).collect();
@@ -394,6 +404,7 @@ impl Parts<'_> {
                 proof: config.timeouts.proof,
             },
             facade: config.facade.clone(),
+            passwords: facade::Passwords::new(&config.facade.logins),
             keys: Arc::clone(&self.keys),
             body_limits: config.body_limits.clone(),
             clouds: config.clouds.iter().cloned().map(Arc::new).collect(),
@@ -450,6 +461,10 @@ fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
             let Some(cloud) = clouds.get(*cloud) else { return };
             metrics.token_backoff.with_label_values(&[cloud]).set(0.0);
             metrics.breaker_open.with_label_values(&[cloud]).set(0);
+        }
+        Event::Listed { cloud, outcome } => {
+            let Some(cloud) = clouds.get(*cloud) else { return };
+            metrics.project_lists.with_label_values(&[cloud, outcome.as_str()]).inc();
         }
         Event::Capped { cloud } => {
             let Some(cloud) = clouds.get(*cloud) else { return };

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::{App, Parts, StartError, doors, listener_settings, load_tls};
 use crate::config::{self, Config, Problems};
+use crate::facade::Logins;
 use crate::keystone::{self, Auth};
 use crate::secret;
 
@@ -64,13 +65,16 @@ impl App {
             tls: &tls,
             metrics: Arc::clone(&old.metrics),
             discovery: old.discovery.clone(),
-            keys: Arc::clone(&old.keys),
+            keys: old.keys.reload(&config.facade),
             draining: Arc::clone(&self.draining),
         };
         let addresses = self.listeners.iter().chain([&self.admin]).map(|running| &running.address);
         let shared = parts.shared(doors(config, addresses), &self.runtime);
         shared.tokens.adopt(&old.tokens, &same_logins(old_config, config));
         shared.tokens.warm();
+        if !Arc::ptr_eq(&parts.keys, &old.keys) {
+            self.runtime.spawn(parts.keys.watch());
+        }
         for worker in &self.workers {
             let gateway = parts.gateway(&shared, &worker.metrics, self.workers.len());
             worker.gateway.send_replace(gateway);
@@ -134,6 +138,10 @@ fn keep_socket(running: &config::Listener, new: &mut config::Listener, fixed: &m
         return;
     };
     fixed.push(format!("the listener `{}` stays at {}, although {what}", running.name, old.address));
+    // Nor may anybody log in at the old one because the new one is out of others' reach.
+    if running.logins == Logins::Configured {
+        new.logins = Logins::Configured;
+    }
     *server = old.clone();
 }
 

@@ -83,6 +83,22 @@ impl Env {
         }
     }
 
+    /// Where state is kept that outlives the process: what systemd gave to this service, else
+    /// `$XDG_STATE_HOME/keyway`, else `~/.local/state/keyway`.
+    pub(super) fn state_home(&self) -> Option<PathBuf> {
+        // Of several directories of a service, the first.
+        if let Some(first) = self.var("STATE_DIRECTORY").and_then(|list| list.split(':').next())
+            && first.starts_with('/')
+        {
+            return Some(PathBuf::from(first));
+        }
+        let home = match self.var("XDG_STATE_HOME").filter(|home| home.starts_with('/')) {
+            Some(home) => PathBuf::from(home),
+            None => self.home()?.join(".local/state"),
+        };
+        Some(home.join("keyway"))
+    }
+
     /// A path below `/etc`.
     pub(super) fn etc(&self, path: &str) -> PathBuf {
         self.root.join("etc").join(path)

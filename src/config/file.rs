@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 use toml::{Table, Value};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::problems::{COMMAND_LINE, ENVIRONMENT, Problems, closest};
 use super::{Env, Overrides, SETTINGS};
@@ -27,12 +28,14 @@ pub(super) struct File {
     pub(super) listeners: BTreeMap<String, Options>,
     /// `[policy.NAME]`, and each `[[policy.NAME.rule]]` of it.
     pub(super) policies: BTreeMap<String, (Options, Vec<Options>)>,
+    /// `[login.NAME]`.
+    pub(super) logins: BTreeMap<String, Options>,
     /// `[cloud.NAME]`.
     pub(super) cloud_tables: BTreeMap<String, Options>,
 }
 
-/// What a table with a name of the operator's has: each option of its schema, as text.
-#[derive(Debug, Default)]
+/// What a table with a name of the operator's has: each option of its schema, as text. Some are secrets.
+#[derive(Default)]
 pub(super) struct Options {
     texts: BTreeMap<&'static str, String>,
     lists: BTreeMap<&'static str, Vec<String>>,
@@ -44,6 +47,11 @@ impl Options {
         self.texts.get(option).map(|text| text.trim())
     }
 
+    /// The same as it was written, with spaces at its ends.
+    pub(super) fn whole(&self, option: &str) -> Option<&str> {
+        self.texts.get(option).map(String::as_str)
+    }
+
     /// An option that has any number of values; empty where it is not there.
     pub(super) fn list(&self, option: &str) -> impl Iterator<Item = &str> {
         self.lists.get(option).into_iter().flatten().map(|text| text.trim())
@@ -52,6 +60,18 @@ impl Options {
     /// Whether an option is there, with or without a value.
     pub(super) fn has(&self, option: &str) -> bool {
         self.texts.contains_key(option) || self.lists.contains_key(option)
+    }
+}
+
+impl Drop for Options {
+    fn drop(&mut self) {
+        self.texts.values_mut().for_each(Zeroize::zeroize);
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.texts.keys().chain(self.lists.keys())).finish()
     }
 }
 
@@ -72,6 +92,10 @@ const LISTENER: Schema = &[
     ("origins", Form::Texts),
     ("required_header", Form::Text),
     ("policy", Form::Text),
+    ("login", Form::Text),
+    ("service", Form::Text),
+    ("cloud", Form::Text),
+    ("region", Form::Text),
     ("tls_cert", Form::Text),
     ("tls_key", Form::Text),
     ("client_ca", Form::Text),
@@ -87,16 +111,26 @@ const RULE: Schema = &[
     ("paths", Form::Texts),
     ("projects", Form::Texts),
 ];
-const CLOUD: Schema = &[("allow_http", Form::Texts), ("policy", Form::Text), ("raw_links", Form::Texts)];
+const LOGIN: Schema = &[("password", Form::Text), ("password_file", Form::Text)];
+const CLOUD: Schema = &[
+    ("allow_http", Form::Texts),
+    ("policy", Form::Text),
+    ("raw_links", Form::Texts),
+    ("projects", Form::Texts),
+    ("legacy_types", Form::Texts),
+    ("hide", Form::Texts),
+    ("only_interface", Form::Text),
+    ("only_region", Form::Text),
+];
 
 /// Every option of a table with a name of the operator's.
 #[cfg(test)]
 pub(super) fn named_options() -> impl Iterator<Item = &'static str> {
-    [LISTENER, POLICY, RULE, CLOUD].into_iter().flatten().map(|(option, _)| *option)
+    [LISTENER, POLICY, RULE, LOGIN, CLOUD].into_iter().flatten().map(|(option, _)| *option)
 }
 
 /// The tables whose names the operator chooses.
-const NAMED_TABLES: [&str; 3] = ["cloud", "listener", "policy"];
+const NAMED_TABLES: [&str; 4] = ["cloud", "listener", "login", "policy"];
 
 impl File {
     /// Reads the file that the arguments or the environment name, else the first that exists where
@@ -118,7 +152,7 @@ impl File {
         };
         for path in places {
             match (fs::read_to_string(&path), &named) {
-                (Ok(text), _) => return Self::parse(&path, &text, problems),
+                (Ok(text), _) => return Self::parse(&path, &Zeroizing::new(text), problems),
                 (Err(error), None) if is_absent(&path, &error) => {}
                 (Err(error), Some((source, key, _))) if is_absent(&path, &error) => {
                     problems.add(source, *key, format!("there is no file {}", path.display()));
@@ -131,6 +165,11 @@ impl File {
             }
         }
         Self::default()
+    }
+
+    /// The listeners that name the cloud of their service, and the cloud.
+    pub(super) fn pinned_clouds(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.listeners.iter().filter_map(|(name, options)| Some((name.as_str(), options.text("cloud")?)))
     }
 
     fn parse(path: &Path, text: &str, problems: &mut Problems) -> Self {
@@ -153,9 +192,19 @@ impl File {
         for (name, value) in table {
             let key = format!("{prefix}{name}");
             if let Some(setting) = SETTINGS.iter().copied().find(|setting| *setting == key) {
-                match scalar(value) {
-                    Ok(text) => drop(self.settings.insert(setting, text)),
-                    Err(what) => self.problem(problems, key, format!("{what}, not a text or a number")),
+                match (setting, value) {
+                    ("emulate_ports", Value::Boolean(flag)) => {
+                        self.settings.insert(setting, flag.to_string());
+                    }
+                    ("emulate_ports", value) => {
+                        if let Some(services) = self.list(key, value, Form::Texts, problems) {
+                            self.settings.insert(setting, services.join(","));
+                        }
+                    }
+                    (_, value) => match scalar(value) {
+                        Ok(text) => drop(self.settings.insert(setting, text)),
+                        Err(what) => self.problem(problems, key, format!("{what}, not a text or a number")),
+                    },
                 }
             } else if key == "clouds" {
                 self.clouds = self.list(key, value, Form::Texts, problems);
@@ -196,8 +245,8 @@ impl File {
         }
     }
 
-    /// Reads all tables of one kind: `[cloud.NAME]`, `[listener.NAME]`, `[policy.NAME]`. A table
-    /// counts even where nothing in it is right: whether there should be one is checked later.
+    /// Reads all tables of one kind: `[cloud.NAME]`, `[listener.NAME]`, `[login.NAME]`, `[policy.NAME]`. A
+    /// table counts even where nothing in it is right: whether there should be one is checked later.
     fn read_named(&mut self, kind: &str, value: Value, problems: &mut Problems) {
         let other_way = if kind == "cloud" { ", or `clouds = [..]`" } else { "" };
         let Some(tables) = self.table(&format!("{kind}.NAME"), value, other_way, problems) else { return };
@@ -216,6 +265,10 @@ impl File {
                 "listener" => {
                     let options = self.options(&key, table, LISTENER, &[], problems);
                     self.listeners.insert(name, options);
+                }
+                "login" => {
+                    let options = self.options(&key, table, LOGIN, &[], problems);
+                    self.logins.insert(name, options);
                 }
                 _ => {
                     let rules = table.remove("rule");

@@ -1,12 +1,14 @@
 //! `listen`, `admin` and `[listener.NAME]`: where requests come in, and what each place asks of them.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::file::Options;
 use super::policy::Policies;
 use super::{Layers, Listener, exposure, value};
 use crate::entry;
+use crate::keystone::service_type;
+use crate::route::Route;
 use crate::server::{self, Address, tls};
 
 /// The ways out where an address would let strangers in.
@@ -57,7 +59,50 @@ impl Layers<'_> {
             listeners.push(self.listener(name, address, options, policies, warnings));
         }
         self.check_addresses(&listeners, &admin);
+        self.emulate_ports(&mut listeners, &admin, warnings);
         (listeners, admin)
+    }
+
+    /// A listener for each service whose conventional port is asked for, with all that the main one asks
+    /// of a request. Where the operator has a listener there, that is the one.
+    fn emulate_ports(&mut self, listeners: &mut Vec<Listener>, admin: &Listener, warnings: &mut Vec<String>) {
+        let services = self.setting("emulate_ports", Vec::new(), emulated);
+        let main = listeners[0].clone();
+        let own = main.server.address.tcp().map(|address| address.ip()).filter(|ip| ip.is_loopback());
+        let ip = own.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        if !services.is_empty() && main.server.address.tcp().is_none() {
+            warnings.push(format!(
+                "emulate_ports serves at ports of {ip}, which every user of this machine reaches, although the main \
+                 listener is a socket file"
+            ));
+        }
+        for (service, ports) in services {
+            for port in ports {
+                let address = Address::from(SocketAddr::new(ip, *port));
+                let taken = listeners.iter().chain([admin]).find(|other| other.server.address == address);
+                match taken {
+                    Some(other) if other.pinned.is_some() => continue,
+                    Some(other) => {
+                        let message = format!(
+                            "the listener `{}`, which serves more than {service}, is at {address}: change its \
+                             address, or leave {service} out",
+                            other.name
+                        );
+                        self.problem("emulate_ports", &message);
+                        continue;
+                    }
+                    None => {}
+                }
+                listeners.push(Listener {
+                    // No name of a table has a colon.
+                    name: format!("{service}:{port}"),
+                    server: server::Config { tls: main.server.tls.clone(), ..server::Config::at(address) },
+                    pinned: Some(Route::prefix_of(None, None, service)),
+                    emulated: true,
+                    ..main.clone()
+                });
+            }
+        }
     }
 
     fn listener(
@@ -98,14 +143,37 @@ impl Layers<'_> {
         self.check_strangers(name, &address, options);
         let tls = self.listener_tls(name, options, warnings);
         let (mode, users) = self.socket_file(name, &address, options);
+        let logins = self.listener_logins(name, &address, options, warnings);
         Listener {
             name: name.to_owned(),
             server: server::Config { address, tls, mode, users },
             entry: entry::Config { hosts, origins, required },
             policy,
-            logins: crate::facade::Logins::default(),
-            pinned: None,
+            logins,
+            pinned: self.pinned(name, options),
+            emulated: false,
         }
+    }
+
+    /// What a listener for one service stands for. Whether there is such a cloud is checked with the clouds.
+    fn pinned(&mut self, name: &str, options: &Options) -> Option<String> {
+        let mut problem = false;
+        for option in ["service", "cloud", "region"] {
+            let Some(text) = options.text(option) else { continue };
+            let message = if matches!(name, "main" | "admin") {
+                "this listener serves more than one service: write a [listener.NAME] of its own for it"
+            } else if text.is_empty() || text.contains(char::is_control) {
+                "is no name: write one as the catalog has it, or leave it out"
+            } else if !options.has("service") {
+                "says where a service is, and there is none: set service = \"compute\", or remove it"
+            } else {
+                continue;
+            };
+            self.listener_problem(name, option, message);
+            problem = true;
+        }
+        let service = options.text("service").filter(|_| !problem)?;
+        Some(Route::prefix_of(options.text("cloud"), options.text("region"), service))
     }
 
     /// Whoever can connect acts as the cloud's user, so an address that others reach must know them.
@@ -233,7 +301,32 @@ impl Layers<'_> {
         }
     }
 
-    fn listener_problem(&mut self, name: &str, option: &str, message: &str) {
+    pub(super) fn listener_problem(&mut self, name: &str, option: &str, message: &str) {
         self.problems.add(self.file.path.display(), format!("listener.{name}.{option}"), message);
     }
+}
+
+/// The services of `emulate_ports`, each with its ports: `true` for all of them, `false` for none, or a list.
+fn emulated(text: &str) -> Result<Vec<(&'static str, &'static [u16])>, String> {
+    let known = || service_type::conventional_ports();
+    match text {
+        "true" => return Ok(known().collect()),
+        "false" | "" => return Ok(Vec::new()),
+        _ => {}
+    }
+    let mut services = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        let found = known().find(|(service, _)| service_type::related(service, name));
+        let Some(service) = found else {
+            let known: Vec<_> = known().map(|(service, _)| service).collect();
+            return Err(format!(
+                "`{name}` is no service with a port by convention: write true for all of them, or some of {}",
+                known.join(", ")
+            ));
+        };
+        if !services.contains(&service) {
+            services.push(service);
+        }
+    }
+    Ok(services)
 }

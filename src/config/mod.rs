@@ -12,18 +12,20 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{path::PathBuf, thread};
 
+use crate::facade::{Logins, View};
 use crate::keystone::credentials::AllowHttp;
 use crate::keystone::service_type;
 use crate::policy::Policy;
 use crate::proxy::BodyLimits;
 use crate::server::Address;
 use crate::upstream::{BaseUrl, Scheme};
-use crate::{entry, facade, keystone, server};
+use crate::{entry, keystone, server};
 
 mod cloud;
 mod clouds;
 mod env;
 mod exposure;
+mod facade;
 mod file;
 mod listener;
 mod policy;
@@ -52,7 +54,7 @@ pub struct Config {
     /// What may be done with a cloud, by the cloud's name, whatever the listener.
     pub cloud_policies: BTreeMap<String, Arc<Policy>>,
     /// `[facade]`, `[login.NAME]`, and what clients see of each cloud.
-    pub facade: facade::Config,
+    pub facade: crate::facade::Config,
     /// Services whose answers keep the links that they wrote, by the cloud's name; `*` for all of a cloud.
     pub raw_links: BTreeMap<String, Vec<String>>,
     /// What is logged, and how.
@@ -81,9 +83,11 @@ pub struct Listener {
     /// What they may do.
     pub policy: Option<Arc<Policy>>,
     /// Who may log in.
-    pub logins: facade::Logins,
+    pub logins: Logins,
     /// The address that it stands for, if it serves one service only: `/cloud/lab/compute`.
     pub pinned: Option<String>,
+    /// Nobody named its port: it is the service's by convention (`emulate_ports`).
+    pub emulated: bool,
 }
 
 impl Listener {
@@ -94,8 +98,9 @@ impl Listener {
             server: server::Config::at(address.into()),
             entry: entry::Config::default(),
             policy: None,
-            logins: facade::Logins::default(),
+            logins: Logins::default(),
             pinned: None,
+            emulated: false,
         }
     }
 
@@ -223,6 +228,8 @@ pub struct Overrides {
     pub listen: Option<String>,
     /// `--admin`.
     pub admin: Option<String>,
+    /// `--emulate-ports`.
+    pub emulate_ports: Option<String>,
     /// `--workers`.
     pub workers: Option<String>,
     /// `--log-format`.
@@ -233,9 +240,10 @@ pub struct Overrides {
 
 /// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
 /// `_` for the dot.
-const SETTINGS: [&str; 25] = [
+const SETTINGS: [&str; 28] = [
     "listen",
     "admin",
+    "emulate_ports",
     "workers",
     "drain",
     "log.format",
@@ -259,6 +267,8 @@ const SETTINGS: [&str; 25] = [
     "timeouts.keystone",
     "timeouts.idle",
     "timeouts.proof",
+    "facade.token_life",
+    "facade.state",
 ];
 
 /// hyper's smallest read buffer, which a request's head must be able to fill.
@@ -292,6 +302,7 @@ impl Config {
         let (listeners, admin) = layers.listeners(&policies, &mut warnings);
         let mut config = layers.settings(listeners, admin);
         config.check(&mut layers);
+        config.facade = layers.facade(!with_clouds, &mut warnings);
         if config.listeners.iter().chain([&config.admin]).any(|listener| listener.entry.required.is_some()) {
             exposure::warn(&file.path, env, &mut warnings);
         }
@@ -307,6 +318,13 @@ impl Config {
                     !served.by_file && (listed.clone().any(|listed| listed == name) || clouds.knows(name));
                 if !served.names.contains(name) && !elsewhere {
                     misplaced.push(name);
+                }
+            }
+            for (name, cloud) in file.pinned_clouds() {
+                if !served.names.is_empty() && !served.names.iter().any(|known| known == cloud) {
+                    let message = format!("no such cloud is served, only {}", served.names.join(", "));
+                    let message = format!("{message}: correct the name, or serve the cloud");
+                    problems.add(file.path.display(), format!("listener.{name}.cloud"), message);
                 }
             }
             for name in misplaced {
@@ -357,10 +375,13 @@ impl Config {
                 Some(Err(message)) => problem("policy", message),
                 _ => {}
             }
-            if let Some(cloud) = cloud
-                && !allowed.is_empty()
-            {
+            let view = facade::view(options, &mut problem);
+            let Some(cloud) = cloud else { continue };
+            if !allowed.is_empty() {
                 cloud.allow_http = AllowHttp::Only(allowed);
+            }
+            if view != View::default() {
+                self.facade.clouds.insert(name.clone(), view);
             }
         }
     }
@@ -406,7 +427,7 @@ impl Layers<'_> {
             workers: self.setting("workers", cores, |text| at_most(value::count(text)?, 1024)),
             clouds: Vec::new(),
             cloud_policies: BTreeMap::new(),
-            facade: facade::Config::default(),
+            facade: crate::facade::Config::default(),
             raw_links: BTreeMap::new(),
             log: Log {
                 format: self.setting("log.format", log.format, log_format),
@@ -502,6 +523,7 @@ impl Layers<'_> {
         let flag = match key {
             "listen" => &self.overrides.listen,
             "admin" => &self.overrides.admin,
+            "emulate_ports" => &self.overrides.emulate_ports,
             "workers" => &self.overrides.workers,
             "log.format" => &self.overrides.log_format,
             "log.level" => &self.overrides.log_level,
@@ -509,7 +531,7 @@ impl Layers<'_> {
         };
         let flag = flag.as_deref().map(|text| Written {
             source: COMMAND_LINE.to_owned(),
-            key: format!("--{}", key.replace('.', "-")),
+            key: format!("--{}", key.replace(['.', '_'], "-")),
             text,
         });
         [file, variable, flag].into_iter().flatten().collect()

@@ -63,14 +63,20 @@ pub(super) fn size_or_none(text: &str) -> Result<Option<u64>, String> {
     }
 }
 
-/// A duration with its unit: ms, s, m or h.
+/// A duration with its unit: ms, s, m, h or d.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    duration_up_to(text, LONGEST, "24h")
+}
+
+/// The same with another limit, and its name.
+pub(super) fn duration_up_to(text: &str, longest: Duration, name: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
     let factor = match unit {
         "ms" => Some(1),
         "s" => Some(1000),
         "m" => Some(60 * 1000),
         "h" => Some(60 * 60 * 1000),
+        "d" => Some(24 * 60 * 60 * 1000),
         _ => None,
     };
     let duration = number
@@ -82,8 +88,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| {
             format!("`{text}` is no duration: write it with its unit, for example 500ms, 30s or 5m")
         })?;
-    if duration > LONGEST {
-        return Err(format!("`{text}` is too long: at most 24h"));
+    if duration > longest {
+        return Err(format!("`{text}` is too long: at most {name}"));
     }
     Ok(duration)
 }
@@ -122,9 +128,14 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit() {
-        for (text, millis) in
-            [("500ms", 500), ("30s", 30_000), ("5 m", 300_000), ("24h", 86_400_000), ("0s", 0)]
-        {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("5 m", 300_000),
+            ("24h", 86_400_000),
+            ("1d", 86_400_000),
+            ("0s", 0),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "30", "s", "1.5s", "-1s", "30sec", "99999999999999999999s"] {

@@ -170,6 +170,11 @@ impl State {
         self.tokens.get(id).filter(|token| token.deadline > Instant::now())
     }
 
+    /// The projects in which the user has a role.
+    fn projects(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+        PROJECTS.iter().filter(|(id, _)| !self.roleless.iter().any(|roleless| roleless == id))
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp::now() + self.clock_skew
     }
@@ -235,7 +240,7 @@ pub(super) async fn serve(
         // Only an administrator may look at tokens there, and this user is none.
         ("GET" | "HEAD" | "DELETE", ["v2.0", "tokens", _]) => Err(forbidden("admin_required")),
         ("GET" | "HEAD", ["v2.0", "tenants"]) => {
-            let tenants = PROJECTS.map(|(id, name)| tenant(id, name));
+            let tenants: Vec<_> = cloud.state().projects().map(|(id, name)| tenant(id, name)).collect();
             Ok(ok(&json!({"tenants": tenants, "tenants_links": []})))
         }
         ("GET" | "HEAD", ["v3", "auth", "catalog"]) => catalog(cloud, call, caller),
@@ -245,7 +250,10 @@ pub(super) async fn serve(
         (
             "GET" | "HEAD",
             ["v3", "auth", "projects"] | ["v3", "projects"] | ["v3", "users", _, "projects"],
-        ) => list(call, "projects", PROJECTS.map(|(id, name)| project(call, id, name)).to_vec()),
+        ) => {
+            let projects = cloud.state().projects().map(|(id, name)| project(call, id, name)).collect();
+            list(call, "projects", projects)
+        }
         ("GET" | "HEAD", ["v3", "projects", id]) => match PROJECTS.iter().find(|(known, _)| known == id) {
             Some((id, name)) => Ok(ok(&json!({"project": project(call, id, name)}))),
             None => Err(not_found("project", id)),
@@ -389,7 +397,7 @@ fn login_v3(cloud: &Shared, call: &Call, body: Option<Value>) -> Answer {
         return Err(no_scope_to_ask_for());
     }
     let scope = match auth.get("scope") {
-        Some(scope) => scope_v3(scope)?,
+        Some(scope) => scope_v3(&state, scope)?,
         None => Scope::Project(PROJECT_ID),
     };
     let (id, token) = state.issue(scope, names, origin.as_ref());
@@ -437,7 +445,7 @@ fn no_scope_to_ask_for() -> Box<Reply> {
     Box::new(keystone_error(StatusCode::UNAUTHORIZED, message))
 }
 
-fn scope_v3(scope: &Value) -> Result<Scope, Box<Reply>> {
+fn scope_v3(state: &State, scope: &Value) -> Result<Scope, Box<Reply>> {
     if scope == "unscoped" || scope.get("unscoped").is_some() {
         return Ok(Scope::Unscoped);
     }
@@ -449,8 +457,8 @@ fn scope_v3(scope: &Value) -> Result<Scope, Box<Reply>> {
         if by_name && project.get("domain").is_none() {
             return Err(missing("domain", "project"));
         }
-        return PROJECTS
-            .iter()
+        return state
+            .projects()
             .find(|(id, name)| {
                 if by_name {
                     project["name"] == *name && is_default_domain(&project["domain"])
@@ -559,7 +567,7 @@ fn login_v2(cloud: &Shared, body: Option<Value>) -> Answer {
         return Err(missing("auth", "request body"));
     }
     let find = |by: fn(&(&'static str, &'static str)) -> &'static str, wanted: &Value| {
-        PROJECTS.iter().find(|project| wanted == by(project)).ok_or_else(unauthorized)
+        state.projects().find(|project| wanted == by(project)).ok_or_else(unauthorized)
     };
     let found = match (auth.get("tenantName"), auth.get("tenantId")) {
         (Some(_), Some(_)) => return Err(bad_request("Both tenantName and tenantId are given.")),

@@ -266,6 +266,16 @@ impl Cloud {
         self.shared.state().tokens.clear();
     }
 
+    /// Takes the user's role in a project away, or gives it back: without, Keystone neither lists the project
+    /// nor issues tokens for it. Those that there are stay good.
+    pub fn set_role(&self, project: &str, granted: bool) {
+        let roleless = &mut self.shared.state().roleless;
+        roleless.retain(|known| known != project);
+        if !granted {
+            roleless.push(project.to_owned());
+        }
+    }
+
     /// How long tokens live that are issued from now on.
     pub fn set_token_ttl(&self, ttl: Duration) {
         self.shared.state().token_ttl = ttl;
@@ -416,6 +426,8 @@ struct State {
     clock_skew: SignedDuration,
     catalog: Option<Value>,
     tokens: identity::Tokens,
+    /// Ids of projects in which the user has no role.
+    roleless: Vec<String>,
     tokens_issued: usize,
     token_requests: usize,
     seen: [VecDeque<Record>; Service::ALL.len()],
@@ -435,6 +447,7 @@ impl State {
             clock_skew: SignedDuration::ZERO,
             catalog: None,
             tokens: identity::Tokens::new(),
+            roleless: Vec::new(),
             tokens_issued: 0,
             token_requests: 0,
             seen: Default::default(),

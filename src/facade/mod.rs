@@ -4,17 +4,26 @@
 //! keyway's own ([`Session`], sealed by [`Keys`]): requests that bring it run with the scope that it was
 //! issued for. The catalog in it points back at keyway.
 
+pub mod call;
+pub mod catalog;
+pub mod documents;
 mod keys;
+mod login;
+pub mod reply;
+pub mod request;
 mod session;
+mod state;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::keys::Keys;
-pub use self::session::{Session, Unusable};
+pub use self::keys::{Keys, LONGEST_LIFE, TOKEN_START, random_id};
+pub use self::login::{Attempts, Passwords};
+pub use self::reply::Refusal;
+pub use self::session::{Session, Unusable, Vouched};
+pub use self::state::{StateError, check as check_state};
 use crate::keystone::{Interface, Secret};
-use crate::route::Route;
 
 /// Who may log in at a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,9 +82,4 @@ pub struct View {
     pub interface: Option<Interface>,
     /// The only region that the catalog shows.
     pub region: Option<String>,
-}
-
-/// Whether a route may be the facade's: Keystone's own, or one that clients probe at a listener's root.
-pub fn concerns(route: &Route<'_>) -> bool {
-    matches!(route.service_as_written(), "identity" | "keystone" | "v3" | "v2.0" | "auth" | "info")
 }

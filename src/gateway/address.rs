@@ -71,14 +71,13 @@ impl<'a> Address<'a> {
             });
         }
         let main = self.main.address.tcp()?;
-        let scheme = self.main.scheme.as_str();
         let host = if below { "localhost" } else { host };
         let elsewhere = address_of(host).is_some_and(|own| !main.ip().is_unspecified() && own != main.ip());
         let there = format!("{host}:{}", main.port());
         if elsewhere || !self.main.entry.has(&there) {
-            return Some(format!("{scheme}://{main}"));
+            return Some(self.main.url());
         }
-        Some(format!("{scheme}://{there}"))
+        Some(format!("{}://{there}", self.main.scheme.as_str()))
     }
 }
 
@@ -90,17 +89,21 @@ fn address_of(host: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http::Request;
 
     use super::*;
     use crate::facade::Logins;
 
     fn door(address: &str, hosts: &[&str], pinned: Option<&str>, tls: bool) -> Door {
-        let address = address.parse().expect(address);
+        let address: crate::server::Address = address.parse().expect(address);
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
         let config = entry::Config { hosts, ..entry::Config::default() };
         Door {
             logins: Logins::default(),
+            attempts: Arc::default(),
+            url: address.url(tls),
             pinned: pinned.map(str::to_owned),
             scheme: if tls { Scheme::Https } else { Scheme::Http },
             entry: entry::Entry::new(&config, &address, tls),

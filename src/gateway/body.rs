@@ -34,7 +34,7 @@ fn describe(error: &ProxyError, head_only: bool) -> (StatusCode, HeaderMap, Opti
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_LENGTH, text.len().into());
-    if let ProxyError::Unauthorized { keystone, .. } = error
+    if let ProxyError::Unauthorized { keystone, .. } | ProxyError::WrongPassword { keystone } = error
         && let Ok(value) = HeaderValue::try_from(format!("Keystone uri=\"{keystone}\""))
     {
         headers.insert(header::WWW_AUTHENTICATE, value);

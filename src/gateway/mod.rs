@@ -10,6 +10,7 @@ mod held;
 mod links;
 mod local;
 mod record;
+mod session;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,10 +23,12 @@ use http::{Method, Request, Response};
 
 use self::held::Held;
 use self::record::Record;
+use self::session::{Caller, Opened};
 use crate::body::Budget;
 use crate::entry::Entry;
 use crate::error::ProxyError;
-use crate::facade::{self, Logins, Session};
+use crate::facade::call::{self, Call};
+use crate::facade::{self, Attempts, Logins, Passwords, Session, Unusable};
 use crate::framing;
 use crate::incoming::Incoming;
 use crate::keystone::{self, AllowHttp, Asked, Auth, Discovery, Scope, Token, TokenCache, service_type};
@@ -69,6 +72,10 @@ pub struct Config {
 pub struct Door {
     /// Who may log in through it.
     pub logins: Logins,
+    /// The wrong passwords that came in by it.
+    pub attempts: Arc<Attempts>,
+    /// How a client names it: `http://127.0.0.1:8180`.
+    pub url: String,
     /// The address that it stands for, if it serves one service only: `/cloud/lab/compute`.
     pub pinned: Option<String>,
     /// What a client writes before `://`.
@@ -81,6 +88,13 @@ pub struct Door {
     pub policy: Option<Arc<Policy>>,
 }
 
+impl Door {
+    /// How a client names it, see [`server::Address::url`].
+    pub fn url(&self) -> String {
+        self.address.url(self.scheme == Scheme::Https)
+    }
+}
+
 /// What all workers share. A reload makes a new one.
 #[derive(Debug)]
 pub struct Shared {
@@ -90,6 +104,8 @@ pub struct Shared {
     pub config: Config,
     /// What local clients may log in with, and what they see.
     pub facade: facade::Config,
+    /// The configured logins.
+    pub passwords: Passwords,
     /// The keys of the tokens that they get.
     pub keys: Arc<facade::Keys>,
     /// How large a request's body may be, by service.
@@ -146,6 +162,7 @@ pub struct Gateway {
     destinations: Mutex<Destinations>,
     /// For answers that are held.
     held: Arc<Budget>,
+    opened: Mutex<Opened>,
     worker: Arc<WorkerMetrics>,
     /// Where requests are counted that name no service.
     nowhere: Arc<ServiceMetrics>,
@@ -172,7 +189,16 @@ impl Gateway {
             replay,
             config.proof,
         );
-        Self { shared, clients, proxy, destinations: Mutex::default(), held, worker, nowhere }
+        Self {
+            shared,
+            clients,
+            proxy,
+            destinations: Mutex::default(),
+            opened: Mutex::default(),
+            held,
+            worker,
+            nowhere,
+        }
     }
 
     /// This worker's connections, by cloud.
@@ -237,31 +263,47 @@ impl Gateway {
         let fields = Fields::of(&parts.headers);
         let below_localhost = door.entry.check(parts, &fields)?;
         self.check(parts, &fields)?;
+        let caller = if fields.token || door.logins == Logins::Configured {
+            self.caller(door, parts, record.start)?
+        } else {
+            Caller::default()
+        };
         let named;
+        let path = parts.uri.path();
         let route = match (&door.pinned, below_localhost) {
-            (None, None) => Route::parse(parts.uri.path())?,
-            (Some(pinned), _) => Route::at_root(pinned, parts.uri.path())?,
+            (None, None) if call::is_at_root(path) => Route::at_root("/identity", path),
+            // Swift's capabilities, which its clients look for at the root of whatever host it has.
+            (None, None) if path == "/info" => Route::at_root("/object-store", path),
+            (None, None) => Route::parse(path),
+            (Some(pinned), _) => Route::at_root(pinned, path),
             (None, Some(name)) => {
                 named = self.prefix_of(name)?;
-                Route::at_root(&named, parts.uri.path())?
+                Route::at_root(&named, path)
             }
         };
-        let session =
-            if fields.token || door.logins == Logins::Configured { self.session(door, parts)? } else { None };
-        if facade::concerns(&route)
-            && let Some(reply) =
-                Box::pin(self.facade(door, &route, session.as_deref(), parts, incoming)).await?
-        {
-            return Ok(Reply::Own(reply));
+        let route = match (route, caller.refused) {
+            (Ok(route), _) => route,
+            (Err(_), Some(why)) => return Err(self.unauthorized(door, None, parts, why)),
+            (Err(error), None) => return Err(error.into()),
+        };
+        if let Some(call) = Call::of(&parts.method, &route, path) {
+            let local = self.facade(call, (door, &route), &caller, parts, incoming, &mut record.service);
+            if let Some(reply) = Box::pin(local).await? {
+                return Ok(Reply::Own(reply));
+            }
         }
+        if let Some(why) = caller.refused {
+            return Err(self.unauthorized(door, Some(&route), parts, why));
+        }
+        let session = caller.session.as_deref();
         if let Some(policy) = &door.policy {
             policy.before(&parts.method)?;
         }
-        let (destination, cached_token) = match self.known(session.as_deref(), &route, record.start) {
+        let (destination, cached_token) = match self.known(session, &route, record.start) {
             Some(destination) => (destination, true),
             // Boxed, as all that is rare: a request's future is moved a few times, so it should be small.
             None => {
-                let resolving = self.resolve(session.as_deref(), &route, &parts.method, &mut record.service);
+                let resolving = self.resolve(door, session, &route, parts, &mut record.service);
                 Box::pin(resolving).await?
             }
         };
@@ -287,14 +329,16 @@ impl Gateway {
         };
         let mut target = match route.form {
             Form::Endpoint => destination.base.target(route.rest, current.as_deref()),
-            Form::Root => format!("{}{}", destination.base.root(), route.rest),
-            Form::Origin if route.rest.is_empty() => "/".to_owned(),
-            Form::Origin => route.rest.to_owned(),
+            Form::Root => verbatim(destination.base.root(), route.rest, parts),
+            Form::Origin => verbatim("", route.rest, parts),
         };
         destination.permits(listener, &parts.method, &target)?;
         if let Some(query) = parts.uri.query() {
             target.push('?');
             target.push_str(query);
+        }
+        if fields.subject || destination.identity {
+            self.keep_own_tokens(parts)?;
         }
         let incoming = incoming.take().expect("it is taken here only");
         let required = door.entry.required();
@@ -379,9 +423,10 @@ impl Gateway {
     /// cloud is known, that is where the request is `counted`.
     async fn resolve(
         &self,
+        door: &Door,
         session: Option<&Session>,
         route: &Route<'_>,
-        method: &Method,
+        parts: &Parts,
         counted: &mut Arc<ServiceMetrics>,
     ) -> Result<(Arc<Destination>, bool), ProxyError> {
         let shared = &self.shared;
@@ -395,11 +440,13 @@ impl Gateway {
         let cloud = &shared.clouds[index];
         let cloud_policy = &shared.cloud_policies[index];
         if let Some(policy) = cloud_policy {
-            policy.before(method)?;
+            policy.before(&parts.method)?;
         }
         *counted = shared.metrics.service(&self.worker, &cloud.name, "none");
         let asked = match (session, route.project()?) {
-            (Some(session), _) if session.cloud() != cloud.name => return Err(ProxyError::ForeignToken),
+            (Some(session), _) if session.cloud() != cloud.name => {
+                return Err(self.unauthorized(door, Some(route), parts, Unusable::OtherCloud));
+            }
             (Some(session), None) => session.asked(),
             (Some(_), Some(_)) => return Err(ProxyError::TokenScope),
             (None, Some(project)) => Asked::Project(project.into_owned()),
@@ -499,6 +546,7 @@ impl Gateway {
             found.all().next().is_some()
         });
         drop(destinations);
+        self.forget_ended();
         let idle: usize = self.clients.iter().map(upstream::Client::idle).sum();
         self.worker.upstream_idle.store(i64::try_from(idle).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
@@ -562,6 +610,18 @@ enum Reply {
     Service(Answer, Option<Box<Held>>),
     /// What keyway says itself.
     Own(Response<Bytes>),
+}
+
+/// The path at a service that is `path` below `root` and nothing else, with room for the query.
+fn verbatim(root: &str, path: &str, parts: &Parts) -> String {
+    let query = parts.uri.query().map_or(0, |query| query.len() + 1);
+    let mut target = String::with_capacity(root.len() + path.len().max(1) + query);
+    target.push_str(root);
+    target.push_str(path);
+    if target.is_empty() {
+        target.push('/');
+    }
+    target
 }
 
 /// Whether an endpoint may get a token: over plain http only if Keystone gives it out that way, or

@@ -1,15 +1,14 @@
 //! Which token should this request carry?
 //!
-//! [`TokenCache`] keeps one token per cloud and project, renews it shortly before it expires, and
+//! [`TokenCache`] keeps one token per cloud and scope, renews it shortly before it expires, and
 //! makes sure that any number of requests waiting for the same token cost Keystone one call. A
 //! token that a service refused is replaced by naming it ([`TokenCache::replace`]), so a late 401 for
 //! an old token never throws away a new one, and the old one stays until the new one is there.
 //!
 //! Keystone is protected from us: failures back off, rejected credentials most of all (accounts get
-//! locked; all projects of a cloud share one breaker), and a bucket caps the logins that refusals may
-//! cause. Calls to Keystone run on a runtime
-//! of their own and outlive the requests that wait for them. Nothing here knows about routes or
-//! downstream clients.
+//! locked; all scopes of a cloud share one breaker), and buckets cap the logins that refused tokens and
+//! made-up scopes may cause. Calls to Keystone run on a runtime of their own and outlive the requests
+//! that wait for them. Nothing here knows about routes or downstream clients.
 
 mod breaker;
 mod slot;
@@ -23,18 +22,24 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
-use self::breaker::{Breaker, Verdict};
+use self::breaker::{Breaker, Permit, Verdict};
 use self::slot::{Login, Slot, Trouble};
 use super::{
-    Auth, AuthError, Catalog, Client, Config, Destination, Method, Named, NoEndpoint, ProjectInfo, Scope,
-    Token, TokenId, catalog,
+    Auth, AuthError, Catalog, Client, Config, Destination, Domain, Method, Named, NoEndpoint, Project,
+    ProjectInfo, Scope, Token, TokenId, catalog,
 };
 use crate::upstream;
 
-/// How many projects' tokens are kept beside those of the clouds' own scopes.
-const MOST_PROJECTS: u64 = 1024;
+/// How many scopes' tokens are kept beside those of the clouds' own, and of how many it is remembered that
+/// there is none.
+const MOST_SCOPES: u64 = 1024;
 
-/// How long a list of projects answers for names that are in it, and for those that are not.
+/// The longest name or id in a scope that is worth asking for, bytes; Keystone has none of more than 255
+/// characters. What somebody asked for is kept for a while, so it must not be of any size.
+const LONGEST_NAME: usize = 1024;
+
+/// How long a list of projects answers for names that are in it, and for those that are not. The latter
+/// also for whoever wants the list itself, and for a failure to get one.
 const KNOWN_PROJECTS: Duration = Duration::from_secs(60);
 const UNKNOWN_PROJECTS: Duration = Duration::from_secs(5);
 
@@ -119,6 +124,13 @@ pub enum Event {
         /// Of which cloud.
         cloud: usize,
     },
+    /// Keystone was asked for the user's projects.
+    Listed {
+        /// Of which cloud.
+        cloud: usize,
+        /// What came of it.
+        outcome: Outcome,
+    },
     /// A service refused a token, and no new one was asked for: there were too many of late.
     Capped {
         /// Of which cloud.
@@ -177,13 +189,14 @@ impl Outcome {
 
     fn of(error: &AuthError) -> Self {
         match error.root() {
-            AuthError::Rejected { .. } => Self::Rejected,
+            AuthError::Rejected { .. } | AuthError::ScopeRefused { .. } => Self::Rejected,
             AuthError::Unavailable { status: 429, .. } => Self::Throttled,
             AuthError::Unavailable { .. }
             | AuthError::Unreachable(_)
             | AuthError::Timeout { .. }
             | AuthError::Waiting { .. }
             | AuthError::TooManyRefusals { .. }
+            | AuthError::TooManyScopes { .. }
             | AuthError::Stopped => Self::Unavailable,
             AuthError::BadReply { .. }
             | AuthError::NoCatalog { .. }
@@ -207,7 +220,7 @@ pub struct Status {
     pub token: Option<Arc<Token>>,
     /// The last failure since the last success, and how long until the next attempt.
     pub failure: Option<(Arc<AuthError>, Duration)>,
-    /// Keystone's last word on the credentials was no, so no project of the cloud gets a new token.
+    /// Keystone's last word on the credentials was no, so no scope of the cloud gets a new token.
     pub breaker_open: bool,
     /// How many more logins refused tokens may cause right now.
     pub refusals_left: u32,
@@ -246,7 +259,12 @@ pub struct TokenCache {
 /// What the cache's slots and tasks share.
 struct Shared {
     clouds: Vec<Cloud>,
-    projects: moka::sync::Cache<Key, Arc<Slot>>,
+    /// Scopes beside the clouds' own that Keystone granted. A slot may be there under several keys: those
+    /// that its token is good for.
+    scopes: moka::sync::Cache<Key, Arc<Slot>>,
+    /// Those that it did not grant so far. Apart from the others, so that no number of scopes that somebody
+    /// made up can push out one that works.
+    tried: moka::sync::Cache<Key, Arc<Slot>>,
     version: AtomicU64,
     /// How long a login may take, and a caller wait.
     deadline: Duration,
@@ -259,15 +277,60 @@ struct Cloud {
     source: Source,
     /// What all of its logins have in common. A reload hands it on to the next cache.
     breaker: Mutex<Arc<Breaker>>,
-    /// The cloud's own scope. Not among the other projects, so that these can never push it out.
+    /// The cloud's own scope. Not among the others, so that these can never push it out.
     slot: Arc<Slot>,
-    /// The user's projects, and when Keystone listed them.
-    projects: Mutex<Option<(Instant, Arc<[ProjectInfo]>)>>,
+    /// The user's projects.
+    projects: Mutex<Projects>,
+    /// Held by the one who asks for them.
+    listing: tokio::sync::Mutex<()>,
     /// The last question whether a token is good.
     check: Mutex<Option<Arc<Check>>>,
 }
 
+/// What Keystone said when it was asked for the user's projects, and when.
+#[derive(Clone, Default)]
+struct Projects {
+    listed: Option<(Instant, Arc<[ProjectInfo]>)>,
+    /// Since then, if at all.
+    failed: Option<(Instant, AuthError)>,
+}
+
 impl Cloud {
+    /// Whether this is the scope that the configuration asks for, by its words alone.
+    fn is_own(&self, asked: &Asked) -> bool {
+        match (asked, &self.config.auth) {
+            (Asked::Own, _) => true,
+            (Asked::Exactly(scope), Auth::Identity(identity)) => *scope == identity.scope,
+            (Asked::Exactly(_) | Asked::Project(_), _) => false,
+        }
+    }
+
+    /// Whether a client may have thought of this scope by itself: one that the configuration or Keystone's list
+    /// of projects does not have.
+    fn may_be_made_up(&self, asked: &Asked) -> bool {
+        match asked {
+            Asked::Own | Asked::Project(_) => false,
+            Asked::Exactly(Scope::Project(Project::Id(id))) => !self
+                .projects_within(KNOWN_PROJECTS)
+                .is_some_and(|listed| listed.iter().any(|info| info.enabled && info.project.id == *id)),
+            Asked::Exactly(_) => true,
+        }
+    }
+
+    /// The user's projects, if Keystone listed them no longer than `span` ago.
+    fn projects_within(&self, span: Duration) -> Option<Arc<[ProjectInfo]>> {
+        let projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, listed) = projects.listed.as_ref()?;
+        (slot::now().saturating_duration_since(*at) < span).then(|| Arc::clone(listed))
+    }
+
+    /// Why there was no list of them just now.
+    fn listing_failed(&self) -> Option<AuthError> {
+        let projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, error) = projects.failed.as_ref()?;
+        (slot::now().saturating_duration_since(*at) < UNKNOWN_PROJECTS).then(|| error.clone())
+    }
+
     fn breaker(&self) -> Arc<Breaker> {
         Arc::clone(&self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -345,18 +408,25 @@ impl TokenCache {
         runtime: Handle,
         observer: Observer,
     ) -> Self {
-        let cloud = |(index, (config, source))| Cloud {
-            config,
-            source,
-            breaker: Mutex::new(Arc::new(Breaker::new())),
-            slot: Arc::new(Slot::new(Key::of_cloud(index))),
-            projects: Mutex::default(),
-            check: Mutex::default(),
+        let cloud = |(index, (config, source)): (usize, (Config, Source))| {
+            let own = match &config.auth {
+                Auth::Identity(identity) => identity.scope.clone(),
+                Auth::Fixed { .. } => Scope::Default,
+            };
+            Cloud {
+                config,
+                source,
+                breaker: Mutex::new(Arc::new(Breaker::new(own))),
+                slot: Arc::new(Slot::new(Key::of_cloud(index))),
+                projects: Mutex::default(),
+                listing: tokio::sync::Mutex::default(),
+                check: Mutex::default(),
+            }
         };
         let clouds = clouds.into_iter().enumerate().map(cloud).collect();
-        let projects = moka::sync::Cache::new(MOST_PROJECTS);
+        let [scopes, tried] = [(); 2].map(|()| moka::sync::Cache::new(MOST_SCOPES));
         let version = AtomicU64::new(0);
-        Self { shared: Arc::new(Shared { clouds, projects, version, deadline, runtime, observer }) }
+        Self { shared: Arc::new(Shared { clouds, scopes, tried, version, deadline, runtime, observer }) }
     }
 
     /// Starts to log in to every cloud, in the background. Where that fails it is tried again until
@@ -389,10 +459,10 @@ impl TokenCache {
             Source::Fixed(token) => Some(Arc::clone(token)),
             Source::Unusable(_) => None,
         };
-        if key.scope == Asked::Own {
+        if cloud.is_own(&key.scope) {
             return own();
         }
-        match self.shared.projects.get(key) {
+        match self.shared.granted(key) {
             Some(slot) => slot.snapshot(),
             None => own().filter(|token| has_scope(token, &key.scope)),
         }
@@ -412,7 +482,7 @@ impl TokenCache {
                     let lister = self.lister(cloud, &slot).await?;
                     slot.current(&self.shared, lister).await
                 };
-                self.in_time(key, seeking).await
+                self.for_scope(key, seeking).await
             }
             Source::Fixed(token) => match &key.scope {
                 Asked::Own => Ok(Arc::clone(token)),
@@ -437,7 +507,7 @@ impl TokenCache {
                     let lister = self.lister(cloud, &slot).await?;
                     slot.replace(&self.shared, used, lister).await
                 };
-                self.in_time(key, replacing).await
+                self.for_scope(key, replacing).await
             }
             Source::Fixed(_) => Err(Arc::new(AuthError::FixedToken)),
             Source::Unusable(error) => Err(Arc::clone(error)),
@@ -488,6 +558,31 @@ impl TokenCache {
         Ok(good)
     }
 
+    /// The projects that a cloud's user may log in to, disabled ones included, as Keystone lists them now or
+    /// listed them a moment ago. None for a fixed token, of which nothing is known.
+    ///
+    /// # Errors
+    /// Why there is no list.
+    pub async fn projects(&self, cloud: usize) -> Result<Arc<[ProjectInfo]>, Arc<AuthError>> {
+        let place = self.shared.cloud(&Key::of_cloud(cloud))?;
+        match &place.source {
+            Source::Keystone(_) => {}
+            Source::Fixed(_) => return Ok(Arc::new([])),
+            Source::Unusable(error) => return Err(Arc::clone(error)),
+        }
+        if let Some(projects) = place.projects_within(UNKNOWN_PROJECTS) {
+            return Ok(projects);
+        }
+        let start = slot::now();
+        let own = place.slot.current(&self.shared, None).await?;
+        let shared = Arc::clone(&self.shared);
+        let task = self.shared.runtime.spawn(async move { shared.list_projects(cloud, &own, start).await });
+        match task.await {
+            Ok(listed) => listed.map_err(|trouble| Arc::new(trouble.error().clone())),
+            Err(_) => Err(Arc::new(AuthError::Stopped)),
+        }
+    }
+
     /// Where requests for a service of a cloud go; see [`catalog::choose`].
     ///
     /// # Errors
@@ -517,9 +612,9 @@ impl TokenCache {
         }
     }
 
-    /// Another project's token may take two logins and a list of projects; whoever waits for it waits
-    /// no longer than for one login.
-    async fn in_time(
+    /// Another scope's token may take two logins and a list of projects; whoever waits for it waits no
+    /// longer than for one login.
+    async fn for_scope(
         &self,
         key: &Key,
         seeking: impl Future<Output = Result<Arc<Token>, Arc<AuthError>>>,
@@ -533,12 +628,13 @@ impl TokenCache {
             .unwrap_or_else(|_| Err(Arc::new(AuthError::Timeout { after })))
     }
 
-    /// The slot of a key. A project that is the cloud's own shares its token.
+    /// The slot of a key. Whoever asks for what there is a token for shares it: for the cloud's own scope in
+    /// other words, or for another one by name and by id.
     async fn slot(&self, cloud: &Cloud, key: &Key) -> Result<Arc<Slot>, Arc<AuthError>> {
-        if key.scope == Asked::Own {
+        if cloud.is_own(&key.scope) {
             return Ok(Arc::clone(&cloud.slot));
         }
-        if let Some(slot) = self.shared.projects.get(key) {
+        if let Some(slot) = self.shared.granted(key).or_else(|| self.shared.tried.get(key)) {
             return Ok(slot);
         }
         let own = match cloud.slot.known() {
@@ -553,7 +649,26 @@ impl TokenCache {
         {
             return Err(Arc::new(AuthError::ScopeFixed { asked: key.scope.to_string() }));
         }
-        Ok(self.shared.projects.get_with(key.clone(), || Arc::new(Slot::new(key.clone()))))
+        if let Asked::Exactly(scope) = &key.scope
+            && names(scope).iter().any(|name| name.len() > LONGEST_NAME)
+        {
+            return Err(Arc::new(AuthError::Rejected { status: 401, message: None }.of_scope()));
+        }
+        let same = match &key.scope {
+            // Several domains may have that name, so only the list of projects says which one is meant.
+            Asked::Project(asked) => {
+                let listed = cloud.projects_within(KNOWN_PROJECTS);
+                let id = listed.and_then(|projects| match_project(&projects, asked, &own).ok());
+                Asked::Exactly(Scope::Project(Project::Id(id.unwrap_or_else(|| asked.clone()))))
+            }
+            scope => scope.clone(),
+        };
+        let mut others = self.shared.scopes.iter().filter(|(known, _)| known.cloud == key.cloud);
+        if let Some((_, slot)) = others.find(|(_, slot)| slot.serves(&same)) {
+            self.shared.scopes.insert(key.clone(), Arc::clone(&slot));
+            return Ok(slot);
+        }
+        Ok(self.shared.tried.get_with(key.clone(), || Arc::new(Slot::new(key.clone()))))
     }
 
     /// The token with which a slot may ask for the user's projects, if it still has to.
@@ -570,6 +685,12 @@ impl Shared {
         self.clouds.get(key.cloud).ok_or_else(|| Arc::new(AuthError::NoSuchCloud))
     }
 
+    /// The slot of a scope that Keystone granted. One that is there under another key than its own must still
+    /// be what that asks for: projects get new names.
+    fn granted(&self, key: &Key) -> Option<Arc<Slot>> {
+        self.scopes.get(key).filter(|slot| slot.serves(&key.scope))
+    }
+
     /// Tells everyone who keeps copies that a token was replaced or refused.
     fn changed(&self) {
         self.version.fetch_add(1, Ordering::Release);
@@ -582,25 +703,23 @@ impl Shared {
         else {
             return Err(Trouble::NotAsked(AuthError::FixedToken));
         };
-        let asked = match &login.key.scope {
-            Asked::Own => return self.authenticate(cloud, keystone.as_ref(), &identity.scope, login).await,
-            Asked::Exactly(scope) => {
-                return self.authenticate(cloud, keystone.as_ref(), scope, login).await;
+        let scope = match &login.key.scope {
+            Asked::Own => identity.scope.clone(),
+            Asked::Exactly(scope) => scope.clone(),
+            Asked::Project(asked) => {
+                let id = match (&login.project_id, &login.lister) {
+                    (Some(id), _) => id.clone(),
+                    (None, Some(own)) => self.find_project(asked, own, login).await?,
+                    (None, None) => return Err(Trouble::NotAsked(AuthError::Stopped)),
+                };
+                login.project_id = Some(id.clone());
+                Scope::Project(Project::Id(id))
             }
-            Asked::Project(asked) => asked,
         };
-        let id = match (&login.project_id, &login.lister) {
-            (Some(id), _) => id.clone(),
-            (None, Some(own)) => self.find_project(cloud, keystone.as_ref(), asked, own, login).await?,
-            (None, None) => return Err(Trouble::NotAsked(AuthError::Stopped)),
-        };
-        login.project_id = Some(id.clone());
-        let scope = Scope::Project(super::Project::Id(id));
         self.authenticate(cloud, keystone.as_ref(), &scope, login).await
     }
 
-    /// Asks Keystone for a token when its turn comes, and tells the breaker what came of it while
-    /// nobody else's turn has come yet.
+    /// Asks Keystone for a token when its turn comes.
     async fn authenticate(
         &self,
         cloud: &Cloud,
@@ -609,16 +728,43 @@ impl Shared {
         login: &Login,
     ) -> Result<Token, Trouble> {
         let breaker = cloud.breaker();
-        let permit = self.in_flight(login, breaker.admit()).await.map_err(Trouble::NotAsked)?;
+        let permit = self.in_time(login.start, breaker.admit()).await.map_err(Trouble::NotAsked)?;
+        if login.known || !cloud.may_be_made_up(&login.key.scope) {
+            return self.ask(cloud, keystone, scope, login, permit).await;
+        }
+        // There is a limit to those that Keystone may refuse.
+        breaker.take_scope().map_err(Trouble::NotAsked)?;
+        let result = self.ask(cloud, keystone, scope, login, permit).await;
+        if !matches!(&result, Err(Trouble::OfScope(AuthError::ScopeRefused { .. }))) {
+            breaker.put_scope_back();
+        }
+        result
+    }
+
+    /// Asks Keystone for a token, and tells the breaker what came of it while nobody else's turn has
+    /// come yet.
+    async fn ask(
+        &self,
+        cloud: &Cloud,
+        keystone: &dyn Issuer,
+        scope: &Scope,
+        login: &Login,
+        permit: Permit<'_>,
+    ) -> Result<Token, Trouble> {
+        let breaker = cloud.breaker();
+        // Where a client named the scope and Keystone says no to it, that is the client's answer.
+        let about_scope = |error: AuthError| {
+            Trouble::OfScope(if login.key.scope == Asked::Own { error } else { error.of_scope() })
+        };
         let sent = slot::now();
-        match self.in_flight(login, keystone.authenticate(scope)).await {
+        match self.in_time(login.start, keystone.authenticate(scope)).await {
             Ok(token) => {
                 self.accept(cloud, scope, login);
                 Ok(token)
             }
-            Err(error) if is_about_keystone(&error) => Err(self.fail(cloud, error, sent, login)),
+            Err(error) if is_about_keystone(&error) => Err(self.fail(login.key.cloud, error, sent)),
             Err(error) if error.is_rejection() => {
-                let Ok(_permit) = self.in_flight(login, breaker.alone(permit)).await else {
+                let Ok(_permit) = self.in_time(login.start, breaker.alone(permit)).await else {
                     return Err(Trouble::OfScope(error));
                 };
                 let scope_alone = match breaker.verdict(scope, sent) {
@@ -628,10 +774,11 @@ impl Shared {
                 };
                 if scope_alone {
                     breaker.absolve(scope);
-                    return Err(Trouble::OfScope(error));
+                    return Err(about_scope(error));
                 }
-                Err(self.fail(cloud, error, sent, login))
+                Err(self.fail(login.key.cloud, error, sent))
             }
+            Err(error @ AuthError::NotInV2 { .. }) => Err(about_scope(error)),
             Err(error) => Err(Trouble::OfScope(error)),
         }
     }
@@ -645,7 +792,7 @@ impl Shared {
         login: &Login,
     ) -> bool {
         let started = slot::now();
-        let outcome = match self.in_flight(login, keystone.authenticate(scope)).await {
+        let outcome = match self.in_time(login.start, keystone.authenticate(scope)).await {
             Ok(_) => Outcome::Ok,
             Err(error) => Outcome::of(&error),
         };
@@ -669,23 +816,23 @@ impl Shared {
         }
     }
 
-    fn fail(&self, cloud: &Cloud, error: AuthError, sent: Instant, login: &Login) -> Trouble {
-        let failure = cloud.breaker().fail(error, sent);
+    fn fail(&self, cloud: usize, error: AuthError, sent: Instant) -> Trouble {
+        let failure = self.clouds[cloud].breaker().fail(error, sent);
         (self.observer)(&Event::Paused {
-            cloud: login.key.cloud,
+            cloud,
             wait: failure.until.saturating_duration_since(slot::now()),
             rejected: failure.error.is_rejection(),
         });
         Trouble::OfCloud(failure)
     }
 
-    /// A step of a login, as long as that may take in all.
-    async fn in_flight<T>(
+    /// A step of what began at `start`, as long as that may take in all.
+    async fn in_time<T>(
         &self,
-        login: &Login,
+        start: Instant,
         step: impl Future<Output = Result<T, AuthError>>,
     ) -> Result<T, AuthError> {
-        let due = login.start + self.deadline;
+        let due = start + self.deadline;
         let timed_out = |_| Err(AuthError::Timeout { after: self.deadline });
         tokio::time::timeout_at(due.into(), step).await.unwrap_or_else(timed_out)
     }
@@ -694,41 +841,64 @@ impl Shared {
     /// the domain of the cloud's own project.
     async fn find_project(
         self: &Arc<Self>,
-        cloud: &Cloud,
-        keystone: &dyn Issuer,
         asked: &str,
         own: &Token,
         login: &Login,
     ) -> Result<String, Trouble> {
-        let known = cloud.projects.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((at, projects)) = known {
-            let found = match_project(&projects, asked, own);
-            let good_for = if found.is_ok() { KNOWN_PROJECTS } else { UNKNOWN_PROJECTS };
-            if slot::now().saturating_duration_since(at) < good_for {
-                return found.map_err(Trouble::OfScope);
-            }
+        let known = self.clouds[login.key.cloud].projects_within(KNOWN_PROJECTS);
+        if let Some(found) = known.and_then(|projects| match_project(&projects, asked, own).ok()) {
+            return Ok(found);
+        }
+        let projects = self.list_projects(login.key.cloud, own, login.start).await?;
+        match_project(&projects, asked, own).map_err(Trouble::OfScope)
+    }
+
+    /// Asks Keystone for the user's projects, unless it was asked just now. `start` is when whoever needs
+    /// them began.
+    async fn list_projects(
+        self: &Arc<Self>,
+        index: usize,
+        own: &Token,
+        start: Instant,
+    ) -> Result<Arc<[ProjectInfo]>, Trouble> {
+        let cloud = &self.clouds[index];
+        let Source::Keystone(keystone) = &cloud.source else {
+            return Err(Trouble::NotAsked(AuthError::FixedToken));
+        };
+        let turn = self.in_time(start, async { Ok(cloud.listing.lock().await) });
+        let _turn = turn.await.map_err(Trouble::NotAsked)?;
+        if let Some(projects) = cloud.projects_within(UNKNOWN_PROJECTS) {
+            return Ok(projects);
+        }
+        if let Some(failed) = cloud.listing_failed() {
+            return Err(Trouble::OfScope(failed));
         }
         if let Some(waiting) = cloud.breaker().waiting(slot::now()) {
             return Err(Trouble::NotAsked(waiting));
         }
         let sent = slot::now();
-        let listed = match self.in_flight(login, keystone.projects(&own.id)).await {
-            // The list's 401 is about the token that it was asked for with, not about the credentials.
-            Err(AuthError::Rejected { status: 401, .. }) => {
-                let replaced = cloud.slot.replace(self, &own.id, None).await;
-                let own = replaced.map_err(|error| Trouble::NotAsked((*error).clone()))?;
-                self.in_flight(login, keystone.projects(&own.id)).await
+        let mut listed = self.in_time(start, keystone.projects(&own.id)).await;
+        // The list's 401 is about the token that it was asked for with, not about the credentials.
+        if let Err(AuthError::Rejected { status: 401, .. }) = listed {
+            let replaced = cloud.slot.replace(self, &own.id, None).await;
+            let own = replaced.map_err(|error| Trouble::NotAsked((*error).clone()))?;
+            listed = self.in_time(start, keystone.projects(&own.id)).await;
+        }
+        let outcome = listed.as_ref().map_or_else(Outcome::of, |_| Outcome::Ok);
+        (self.observer)(&Event::Listed { cloud: index, outcome });
+        let mut projects = cloud.projects.lock().unwrap_or_else(PoisonError::into_inner);
+        match listed {
+            Ok(listed) => {
+                let listed: Arc<[ProjectInfo]> = listed.into();
+                *projects = Projects { listed: Some((slot::now(), Arc::clone(&listed))), failed: None };
+                Ok(listed)
             }
-            listed => listed,
-        };
-        let projects: Arc<[ProjectInfo]> = match listed {
-            Ok(projects) => projects.into(),
-            Err(error) if is_about_keystone(&error) => return Err(self.fail(cloud, error, sent, login)),
-            Err(error) => return Err(Trouble::OfScope(error)),
-        };
-        *cloud.projects.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((slot::now(), Arc::clone(&projects)));
-        match_project(&projects, asked, own).map_err(Trouble::OfScope)
+            Err(error) if is_about_keystone(&error) => Err(self.fail(index, error, sent)),
+            Err(error) => {
+                projects.failed = Some((slot::now(), error.clone()));
+                Err(Trouble::OfScope(error))
+            }
+        }
     }
 }
 
@@ -745,15 +915,46 @@ fn is_about_keystone(error: &AuthError) -> bool {
 
 /// Whether a token is good for what is asked, as far as it tells.
 fn has_scope(token: &Token, asked: &Asked) -> bool {
-    match asked {
-        Asked::Own => true,
+    let scope = match asked {
+        Asked::Own => return true,
         Asked::Project(asked) => {
-            token.project.as_ref().is_some_and(|project| project.id == *asked || project.name == *asked)
+            return token.project.as_ref().is_some_and(|own| own.id == *asked || own.name == *asked);
         }
-        Asked::Exactly(Scope::Project(super::Project::Id(id))) => {
-            token.project.as_ref().is_some_and(|project| project.id == *id)
+        Asked::Exactly(scope) => scope,
+    };
+    match scope {
+        // Only Keystone knows what that is.
+        Scope::Default => false,
+        Scope::Unscoped => token.project.is_none() && token.domain.is_none() && !token.system,
+        Scope::System => token.system,
+        Scope::Project(Project::Id(id)) => token.project.as_ref().is_some_and(|own| own.id == *id),
+        Scope::Project(Project::Name { name, domain }) => {
+            let in_domain = |own: &Named| match domain {
+                None => true,
+                Some(Domain::Id(id)) => own.domain_id.as_ref() == Some(id),
+                Some(Domain::Name(name)) => own.domain_name.as_ref() == Some(name),
+            };
+            token.project.as_ref().is_some_and(|own| own.name == *name && in_domain(own))
         }
-        Asked::Exactly(_) => false,
+        Scope::Domain(domain) => token.domain.as_ref().is_some_and(|own| match domain {
+            Domain::Id(id) => own.id == *id,
+            Domain::Name(name) => own.name == *name,
+        }),
+    }
+}
+
+/// The names and ids in a scope.
+fn names(scope: &Scope) -> [&str; 2] {
+    fn of_domain(domain: &Domain) -> &str {
+        match domain {
+            Domain::Id(name) | Domain::Name(name) => name,
+        }
+    }
+    match scope {
+        Scope::Project(Project::Id(id)) => [id, ""],
+        Scope::Project(Project::Name { name, domain }) => [name, domain.as_ref().map_or("", of_domain)],
+        Scope::Domain(domain) => [of_domain(domain), ""],
+        Scope::Default | Scope::Unscoped | Scope::System => ["", ""],
     }
 }
 

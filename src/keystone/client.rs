@@ -182,6 +182,10 @@ impl Client {
     }
 
     async fn log_in_v2_once(&self, api: &Api, scope: &Scope) -> Result<Token, AuthError> {
+        // The operator may have written down a domain that this API has no word for; a client means it.
+        if *scope != self.identity.scope && protocol::scope_names_a_domain(scope) {
+            return Err(AuthError::NotInV2 { what: "domains beside the default one" });
+        }
         let body = protocol::v2_login(&self.identity.method, scope)?;
         let (answer, sent) = self.post(&api.base, "/tokens", body).await?;
         if answer.status() != StatusCode::OK {
@@ -522,6 +526,28 @@ mod tests {
         assert!(error.ends_with("set OS_PROJECT_NAME to one of: demo, lab"), "{error}");
         let (token, calls) = log_in(&["demo", "lab"], Scope::Unscoped).await;
         assert_eq!((token.unwrap().project, calls), (None, 1));
+    }
+
+    #[tokio::test]
+    async fn a_v2_keystone_is_asked_for_no_project_of_another_domain() {
+        let fake = FakeKeystone::default().with(
+            "POST /v2.0/tokens",
+            200,
+            v2_token(json!({"id": "p1", "name": "demo"})),
+        );
+        let client = fake.client(URL, IdentityVersion::V2, None);
+        let project =
+            |domain: Domain| Scope::Project(Project::Name { name: "demo".to_owned(), domain: Some(domain) });
+        for domain in [Domain::Id("default".to_owned()), Domain::Name("Default".to_owned())] {
+            assert!(client.authenticate(&project(domain)).await.is_ok());
+        }
+        assert_eq!(fake.asked().len(), 2);
+        let elsewhere = Domain::Name("acme".to_owned());
+        for scope in [project(elsewhere.clone()), Scope::Domain(elsewhere), Scope::System] {
+            let error = client.authenticate(&scope).await.unwrap_err();
+            assert!(matches!(error, AuthError::NotInV2 { .. }), "{error:?}");
+        }
+        assert_eq!(fake.asked().len(), 0);
     }
 
     #[tokio::test]

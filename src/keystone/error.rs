@@ -30,6 +30,26 @@ pub enum AuthError {
         /// What Keystone said, fit for the log.
         message: Option<String>,
     },
+    /// 401 or 403 for a scope that a client asked for, while the credentials are good.
+    #[error(
+        "Keystone refused the scope with {status} (\"{message}\"); ask for one in which the user has a role"
+    )]
+    ScopeRefused {
+        /// The status.
+        status: u16,
+        /// What Keystone said, or would say; fit for the log and for the client.
+        message: String,
+    },
+    /// A client asked for a scope that was never granted, and Keystone refused too many of those of late.
+    #[error(
+        "Keystone refused too many scopes of late, so it is asked for no other one for {} s; ask for one in \
+         which the user has a role",
+        seconds(.wait)
+    )]
+    TooManyScopes {
+        /// How long until one more may be asked for.
+        wait: Duration,
+    },
     /// 429 or 5xx: not now.
     #[error("Keystone answered {status}{}; it is asked again later", said(.message.as_deref()))]
     Unavailable {
@@ -143,7 +163,9 @@ impl AuthError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Unavailable { retry_after, .. } => *retry_after,
-            Self::TooManyRefusals { wait, .. } | Self::Waiting { wait, .. } => Some(*wait),
+            Self::TooManyRefusals { wait, .. }
+            | Self::TooManyScopes { wait }
+            | Self::Waiting { wait, .. } => Some(*wait),
             _ => None,
         }
     }
@@ -151,6 +173,25 @@ impl AuthError {
     /// Whether Keystone said no to the credentials: asking again may lock the account.
     pub fn is_rejection(&self) -> bool {
         matches!(self.root(), Self::Rejected { .. })
+    }
+
+    /// What a client hears of a login that was rejected because of the scope that it asked for.
+    pub(super) fn of_scope(self) -> Self {
+        let (status, message) = match self {
+            Self::Rejected { status, message } => (status, message),
+            // Keystone was not asked: in that API there is no way to.
+            Self::NotInV2 { .. } => (401, Some(self.to_string())),
+            other => return other,
+        };
+        let message = message.unwrap_or_else(|| {
+            // Keystone's own words for want of better ones.
+            match status {
+                403 => "You are not authorized to perform the requested action.",
+                _ => "The request you have made requires authentication.",
+            }
+            .to_owned()
+        });
+        Self::ScopeRefused { status, message }
     }
 
     /// The failure itself, where this is only the wait after it.
@@ -173,4 +214,33 @@ fn list(names: &[String]) -> String {
 /// Whole seconds, rounded up: nobody should come back too early.
 fn seconds(wait: &Duration) -> u64 {
     wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_of_scope(error: AuthError, expected: (u16, &str)) {
+        let AuthError::ScopeRefused { status, message } = error.of_scope() else {
+            panic!("it is still about something else");
+        };
+        assert_eq!((status, message.as_str()), expected);
+    }
+
+    #[test]
+    fn a_refused_scope_is_told_in_keystones_words() {
+        let rejected = |status, message: Option<&str>| AuthError::Rejected {
+            status,
+            message: message.map(str::to_owned),
+        };
+        check_of_scope(rejected(401, Some("No role in it.")), (401, "No role in it."));
+        check_of_scope(rejected(401, None), (401, "The request you have made requires authentication."));
+        check_of_scope(rejected(403, None), (403, "You are not authorized to perform the requested action."));
+        check_of_scope(
+            AuthError::NotInV2 { what: "system scope" },
+            (401, "Identity v2.0 has no system scope; use Identity v3, or leave it out"),
+        );
+        assert!(matches!(AuthError::NoTenant.of_scope(), AuthError::NoTenant));
+    }
 }

@@ -13,13 +13,19 @@ use serde_json::{Map, Value, json};
 
 use super::token::{lifetime, parse_time};
 use super::{
-    ApplicationCredential, AuthError, Catalog, Domain, Method, Named, Project, Scope, Secret, Token, TokenId,
-    User,
+    ApplicationCredential, AuthError, Catalog, Domain, Interface, Method, Named, Project, Scope, Secret,
+    Token, TokenId, User,
 };
 use crate::secret;
 
 /// The header in which Identity v3 hands a token over.
 const SUBJECT_TOKEN: &str = "x-subject-token";
+
+/// The id and the name of the domain in which Identity v3 shows what Identity v2.0 made.
+const DEFAULT_DOMAIN: (&str, &str) = ("default", "Default");
+
+/// The shortest token that is looked for in what came with it.
+const SHORTEST_ECHO: usize = 8;
 
 /// How much of a message of Keystone's is kept for the log, characters.
 const LONGEST_MESSAGE: usize = 300;
@@ -88,15 +94,23 @@ pub fn names_a_domain(method: &Method, scope: &Scope) -> bool {
         Method::ApplicationCredential { which: ApplicationCredential::Name { user, .. }, .. } => Some(user),
         _ => None,
     };
-    let is_other = |domain: &Domain| match domain {
-        Domain::Id(id) => id != "default",
-        Domain::Name(name) => !name.eq_ignore_ascii_case("default"),
-    };
     let of_user = matches!(user, Some(User::Name { domain: Some(domain), .. }) if is_other(domain));
+    of_user || scope_names_a_domain(scope)
+}
+
+/// The same for a scope alone.
+pub(super) fn scope_names_a_domain(scope: &Scope) -> bool {
     match scope {
         Scope::Domain(_) => true,
-        Scope::Project(Project::Name { domain: Some(domain), .. }) => of_user || is_other(domain),
-        _ => of_user,
+        Scope::Project(Project::Name { domain: Some(domain), .. }) => is_other(domain),
+        _ => false,
+    }
+}
+
+fn is_other(domain: &Domain) -> bool {
+    match domain {
+        Domain::Id(id) => id != DEFAULT_DOMAIN.0,
+        Domain::Name(name) => !name.eq_ignore_ascii_case(DEFAULT_DOMAIN.1),
     }
 }
 
@@ -114,20 +128,22 @@ pub struct Sent {
 /// # Errors
 /// [`AuthError::BadReply`] when it is no such answer, [`AuthError::AlreadyExpired`].
 pub fn read_v3_token(answer: &Response<Bytes>, sent: Sent) -> Result<Token, AuthError> {
-    let document = json_body(answer)?;
-    let token = &document["token"];
-    if !token.is_object() {
+    let mut document = json_body(answer)?;
+    let Some(token) = document.get_mut("token").filter(|token| token.is_object()) else {
         return Err(bad_reply("Keystone's answer to the login has no `token`; is auth_url right?"));
-    }
+    };
     let id = answer.headers().get(SUBJECT_TOKEN).and_then(|id| id.to_str().ok());
     let id = id.and_then(|id| TokenId::new(id.trim()).ok()).ok_or_else(|| {
         bad_reply("Keystone's answer to the login has no usable X-Subject-Token header; does a proxy before it remove it?")
     })?;
     let catalog = Catalog::from_v3(&token["catalog"]);
-    let mut read = with_times(id, catalog, &token["expires_at"], &token["issued_at"], answer, sent)?;
+    let (expires, issued) = times(&token["expires_at"], &token["issued_at"], answer, sent)?;
+    let mut read = living(id, catalog, expires, issued, sent)?;
     read.project = named(&token["project"], "name");
+    read.domain = named(&token["domain"], "name");
+    read.system = token["system"]["all"] == true;
     read.user = named(&token["user"], "name");
-    read.document = Some(token.to_string().into());
+    read.document = Some(without(token, &read.id));
     Ok(read)
 }
 
@@ -152,10 +168,115 @@ fn read_v2_document(document: &Value, answer: &Response<Bytes>, sent: Sent) -> R
     let id = token["id"].as_str().and_then(|id| TokenId::new(id.trim()).ok());
     let id = id.ok_or_else(|| bad_reply("Keystone's answer to the login has no usable token id"))?;
     let catalog = Catalog::from_v2(&access["serviceCatalog"]);
-    let mut read = with_times(id, catalog, &token["expires"], &token["issued_at"], answer, sent)?;
-    read.project = named(&token["tenant"], "name");
-    read.user = named(&access["user"], "name").or_else(|| named(&access["user"], "username"));
+    let (expires, issued) = times(&token["expires"], &token["issued_at"], answer, sent)?;
+    let mut read = living(id, catalog, expires, issued, sent)?;
+    read.by_v2 = true;
+    read.project = named_in_v2(&token["tenant"], "name");
+    read.user = named_in_v2(&access["user"], "name").or_else(|| named_in_v2(&access["user"], "username"));
+    let mut document = v3_document(access, &read, expires, issued);
+    read.document = Some(without(&mut document, &read.id));
+    secret::wipe(&mut document);
     Ok(read)
+}
+
+/// The text of a token's document without the token itself: what Keystone writes holds it nowhere, but there
+/// are services that repeat in an answer whatever went into it.
+fn without(document: &mut Value, token: &TokenId) -> Bytes {
+    let text = document.to_string();
+    // One that is shorter than any real token would be found in anything.
+    if token.expose().len() < SHORTEST_ECHO || !secret::is_echoed(&text, token.expose()) {
+        return text.into();
+    }
+    drop(secret::hold(text.into_bytes()));
+    remove(document, token.expose());
+    document.to_string().into()
+}
+
+/// Removes what holds a secret from a document, and wipes it: members of objects and elements of arrays.
+fn remove(document: &mut Value, secret: &str) {
+    let stays = |value: &mut Value, name: &str| {
+        let text = value.as_str().unwrap_or_default();
+        let holds = [name, text].iter().any(|text| secret::is_echoed(text, secret));
+        if holds {
+            secret::wipe(value);
+        } else {
+            remove(value, secret);
+        }
+        !holds
+    };
+    match document {
+        Value::Array(items) => items.retain_mut(|item| stays(item, "")),
+        Value::Object(members) => members.retain(|name, value| stays(value, name)),
+        _ => {}
+    }
+}
+
+/// What Identity v3 would have said of an Identity v2.0 token: everything is in the default domain.
+fn v3_document(access: &Value, read: &Token, expires: Timestamp, issued: Timestamp) -> Value {
+    let domain = || json!({ "id": DEFAULT_DOMAIN.0, "name": DEFAULT_DOMAIN.1 });
+    let time = |time: Timestamp| time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    let user = read.user.clone().unwrap_or_default();
+    let audit_ids = &access["token"]["audit_ids"];
+    let mut document = json!({
+        // That API does not say how; whoever logs in to it has a password, or a token that was got with one.
+        "methods": ["password"],
+        "user": { "id": user.id, "name": user.name, "domain": domain(), "password_expires_at": null },
+        "audit_ids": if audit_ids.is_array() { audit_ids.clone() } else { json!([]) },
+        "issued_at": time(issued),
+        "expires_at": time(expires),
+    });
+    if let Some(project) = &read.project {
+        document["project"] = json!({ "id": project.id, "name": project.name, "domain": domain() });
+        document["is_domain"] = false.into();
+        document["roles"] = v3_roles(access);
+        document["catalog"] = v3_catalog(&access["serviceCatalog"]);
+    }
+    document
+}
+
+/// The roles of an Identity v2.0 token: names at the user and, in the same order if they are all there, ids in
+/// the metadata.
+fn v3_roles(access: &Value) -> Value {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let (names, ids) = (list(&access["user"]["roles"]), list(&access["metadata"]["roles"]));
+    let role = |(index, role): (usize, &Value)| {
+        let name = role["name"].as_str()?;
+        let id = ids.get(index).filter(|_| ids.len() == names.len()).and_then(Value::as_str);
+        Some(json!({ "id": id.or_else(|| role["id"].as_str()).unwrap_or(name), "name": name }))
+    };
+    names.iter().enumerate().filter_map(role).collect()
+}
+
+/// A catalog of Identity v2.0 as v3 writes it: an endpoint for each URL. What has no id gets one that stays the
+/// same as long as the catalog does.
+fn v3_catalog(catalog: &Value) -> Value {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut services = Vec::new();
+    for service in catalog.as_array().into_iter().flatten() {
+        let (kind, name) = (text(&service["type"]), text(&service["name"]));
+        let mut endpoints = Vec::new();
+        for (index, endpoint) in service["endpoints"].as_array().into_iter().flatten().enumerate() {
+            let region = &endpoint["region"];
+            let own_id = endpoint["id"].as_str().filter(|id| !id.is_empty());
+            for interface in [Interface::Public, Interface::Internal, Interface::Admin] {
+                let url = &endpoint[format!("{interface}URL")];
+                if url.as_str().is_none_or(str::is_empty) {
+                    continue;
+                }
+                let id = match (own_id, interface) {
+                    (Some(id), Interface::Public) => id.to_owned(),
+                    (Some(id), _) => format!("{id}-{interface}"),
+                    (None, _) => format!("{kind}-{name}-{index}-{interface}"),
+                };
+                endpoints.push(json!({ "id": id, "interface": interface.as_str(), "region": region,
+                                       "region_id": region, "url": url }));
+            }
+        }
+        services.push(
+            json!({ "id": format!("{kind}-{name}"), "type": kind, "name": name, "endpoints": endpoints }),
+        );
+    }
+    services.into()
 }
 
 /// A project that a user may log in to.
@@ -163,6 +284,8 @@ fn read_v2_document(document: &Value, answer: &Response<Bytes>, sent: Sent) -> R
 pub struct ProjectInfo {
     /// Its id, name, and domain.
     pub project: Named,
+    /// What Keystone has to say about it; mostly nothing.
+    pub description: String,
     /// Whether it may be used at all.
     pub enabled: bool,
 }
@@ -173,11 +296,15 @@ pub struct ProjectInfo {
 /// [`AuthError::BadReply`] when it is no such answer.
 pub fn read_projects(answer: &Response<Bytes>) -> Result<Vec<ProjectInfo>, AuthError> {
     let document = json_body(answer)?;
-    let list = document["projects"].as_array().or_else(|| document["tenants"].as_array());
+    let (list, named): (_, fn(&Value, &str) -> Option<Named>) = match &document["projects"] {
+        Value::Array(projects) => (Some(projects), named),
+        _ => (document["tenants"].as_array(), named_in_v2),
+    };
     let list = list.ok_or_else(|| bad_reply("Keystone's list of projects is none"))?;
     let read = |entry: &Value| {
         let enabled = entry["enabled"].as_bool().unwrap_or(true);
-        Some(ProjectInfo { project: named(entry, "name")?, enabled })
+        let description = entry["description"].as_str().unwrap_or_default().to_owned();
+        Some(ProjectInfo { project: named(entry, "name")?, description, enabled })
     };
     Ok(list.iter().filter_map(read).collect())
 }
@@ -313,14 +440,13 @@ fn json_body(answer: &Response<Bytes>) -> Result<Value, AuthError> {
     })
 }
 
-fn with_times(
-    id: TokenId,
-    catalog: Catalog,
+/// When a token ends and when it was issued, by Keystone's clock.
+fn times(
     expires: &Value,
     issued: &Value,
     answer: &Response<Bytes>,
     sent: Sent,
-) -> Result<Token, AuthError> {
+) -> Result<(Timestamp, Timestamp), AuthError> {
     let read = |value: &Value| value.as_str().and_then(parse_time);
     let expires = read(expires).ok_or_else(|| {
         bad_reply("Keystone's answer to the login does not say when the token expires, or not as a time")
@@ -332,6 +458,17 @@ fn with_times(
         })
         .or_else(|| Timestamp::try_from(sent.wall).ok())
         .unwrap_or(Timestamp::UNIX_EPOCH);
+    Ok((expires, issued))
+}
+
+/// A token with this life.
+fn living(
+    id: TokenId,
+    catalog: Catalog,
+    expires: Timestamp,
+    issued: Timestamp,
+    sent: Sent,
+) -> Result<Token, AuthError> {
     let Some(lifetime) = lifetime(expires, issued) else {
         return Err(AuthError::AlreadyExpired {
             expires_at: expires.to_string(),
@@ -348,7 +485,15 @@ fn named(value: &Value, name: &str) -> Option<Named> {
         id: value["id"].as_str()?.to_owned(),
         name: value[name].as_str().unwrap_or_default().to_owned(),
         domain_id: value["domain"]["id"].as_str().or_else(|| value["domain_id"].as_str()).map(str::to_owned),
+        domain_name: value["domain"]["name"].as_str().map(str::to_owned),
     })
+}
+
+/// The same in Identity v2.0, all of which v3 shows in the default domain.
+fn named_in_v2(value: &Value, name: &str) -> Option<Named> {
+    let (id, domain) = DEFAULT_DOMAIN;
+    let named = named(value, name)?;
+    Some(Named { domain_id: Some(id.to_owned()), domain_name: Some(domain.to_owned()), ..named })
 }
 
 fn v3_user(user: &User) -> Map<String, Value> {
@@ -409,7 +554,6 @@ mod tests {
     use base64::engine::general_purpose::STANDARD;
 
     use super::*;
-    use crate::keystone::Interface;
 
     fn password(user: User) -> Method {
         Method::Password { user, password: Secret::new("s3cret") }
@@ -672,6 +816,132 @@ mod tests {
         assert!(read_v2_token(&answer(200, &[], "{\"access\": []}"), sent()).is_err());
     }
 
+    fn document(token: &Token) -> Value {
+        serde_json::from_slice(token.document.as_ref().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_a_v3_token_is_good_for_is_read() {
+        let read = |scope: &str, value: Value| {
+            let mut answered = v3_answer();
+            let token = answered["token"].as_object_mut().unwrap();
+            token.remove("project");
+            token.insert(scope.to_owned(), value);
+            read_v3_token(&answer(201, &[("X-Subject-Token", "gAAAAABrAgtJ")], answered), sent()).unwrap()
+        };
+        let domain = read("domain", json!({"id": "d2", "name": "Two"}));
+        assert_eq!(domain.domain.as_ref().map(|domain| (&*domain.id, &*domain.name)), Some(("d2", "Two")));
+        assert!(domain.project.is_none() && !domain.system);
+        assert!(read("system", json!({"all": true})).system);
+        let unscoped = read("x", json!(1));
+        assert!(unscoped.project.is_none() && unscoped.domain.is_none() && !unscoped.system);
+        let answered = answer(201, &[("X-Subject-Token", "gAAAAABrAgtJ")], v3_answer());
+        let token = read_v3_token(&answered, sent()).unwrap();
+        assert_eq!(token.project.as_ref().unwrap().domain_name.as_deref(), Some("Default"));
+        assert_eq!(document(&token), v3_answer()["token"], "as Keystone said it");
+    }
+
+    // Promise 74.
+    #[test]
+    fn a_token_is_nowhere_in_its_document() {
+        let id = "gAAAAABrAgtJ05-hunter2";
+        let mut v3 = v3_answer();
+        let token = &mut v3["token"];
+        token["id"] = id.into();
+        token[id] = "x".into();
+        token["audit_ids"] = json!(["f4NJtv1nTsWpwmnc3pNwLw", format!("was {id}")]);
+        token["catalog"][0]["endpoints"][0]["url"] = format!("http://127.0.0.1/?token={id}").into();
+        token["user"]["extra"] = STANDARD.encode(format!("x {id}")).into();
+        let mut v2 = v2_answer(json!({"id": "ba3a43d4", "name": "demo"}));
+        v2["access"]["token"]["id"] = id.into();
+        v2["access"]["token"]["audit_ids"] = json!([id]);
+        v2["access"]["user"]["name"] = id.into();
+        v2["access"]["serviceCatalog"][0]["name"] = id.into();
+        let v3 = read_v3_token(&answer(201, &[("X-Subject-Token", id)], v3), sent()).unwrap();
+        let v2 = read_v2_token(&answer(200, &[], v2), sent()).unwrap();
+        for token in [&v3, &v2] {
+            let text = String::from_utf8(token.document.as_ref().unwrap().to_vec()).unwrap();
+            assert!(!secret::is_echoed(&text, id) && !text.contains("hunter2"), "{text}");
+        }
+        let kept = document(&v3);
+        assert_eq!(
+            (&kept["user"]["name"], &kept["audit_ids"]),
+            (&json!("demo"), &json!(["f4NJtv1nTsWpwmnc3pNwLw"]))
+        );
+        assert_eq!(
+            kept["catalog"].as_array().map(Vec::len),
+            v3_answer()["token"]["catalog"].as_array().map(Vec::len)
+        );
+        assert_eq!(document(&v2)["project"]["id"], "ba3a43d4");
+    }
+
+    /// Keystone 12 (Pike), with two regions and without some of what it tells.
+    fn v2_answer(tenant: Value) -> Value {
+        json!({"access": {
+            "token": {"id": "gAAAAABrAgtJ05", "issued_at": "2026-11-21T21:21:13.5Z",
+                "expires": "2026-11-21T22:21:13Z", "audit_ids": ["x"], "tenant": tenant},
+            "serviceCatalog": [
+                {"type": "compute", "name": "nova", "endpoints_links": [], "endpoints": [
+                    {"id": "e1", "region": "RegionOne", "publicURL": "http://p:8774/v2.1/ba",
+                     "internalURL": "http://i:8774/v2.1/ba", "adminURL": "http://a:8774/v2.1/ba"},
+                    {"id": "e2", "region": "RegionTwo", "publicURL": "http://p2:8774/v2.1/ba"}]},
+                {"type": "image", "name": "glance", "endpoints": [
+                    {"region": "RegionOne", "internalURL": "http://i:9292", "publicURL": "http://p:9292", "adminURL": ""},
+                    {"region": "RegionTwo", "adminURL": "http://a:9292"}]},
+                {"type": "empty", "name": "empty", "endpoints": []}],
+            "user": {"id": "09c945c9", "name": "demo", "username": "demo", "roles_links": [],
+                "roles": [{"name": "_member_"}, {"name": "member"}]},
+            "metadata": {"is_admin": 0, "roles": ["r1", "r2"]}}})
+    }
+
+    #[test]
+    fn a_v2_tokens_document_is_as_v3_would_have_written_it() {
+        let read = |answered: Value| document(&read_v2_token(&answer(200, &[], answered), sent()).unwrap());
+        let default = json!({"id": "default", "name": "Default"});
+        let endpoint = |id: &str, interface: &str, region: &str, url: &str| json!({"id": id, "interface": interface, "region": region, "region_id": region, "url": url});
+        let answered =
+            v2_answer(json!({"id": "ba3a43d4", "name": "demo", "enabled": true, "description": null}));
+        let expected = json!({
+            "methods": ["password"], "audit_ids": ["x"], "is_domain": false,
+            "user": {"id": "09c945c9", "name": "demo", "domain": default, "password_expires_at": null},
+            "issued_at": "2026-11-21T21:21:13.500000Z", "expires_at": "2026-11-21T22:21:13.000000Z",
+            "project": {"id": "ba3a43d4", "name": "demo", "domain": default},
+            "roles": [{"id": "r1", "name": "_member_"}, {"id": "r2", "name": "member"}],
+            "catalog": [
+                {"id": "compute-nova", "type": "compute", "name": "nova", "endpoints": [
+                    endpoint("e1", "public", "RegionOne", "http://p:8774/v2.1/ba"),
+                    endpoint("e1-internal", "internal", "RegionOne", "http://i:8774/v2.1/ba"),
+                    endpoint("e1-admin", "admin", "RegionOne", "http://a:8774/v2.1/ba"),
+                    endpoint("e2", "public", "RegionTwo", "http://p2:8774/v2.1/ba")]},
+                {"id": "image-glance", "type": "image", "name": "glance", "endpoints": [
+                    endpoint("image-glance-0-public", "public", "RegionOne", "http://p:9292"),
+                    endpoint("image-glance-0-internal", "internal", "RegionOne", "http://i:9292"),
+                    endpoint("image-glance-1-admin", "admin", "RegionTwo", "http://a:9292")]},
+                {"id": "empty-empty", "type": "empty", "name": "empty", "endpoints": []}],
+        });
+        assert_eq!(read(answered.clone()), expected);
+        // The same catalog in both shapes.
+        let token = read_v2_token(&answer(200, &[], &answered), sent()).unwrap();
+        let as_v3 = Catalog::from_v3(&expected["catalog"]);
+        assert!(token.catalog.endpoints().eq(as_v3.endpoints()));
+        assert_eq!(token.project.unwrap().domain_name.as_deref(), Some("Default"));
+
+        let mut fewer = answered;
+        fewer["access"]["metadata"]["roles"] = json!(["r1"]);
+        fewer["access"]["token"]["audit_ids"] = Value::Null;
+        let fewer = read(fewer);
+        assert_eq!(
+            fewer["roles"][1],
+            json!({"id": "member", "name": "member"}),
+            "which id is whose is unknown"
+        );
+        assert_eq!(fewer["audit_ids"], json!([]));
+        let unscoped = read(v2_answer(Value::Null));
+        for absent in ["project", "roles", "catalog", "is_domain"] {
+            assert!(unscoped.get(absent).is_none(), "{absent}");
+        }
+    }
+
     #[test]
     fn projects_and_tenants_are_read() {
         let v3 = json!({"projects": [{"id": "164b", "name": "demo", "domain_id": "default", "description": "",
@@ -680,9 +950,13 @@ mod tests {
         let projects = read_projects(&answer(200, &[], v3)).unwrap();
         assert_eq!(projects.len(), 1);
         assert_eq!(projects[0].project.domain_id.as_deref(), Some("default"));
-        let v2 = json!({"tenants_links": [],
-            "tenants": [{"description": "", "enabled": false, "id": "ba3a", "name": "demo"}]});
-        assert!(!read_projects(&answer(200, &[], v2)).unwrap()[0].enabled);
+        let v2 = json!({"tenants_links": [], "tenants": [
+            {"description": "A tenant", "enabled": false, "id": "ba3a", "name": "demo"},
+            {"description": null, "id": "ba3b", "name": "lab"}]});
+        let tenants = read_projects(&answer(200, &[], v2)).unwrap();
+        assert_eq!((tenants[0].enabled, &*tenants[0].description), (false, "A tenant"));
+        assert_eq!((tenants[1].enabled, &*tenants[1].description), (true, ""));
+        assert_eq!(tenants[1].project.domain_id.as_deref(), Some("default"));
         assert!(read_projects(&answer(200, &[], "{}")).is_err());
     }
 

@@ -56,6 +56,35 @@ const SERVICE_TYPES: &[(&str, &[&str])] = &[
     ("admin-logic", &["registration"]),
 ];
 
+/// The ports at which services are by convention, by type: those of "Firewalls and default ports" in
+/// OpenStack's install guide. Three come from elsewhere: Keystone's admin port of old, which IANA has for
+/// it, and those of placement (for which that table has another one) and zaqar from their own guides.
+const PORTS: &[(&str, &[u16])] = &[
+    ("identity", &[5000, 35357]),
+    ("compute", &[8774]),
+    ("image", &[9292]),
+    ("network", &[9696]),
+    ("block-storage", &[8776]),
+    ("object-store", &[8080]),
+    ("orchestration", &[8004]),
+    ("cloudformation", &[8000]),
+    ("placement", &[8778]),
+    ("key-manager", &[9311]),
+    ("dns", &[9001]),
+    ("load-balancer", &[9876]),
+    ("baremetal", &[6385]),
+    ("shared-file-system", &[8786]),
+    ("container-infrastructure-management", &[9511]),
+    ("database", &[8779]),
+    ("workflow", &[8989]),
+    ("message", &[8888]),
+];
+
+/// Each service type that has ports by convention, with them.
+pub fn conventional_ports() -> impl Iterator<Item = (&'static str, &'static [u16])> {
+    PORTS.iter().copied()
+}
+
 /// The official type that a type or alias stands for; an unknown name is left as it is.
 pub fn canonical(name: &str) -> Cow<'_, str> {
     match entry(name) {
@@ -141,6 +170,16 @@ mod tests {
         let names: Vec<_> = candidates("volume").collect();
         assert_eq!(names, ["volume", "block-storage", "volumev3", "volumev2", "volume", "block-store"]);
         assert_eq!(candidates("metric").collect::<Vec<_>>(), ["metric"]);
+    }
+
+    #[test]
+    fn a_port_belongs_to_one_service() {
+        let mut ports: Vec<u16> = conventional_ports().flat_map(|(_, ports)| ports).copied().collect();
+        let count = ports.len();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), count);
+        assert!(conventional_ports().all(|(name, ports)| canonical(name) == name && !ports.is_empty()));
     }
 
     #[test]

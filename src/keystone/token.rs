@@ -79,15 +79,18 @@ impl fmt::Debug for TokenId {
     }
 }
 
-/// Who or what a token names: a project or a user.
+/// Who or what a token names: a project, a user or a domain. All that Identity v2.0 knows is in the domain with
+/// the id `default`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Named {
     /// The id.
     pub id: String,
     /// The name; empty where Keystone left it out.
     pub name: String,
-    /// The id of the domain that it belongs to. Identity v2.0 has none.
+    /// The id of the domain that it belongs to.
     pub domain_id: Option<String>,
+    /// That domain's name, where Keystone told it.
+    pub domain_name: Option<String>,
 }
 
 /// A token and what came with it.
@@ -99,11 +102,17 @@ pub struct Token {
     pub catalog: Arc<Catalog>,
     /// The project that it is scoped to, if it is.
     pub project: Option<Named>,
+    /// The domain that it is scoped to, if it is.
+    pub domain: Option<Named>,
+    /// Whether it is scoped to the system.
+    pub system: bool,
     /// Whose it is; unknown for a fixed token.
     pub user: Option<Named>,
     /// What Keystone said of it: the text of the `token` object of Identity v3, catalog included. Of an
     /// Identity v2.0 token, the same as v3 would have said it. `None` for a fixed token.
     pub document: Option<Bytes>,
+    /// Identity v2.0 issued it, so its Keystone may know nothing else.
+    pub by_v2: bool,
     /// Its end by Keystone's clock, UNIX seconds, for people and metrics; `None` where it has none.
     pub expires_at: Option<i64>,
     born: Instant,
@@ -121,8 +130,11 @@ impl Token {
             id,
             catalog: Arc::new(catalog),
             project: None,
+            domain: None,
+            system: false,
             user: None,
             document: None,
+            by_v2: false,
             expires_at: None,
             born,
             expires: born.checked_add(lifetime),

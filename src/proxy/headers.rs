@@ -32,6 +32,8 @@ pub struct Fields {
     pub browser: bool,
     /// There is an X-Auth-Token.
     pub token: bool,
+    /// There is an X-Subject-Token.
+    pub subject: bool,
 }
 
 impl Fields {
@@ -48,6 +50,7 @@ impl Fields {
                 header::HOST => fields.hosts += 1,
                 header::ORIGIN => fields.browser = true,
                 _ if *name == X_AUTH_TOKEN => fields.token = true,
+                _ if *name == X_SUBJECT_TOKEN => fields.subject = true,
                 _ => fields.browser |= *name == SEC_FETCH_SITE,
             }
         }

@@ -327,7 +327,7 @@ fn is_about_other_credentials(destination: &Destination, method: &Method, target
 ///
 /// In HTTP/2 only the stream would be reset, after its answer: there it is enough to let it end by
 /// itself if its end is under way already.
-fn drain(parts: &Parts, rest: Incoming) {
+pub fn drain(parts: &Parts, rest: Incoming) {
     if rest.is_end_stream() {
         return;
     }

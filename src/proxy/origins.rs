@@ -224,7 +224,12 @@ mod tests {
             .collect();
         let catalog = Catalog::from_v3(&json!(services));
         let mut token = Token::fixed(TokenId::new("t").unwrap(), catalog, Instant::now());
-        let named = keystone::Named { id: PROJECT.to_owned(), name: "demo".to_owned(), domain_id: None };
+        let named = keystone::Named {
+            id: PROJECT.to_owned(),
+            name: "demo".to_owned(),
+            domain_id: None,
+            domain_name: None,
+        };
         token.project = Some(named);
         token
     }

@@ -25,7 +25,7 @@ impl TestKeyway {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_without_a_service_says_what_to_ask_for() {
     let (_cloud, keyway) = start().await;
-    let message = keyway.get("/").await.message(404, "no_route");
+    let message = keyway.get("//").await.message(404, "no_route");
     assert!(message.contains("for example /compute/servers"), "{message}");
     let message = keyway.get("/cloud/demo").await.message(404, "no_route");
     assert!(message.contains("/{service}/"), "{message}");

@@ -381,10 +381,10 @@ async fn a_password_that_turned_wrong_is_tried_twice_and_a_closed_project_stops_
     // The user may not enter the other project any more.
     cloud.cloud.revoke_all();
     cloud.keystone.next([Fault::instead("401 Unauthorized", "", "{}")]);
-    keyway.get("/project/other/compute/servers").await.message(502, "credentials_rejected");
+    keyway.get("/project/other/compute/servers").await.message(401, "scope_refused");
     assert_eq!(cloud.keystone.logins(), 4, "the second one tells what the first one was about");
     assert_eq!(keyway.get("/compute/servers").await.status, 200);
-    keyway.get("/project/other/compute/servers").await.message(502, "credentials_rejected");
+    keyway.get("/project/other/compute/servers").await.message(401, "scope_refused");
     assert_eq!(keyway.metric(r#"keyway_token_breaker_open{cloud="demo"}"#).await, 0.0);
     let before = cloud.keystone.logins();
 

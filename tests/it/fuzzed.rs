@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tokio::runtime::Runtime;
 
-use crate::properties::{answer, config, headers, links, path, policy, stack, token};
+use crate::properties::{answer, config, headers, links, path, policy, session, stack, token};
 
 /// The seeds of a target.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -107,6 +107,13 @@ fn no_list_of_fields_carries_a_guarded_one_to_a_service() {
 fn no_answer_of_keystone_leads_out_of_its_catalog_or_quotes_a_secret() {
     seeds("token").iter().for_each(|seed| token::check(seed));
     try_spliced("token", 1000, &["", "\"", "}", "]", ",", "{", "null", "\n\n"], token::check);
+}
+
+// Promise 72.
+#[test]
+fn nobody_but_keyway_makes_its_tokens() {
+    seeds("session").iter().for_each(|seed| session::check(seed));
+    try_spliced("session", 2000, &["", "gAAAAA", "=", "==", "%3D", "\0", "A"], session::check);
 }
 
 // Promises 72, 76.

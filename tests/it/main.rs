@@ -8,11 +8,14 @@ mod support;
 #[allow(unreachable_pub)]
 mod properties;
 
+mod addresses;
 mod admin;
 mod answers;
 mod demo;
 mod entry;
 mod errors;
+mod facade;
+mod facade_v2;
 mod failure;
 mod fuzzed;
 mod h2_wire;
@@ -27,7 +30,9 @@ mod refusal;
 mod reload;
 mod replay;
 mod routing;
+mod scopes;
 mod secrets;
+mod sessions;
 mod stopping;
 mod streaming;
 mod tls;

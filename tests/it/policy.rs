@@ -8,12 +8,15 @@ use http::Method;
 use keyway::config::{Config, Listener};
 use keyway::demo::{Cloud, OTHER_PROJECT_ID, PROJECT_ID};
 use keyway::policy::{Effect, Policy, Rule};
+use keyway::proxy::origins;
 use keyway::server::Address;
+use keyway::upstream::BaseUrl;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
 
+use crate::support::raw::Recorder;
 use crate::support::{Answer, Connection, TestKeyway, cloud, eventually, raw, request, targets};
 
 const ALLOW: Effect = Effect::Allow;
@@ -47,6 +50,15 @@ impl TestKeyway {
         )
         .await
     }
+}
+
+/// The origin of a service as an address names it: `/origin/http-127.0.0.1-8774`.
+fn origin(cloud: &Cloud, service: &str) -> String {
+    origin_of(&cloud.url(service))
+}
+
+fn origin_of(url: &str) -> String {
+    format!("/origin/{}", origins::id(BaseUrl::parse(url).expect("a URL").origin()))
 }
 
 impl Answer {
@@ -85,9 +97,17 @@ async fn read_only_lets_only_three_methods_through_however_others_are_spelled() 
         assert_eq!(seen.headers["x-kept"], "1");
     }
     assert_eq!(cloud.requests("compute").len(), safe + 4);
+    let compute = origin(&cloud, "compute");
+    for method in ["POST", "DELETE", "BREW"] {
+        keyway.say(&format!("{method} {compute}/v2.1/servers")).await.denied("look", "read_only");
+        let by_name = request(method.parse().unwrap(), "/v2.1/servers", &[("host", "compute.localhost")], "");
+        keyway.send(by_name).await.denied("look", "read_only");
+    }
+    keyway.say(&format!("delete {compute}/v2.1/servers/1")).await.message(501, "bad_method");
+    assert_eq!(cloud.requests("compute").len(), safe + 4);
     let count = keyway.metric(r#"keyway_denied_total{policy="look",rule="read_only"}"#).await;
-    assert_eq!(count, 7.0);
-    assert_eq!(keyway.metric(r#"keyway_errors_total{reason="denied"}"#).await, 7.0);
+    assert_eq!(count, 13.0);
+    assert_eq!(keyway.metric(r#"keyway_errors_total{reason="denied"}"#).await, 13.0);
 }
 
 // Promises 41, 43.
@@ -99,7 +119,7 @@ async fn no_disguise_of_a_denied_path_reaches_the_service() {
         ..rule("no-actions", DENY)
     }];
     let (cloud, keyway) = start(policy("careful", false, ALLOW, rules)).await;
-    for path in [
+    let disguises = [
         "/servers/1/action",
         "/v2.1/servers/1/action",
         "/v2/servers/1/action",
@@ -129,7 +149,8 @@ async fn no_disguise_of_a_denied_path_reaches_the_service() {
         "/os-keypairs.json",
         "/os-keypairs/mine/more",
         "/os%2Dkeypairs",
-    ] {
+    ];
+    for path in disguises {
         let path = path.replace("{p}", PROJECT_ID).replace("{o}", OTHER_PROJECT_ID);
         for service in
             ["compute", "nova", "COMPUTE", "comp%75te", "cloud/demo/compute", "project/demo/compute"]
@@ -141,9 +162,29 @@ async fn no_disguise_of_a_denied_path_reaches_the_service() {
             }
         }
     }
+    // Nor is it reached by an address at which nothing is added to a path.
+    let compute = origin(&cloud, "compute");
+    for path in disguises {
+        let path = path.replace("{p}", PROJECT_ID).replace("{o}", OTHER_PROJECT_ID);
+        for version in ["", "/v2.1", "/v2"] {
+            if path.starts_with("/v2") && !version.is_empty() {
+                continue;
+            }
+            for prefix in ["", "/cloud/demo", "/project/demo"] {
+                let line = format!("POST {prefix}{compute}{version}{path}");
+                let answer = keyway.say(&line).await;
+                assert_eq!(answer.status, 403, "{line}");
+                answer.denied("careful", "no-actions");
+            }
+            let by_name = [("host", "compute.localhost")];
+            let path = format!("{version}{path}");
+            keyway.get_with(&path, &by_name).await.denied("careful", "no-actions");
+        }
+    }
     assert!(cloud.requests("compute").is_empty(), "{:?}", targets(&cloud, "compute"));
     for path in ["/servers", "/servers/1", "/servers/1/actions", "/os-keypairsx", "/servers/detail"] {
         assert_eq!(keyway.get(&format!("/compute{path}")).await.header("x-keyway-error"), "", "{path}");
+        assert_eq!(keyway.get(&format!("{compute}{path}")).await.header("x-keyway-error"), "", "{path}");
     }
     // Another method, and the refusal itself, are as they should be.
     assert_eq!(keyway.say("DELETE /compute/servers/1/action").await.header("x-keyway-error"), "");
@@ -176,15 +217,28 @@ async fn whatever_is_allowed_arrives_as_what_the_rule_says() {
         }
     }
     assert!(denied > 100, "{allowed} allowed, {denied} denied");
+    // The same at the top of the origin, where a path may have no version.
+    let compute = origin(&cloud, "compute");
+    for version in ["", "/v2.1"] {
+        for _ in 0..500 {
+            let path = format!("{compute}{version}{}", paths.new_tree(&mut runner).unwrap().current());
+            let answer = connection.send(request(Method::GET, &path, &[], "")).await;
+            match (answer.status, answer.header("x-keyway-error")) {
+                (_, "") | (403, "denied") | (400, "bad_request") => {}
+                other => panic!("{path}: {other:?}"),
+            }
+        }
+    }
     for target in targets(&cloud, "compute") {
         // As a server that decodes first sees it, and as one that does not decode at all.
         let decoded = percent_encoding::percent_decode_str(&target).decode_utf8_lossy().into_owned();
         for read in [&target, &decoded] {
             let segments: Vec<&str> = read.split('/').collect();
-            assert!(
-                matches!(segments[..], ["", version, "servers", one] if version.starts_with('v') && !one.is_empty()),
-                "{target}"
-            );
+            let segments = match segments[..] {
+                ["", version, ref rest @ ..] if version.starts_with('v') => rest.to_vec(),
+                _ => segments[1..].to_vec(),
+            };
+            assert!(matches!(segments[..], ["servers", one] if !one.is_empty()), "{target}");
         }
     }
 }
@@ -208,6 +262,9 @@ async fn a_listeners_and_a_clouds_policy_must_both_allow() {
     ask(Method::DELETE, "/compute/servers/1").await.denied("of-demo", "read_only");
     ask(Method::GET, "/image/images").await.denied("of-second", "default");
     ask(Method::DELETE, "/image/images/1").await.denied("of-second", "default");
+    let [compute, image] = ["compute", "image"].map(|service| origin(&cloud, service));
+    ask(Method::DELETE, &format!("{compute}/v2.1/servers/1")).await.denied("of-demo", "read_only");
+    ask(Method::GET, &format!("{image}/v2/images")).await.denied("of-second", "default");
     // The first listener has only the cloud's.
     assert_eq!(keyway.get("/image/images").await.status, 200);
     assert_eq!(keyway.get("/compute/servers").await.status, 200);
@@ -218,7 +275,7 @@ async fn a_listeners_and_a_clouds_policy_must_both_allow() {
         (2, "/v2/images")
     );
     for (labels, count) in
-        [(r#"policy="of-demo",rule="read_only""#, 2.0), (r#"policy="of-second",rule="default""#, 2.0)]
+        [(r#"policy="of-demo",rule="read_only""#, 3.0), (r#"policy="of-second",rule="default""#, 3.0)]
     {
         assert_eq!(keyway.metric(&format!("keyway_denied_total{{{labels}}}")).await, count, "{labels}");
     }
@@ -295,7 +352,16 @@ async fn list_only() {
         let path = path.replace("{p}", PROJECT_ID);
         assert_eq!(keyway.get(&path).await.status, 200, "{path}");
     }
+    let [compute, image, identity] = ["compute", "image", "identity"].map(|service| origin(&cloud, service));
+    assert_eq!(keyway.get(&format!("{compute}/v2.1/servers")).await.status, 200);
+    assert_eq!(keyway.get(&format!("{image}/v2/images")).await.status, 200);
     let before = cloud.requests("compute").len();
+    for path in ["/v2.1/servers/1", "/servers/1/diagnostics", "/", "", "/v2.1", "/v2.1/servers/1/action"] {
+        keyway.get(&format!("{compute}{path}")).await.denied("list-only", "default");
+    }
+    keyway.get(&format!("{image}/v2/images/1/file")).await.denied("list-only", "default");
+    keyway.get(&format!("{identity}/v3/users")).await.denied("list-only", "default");
+    keyway.say(&format!("POST {compute}/v2.1/servers")).await.denied("list-only", "read_only");
     for path in [
         "/compute/servers/1",
         "/compute/servers/1/os-volume_attachments",
@@ -337,6 +403,11 @@ async fn no_identity_writes() {
         {
             keyway.say(&format!("{method} {path}")).await.denied("no-identity-writes", "identity-writes");
         }
+        let identity = origin(&cloud, "identity");
+        for path in ["/v3/users", "/v3/auth/tokens", "/v2.0/tokens", "/", "//v3/users", "/%763/users"] {
+            let denied = keyway.say(&format!("{method} {identity}{path}")).await;
+            denied.denied("no-identity-writes", "identity-writes");
+        }
     }
     assert_eq!(targets(&cloud, "identity").len(), before);
     let server = json!({"server": {"name": "new", "flavorRef": "1", "imageRef": "", "networks": "none"}});
@@ -357,8 +428,19 @@ async fn only_compute_of_one_project() {
         assert_eq!(keyway.get("/compute/servers").await.status, 200);
         assert_eq!(keyway.get("/project/demo/compute/servers").await.status, 200);
         assert_eq!(keyway.get(&format!("/project/{PROJECT_ID}/nova/servers")).await.status, 200);
+        let [compute, image, volume] =
+            ["compute", "image", "volumev3"].map(|service| origin(&cloud, service));
+        assert_eq!(keyway.get(&format!("{compute}/v2.1/servers")).await.status, 200);
+        let own = format!("/project/demo{compute}/v2.1/{PROJECT_ID}/servers");
+        assert_eq!(keyway.get(&own).await.status, 200);
         let before = cloud.requests("compute").len();
         for path in [
+            format!("{image}/v2/images"),
+            format!("/project/other{compute}/v2.1/servers"),
+            format!("{compute}/v2.1/{OTHER_PROJECT_ID}/servers"),
+            format!("{compute}/{OTHER_PROJECT_ID}/servers"),
+            format!("{volume}/v3/{OTHER_PROJECT_ID}/volumes"),
+            format!("{volume}/v3/{PROJECT_ID}/volumes"),
             "/image/images".to_owned(),
             "/project/demo/image/images".to_owned(),
             "/project/other/compute/servers".to_owned(),
@@ -383,9 +465,9 @@ async fn a_service_is_not_reached_through_the_url_of_another() {
     let cloud = cloud().await;
     let mut catalog = cloud.catalog();
     let objects = cloud.url("object-store");
-    let origin = &objects[..objects.find("/v1").unwrap()];
+    let origin_url = &objects[..objects.find("/v1").unwrap()];
     catalog.as_array_mut().unwrap().push(json!({"type": "s3", "name": "s3", "endpoints": [
-        {"id": "s3", "interface": "public", "region": "RegionOne", "region_id": "RegionOne", "url": origin},
+        {"id": "s3", "interface": "public", "region": "RegionOne", "region_id": "RegionOne", "url": origin_url},
     ]}));
     cloud.set_catalog(catalog);
     let rules = vec![Rule {
@@ -402,9 +484,181 @@ async fn a_service_is_not_reached_through_the_url_of_another() {
         format!("/s3/v1/AUTH_{PROJECT_ID}/locked/o"),
         format!("/s3/v1/AUTH_{PROJECT_ID}//locked%2Fo"),
         format!("/s3/v1/%41UTH_{PROJECT_ID}/locked"),
+        format!("{}/v1/AUTH_{PROJECT_ID}/locked/o", origin_of(origin_url)),
+        format!("{}//v1/AUTH_{PROJECT_ID}/locked/o", origin_of(origin_url)),
+        format!("{}/v1/AUTH_{OTHER_PROJECT_ID}/locked/o", origin_of(origin_url)),
+        format!("{}/%761/AUTH_{PROJECT_ID}/locked", origin_of(origin_url)),
     ] {
         keyway.get(&path).await.denied("boxes", "locked");
     }
+    for path in [format!("/v1/AUTH_{PROJECT_ID}/locked/o"), format!("//v1//%41UTH_{PROJECT_ID}/locked")] {
+        for host in ["s3.localhost", "object-store.localhost", "swift.demo.localhost"] {
+            keyway.get_with(&path, &[("host", host)]).await.denied("boxes", "locked");
+        }
+    }
     assert!(cloud.requests("object-store").is_empty());
     keyway.get(&format!("/s3/v1/AUTH_{PROJECT_ID}/open/o")).await.passed_on(404);
+}
+
+/// Services of which each is below a path of one host, or at its top.
+fn share_a_host(cloud: &Cloud, service: &Recorder) -> String {
+    let url = service.url().replace("/v1", "");
+    let entry = |kind: &str, region: &str, path: &str| {
+        json!({"type": kind, "name": kind, "endpoints": [
+            {"id": kind, "interface": "public", "region": region, "region_id": region,
+             "url": format!("{url}{path}").replace("{p}", PROJECT_ID)}]})
+    };
+    cloud.set_catalog(json!([
+        entry("s3", "RegionOne", ""),
+        entry("compute", "RegionOne", "/compute/v2.1"),
+        entry("compute", "RegionTwo", "/two/v2.1"),
+        entry("image", "RegionOne", "/compute/image"),
+        entry("volumev3", "RegionOne", "/v3/{p}"),
+        entry("network", "RegionOne", "/v2.0"),
+    ]));
+    origin_of(&url)
+}
+
+// Promises 41, 43.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_one_host_no_spelling_makes_one_service_another() {
+    let cloud = cloud().await;
+    let service = Recorder::start().await;
+    let host = share_a_host(&cloud, &service);
+    let rules = vec![
+        Rule { services: list(&["compute"]), paths: list(&["/servers/**"]), ..rule("no-servers", DENY) },
+        Rule { services: list(&["image"]), ..rule("no-images", DENY) },
+        Rule {
+            services: list(&["block-storage"]),
+            projects: list(&[OTHER_PROJECT_ID]),
+            ..rule("ours", DENY)
+        },
+    ];
+    let keyway = TestKeyway::with(&cloud, |config| {
+        config.listeners[0].policy = Some(policy("shared", false, ALLOW, rules));
+        config.listeners.push(Listener {
+            pinned: Some("/s3".to_owned()),
+            policy: config.listeners[0].policy.clone(),
+            ..Listener::at("s3", "127.0.0.1:0".parse::<Address>().unwrap())
+        });
+    })
+    .await;
+    let s3 = keyway.app().addresses().nth(1).and_then(Address::tcp).unwrap();
+    let mut s3 = Connection::open(s3).await;
+    for (path, name) in [
+        ("/compute/v2.1/servers", "no-servers"),
+        ("/compute/servers/1", "no-servers"),
+        ("/compute/v2.1/{p}/servers", "no-servers"),
+        ("/compute//v2.1//servers", "no-servers"),
+        ("/%63ompute/v2.1/servers", "no-servers"),
+        ("/compute%2Fv2.1%2Fservers", "no-servers"),
+        ("//compute/v2.1/servers", "no-servers"),
+        ("/compute;x/v2.1/servers", "no-servers"),
+        ("/%2563ompute/v2.1/servers", "no-servers"),
+        ("/two/v2.1/servers", "no-servers"),
+        ("/%74wo/v2.1/servers/1", "no-servers"),
+        ("/compute/image/v2/images", "no-images"),
+        ("/compute/%69mage/v2/images", "no-images"),
+        ("/compute//image", "no-images"),
+        ("/compute/image", "no-images"),
+        ("/v3/{o}/volumes", "ours"),
+        ("/%763/{o}/volumes", "ours"),
+        ("//v3/{o}/volumes", "ours"),
+    ] {
+        let path = path.replace("{p}", PROJECT_ID).replace("{o}", OTHER_PROJECT_ID);
+        for prefix in ["", "/cloud/demo", "/project/demo"] {
+            keyway.get(&format!("{prefix}{host}{path}")).await.denied("shared", name);
+        }
+        keyway.get_with(&path, &[("host", "s3.localhost")]).await.denied("shared", name);
+        s3.send(request(Method::GET, &path, &[], "")).await.denied("shared", name);
+    }
+    for (name, path) in
+        [("compute", "/v2.1/servers"), ("compute", "/image/v2"), ("image", "/"), ("image", "/v2")]
+    {
+        let denied = keyway.get_with(path, &[("host", &format!("{name}.localhost"))]).await;
+        assert_eq!(denied.header("x-keyway-error"), "denied", "{name} {path}");
+    }
+    assert!(service.connections().is_empty());
+    for path in ["/compute/v2.1/flavors", "/v3/{p}/volumes", "/box/servers", "/v2.0/networks", "/"] {
+        assert_eq!(
+            keyway.get(&format!("{host}{}", path.replace("{p}", PROJECT_ID))).await.status,
+            200,
+            "{path}"
+        );
+    }
+}
+
+// Promises 41, 43.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_allowed_for_one_service_is_not_for_its_neighbours() {
+    let cloud = cloud().await;
+    let service = Recorder::start().await;
+    let host = share_a_host(&cloud, &service);
+    let rules = |service: &str| vec![Rule { services: list(&[service]), ..rule("only", ALLOW) }];
+    for (allowed, passes) in [
+        ("network", &["/v2.0/networks"][..]),
+        ("compute", &["/compute/v2.1/servers", "/two/v2.1/servers", "/compute/servers"]),
+        ("s3", &["/box/v1", "/"]),
+        ("block-storage", &["/v3/{p}/volumes"]),
+    ] {
+        let keyway = TestKeyway::with(&cloud, |config| {
+            config.listeners[0].policy = Some(policy("one", false, DENY, rules(allowed)));
+        })
+        .await;
+        let all = [
+            "/v2.0/networks",
+            "/compute/v2.1/servers",
+            "/two/v2.1/servers",
+            "/compute/servers",
+            "/compute/image/v2/images",
+            "/compute/%69mage/v2/images",
+            "/compute//image/v2/images",
+            "/v3/{p}/volumes",
+            "/v3/{o}/volumes",
+            "/v2.1/servers",
+            "/%763/{p}/volumes",
+            "/%63ompute/v2.1/servers",
+            "//compute/v2.1/servers",
+            "/identity/v3/users",
+            "/box/v1",
+            "/",
+        ];
+        for path in all {
+            let expected = if passes.contains(&path) { "" } else { "denied" };
+            // What no service of the catalog has for its own belongs to the one at the top.
+            let of_top = allowed == "s3" && matches!(path, "/v2.1/servers" | "/identity/v3/users");
+            let of_project = allowed == "block-storage" && path == "/v3/{o}/volumes";
+            let filled = path.replace("{p}", PROJECT_ID).replace("{o}", OTHER_PROJECT_ID);
+            let answer = keyway.get(&format!("{host}{filled}")).await;
+            let expected = if of_top || of_project { "" } else { expected };
+            assert_eq!(answer.header("x-keyway-error"), expected, "{allowed}: {path}");
+        }
+    }
+}
+
+// Promises 41, 43.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_has_no_second_way_in_by_another_region_of_its_own() {
+    let cloud = cloud().await;
+    let service = Recorder::start().await;
+    let url = service.url().replace("/v1", "");
+    let endpoint = |region: &str, path: &str| {
+        json!({"id": region, "interface": "public", "region": region, "region_id": region,
+               "url": format!("{url}{path}")})
+    };
+    let endpoints = [endpoint("RegionOne", ""), endpoint("RegionTwo", "/two/v2.1")];
+    cloud.set_catalog(json!([{"type": "compute", "name": "nova", "endpoints": endpoints}]));
+    let rules = vec![Rule { paths: list(&["/servers/**"]), ..rule("no-servers", DENY) }];
+    let keyway = TestKeyway::with(&cloud, |config| {
+        config.listeners[0].policy = Some(policy("careful", false, ALLOW, rules));
+    })
+    .await;
+    let host = origin_of(&url);
+    for path in ["/two/v2.1/servers", "/%74wo/v2.1/servers", "//two/v2.1/servers/1", "/two%2Fv2.1/servers"] {
+        keyway.get(&format!("{host}{path}")).await.denied("careful", "no-servers");
+        let by_name = [("host", "compute.localhost")];
+        keyway.get_with(path, &by_name).await.denied("careful", "no-servers");
+    }
+    assert!(service.connections().is_empty());
+    assert_eq!(keyway.get(&format!("{host}/two/v2.1/flavors")).await.status, 200);
 }

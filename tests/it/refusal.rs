@@ -74,7 +74,8 @@ async fn a_401_to_a_clients_own_login_is_no_matter_of_our_token() {
         let user = json!({"name": USER, "domain": {"name": DOMAIN}, "password": password});
         json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}})
     };
-    for path in ["/identity/auth/tokens", "/identity/v3/auth/tokens", "/keystone/auth/tokens"] {
+    // In a spelling that is not the facade's.
+    for path in ["/identity/auth/tokens", "/identity/v3//auth/tokens", "/keystone/auth/tokens"] {
         let answer = keyway.post(path, &login("wrong")).await;
         answer.passed_on(401);
         assert_eq!(answer.header("x-keyway-retry"), "");

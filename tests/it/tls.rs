@@ -329,11 +329,16 @@ mod plain_http {
     #[tokio::test]
     async fn a_token_from_https_does_not_go_to_an_endpoint_in_the_clear() {
         let (keyway, service, _authority, _demo, tunnel) = mixed(|_| AllowHttp::Never).await;
-        let mut client = keyway.connect().await;
-        client.send(GET.replace("/svc/", "/compute/")).await;
-        let (head, body) = client.response().await;
-        assert_eq!((status(&head), field(&head, "x-keyway-error")), (502, Some("plain_http")), "{head}");
-        assert!(String::from_utf8_lossy(&body).contains("allow_http"), "it says the way out");
+        let origin = format!("/origin/http-{}/v1/", service.authority().replace(':', "-"));
+        for (path, host) in [("/compute/", "localhost"), (&origin, "localhost"), ("/", "compute.localhost")] {
+            let mut client = keyway.connect().await;
+            client
+                .send(GET.replace("/svc/", path).replace("Host: localhost", &format!("Host: {host}")))
+                .await;
+            let (head, body) = client.response().await;
+            assert_eq!((status(&head), field(&head, "x-keyway-error")), (502, Some("plain_http")), "{head}");
+            assert!(String::from_utf8_lossy(&body).contains("allow_http"), "it says the way out");
+        }
         assert!(!service.has_connection().await);
         tunnel.abort();
     }
@@ -347,10 +352,15 @@ mod plain_http {
                 AllowHttp::Only(vec![if by_origin { origin } else { "compute".to_owned() }])
             })
             .await;
+            let origin = format!("/origin/http-{}/v1/", service.authority().replace(':', "-"));
             let mut client = keyway.connect().await;
             client.send(GET.replace("/svc/", "/compute/")).await;
-            let (_server, head) = service.answer(OK).await;
+            let (mut server, head) = service.answer(OK).await;
             assert!(field(&head, "x-auth-token").is_some());
+            assert_eq!(status(&client.response().await.0), 200);
+            client.send(GET.replace("/svc/", &origin)).await;
+            assert_eq!(server.head().await.lines().next(), head.lines().next());
+            server.send(OK).await;
             assert_eq!(status(&client.response().await.0), 200);
             tunnel.abort();
         }

@@ -95,14 +95,18 @@ fn the_annotated_file_holds_every_key_with_its_default() {
         .collect();
     let setup = Setup::new().clouds(&yaml(&["prod", "lab"]));
     let etc = setup.dir.path().join("etc/keyway");
+    let var = setup.dir.path().join("var");
     let all = all.join("\n").replace("/etc/keyway", &etc.display().to_string());
-    let tls = ["tls.pem", "tls.key", "clients.pem"].into_iter();
-    let setup = tls.fold(setup, |setup, name| setup.file(&format!("etc/keyway/{name}"), "")).toml(&all);
+    let all = all.replace("/var/lib", &var.display().to_string());
+    let files = ["tls.pem", "tls.key", "clients.pem", "ada.password"].into_iter();
+    let setup = files
+        .fold(setup, |setup, name| setup.file(&format!("etc/keyway/{name}"), "hunter2-ada\n"))
+        .toml(&all);
     let config = setup.config();
     assert_eq!(served(&config), ["prod", "lab"]);
     assert_ne!(config.clouds[0].allow_http, AllowHttp::Never);
     let names: Vec<_> = config.listeners.iter().map(|listener| listener.name.as_str()).collect();
-    assert_eq!(names, ["main", "compute", "socket", "team"]);
+    assert_eq!(names, ["main", "compute", "nova", "socket", "team"]);
     let policies: Vec<_> = config
         .listeners
         .iter()
@@ -112,6 +116,8 @@ fn the_annotated_file_holds_every_key_with_its_default() {
         .collect();
     assert_eq!(policies, ["compute-of-x", "list-only", "no-identity-writes"]);
     assert_eq!(config.warnings, [""; 0]);
+    assert_eq!(config.facade.state, Some(var.join("keyway")));
+    assert_eq!(config.facade.logins.len(), 2);
     for option in named_options() {
         assert!(all.contains(&format!("\n{option} = ")), "{option} is not in config/keyway.toml");
     }

@@ -33,6 +33,7 @@ fn a_listener_has_everything_that_its_table_says() {
         tls_cert = 'tls.pem'
         tls_key = 'tls.key'
         client_ca = 'ca.pem'
+        login = 'configured'
         [listener.socket]
         address = 'unix:/run/keyway.sock'
         mode = '0660'
@@ -43,6 +44,8 @@ fn a_listener_has_everything_that_its_table_says() {
         required_header = 'X-Admin: 1'
         [policy.look]
         read_only = true
+        [login.ada]
+        password = 'hunter2-ada'
     ";
     let setup = with_tls_files().toml(text);
     let config = setup.config();
@@ -66,7 +69,8 @@ fn a_listener_has_everything_that_its_table_says() {
     assert!(config.admin.entry.required.is_some());
     assert_eq!(config.warnings, [""; 0]);
     // The header's value is as good as a password.
-    assert!(!format!("{config:?}").contains("let me in"));
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("let me in") && !shown.contains("hunter2"));
 }
 
 // Promise 1.
@@ -86,7 +90,9 @@ fn an_address_that_others_reach_needs_tls_and_client_certificates() {
             &[&format!("listener.x.address: {}", of("x"))],
         );
         for (listen, table) in [("listen", "main"), ("admin", "admin")] {
-            let known = format!("{listen} = '{address}'\n[listener.{table}]\n{TLS}");
+            let known = format!(
+                "{listen} = '{address}'\n[listener.{table}]\n{TLS}\n[login.ada]\npassword = 'hunter2-ada'"
+            );
             with_tls_files().toml(&known).config();
         }
     }
@@ -260,4 +266,133 @@ fn a_policy_that_is_not_there_is_a_problem() {
         &format!("{policy}[listener.admin]\npolicy = 'look'"),
         &["listener.admin.policy: the admin listener serves nothing that a policy speaks of"],
     );
+}
+
+#[test]
+fn a_listener_may_stand_for_one_service() {
+    let text = "
+        [listener.nova]
+        address = '127.0.0.1:1'
+        service = 'compute'
+        [listener.two]
+        address = '127.0.0.1:2'
+        service = 'Cloud DB'
+        cloud = 'lab'
+        region = 'Region/Two'
+        [listener.ordinary]
+        address = '127.0.0.1:3'
+    ";
+    let clouds = yaml(&["prod", "lab"]);
+    let config = Setup::new().clouds(&clouds).toml(&format!("clouds = ['prod', 'lab']\n{text}")).config();
+    let listeners = config.listeners.iter();
+    let pinned: Vec<_> =
+        listeners.map(|listener| (listener.name.as_str(), listener.pinned.as_deref())).collect();
+    assert_eq!(
+        pinned,
+        [
+            ("main", None),
+            ("nova", Some("/compute")),
+            ("ordinary", None),
+            ("two", Some("/cloud/lab/region/Region%2FTwo/Cloud%20DB")),
+        ]
+    );
+}
+
+#[test]
+fn a_listeners_service_has_a_name_and_a_cloud_that_is_served() {
+    let x = |text: &str| format!("[listener.x]\naddress = '127.0.0.1:1'\n{text}");
+    check(&x("service = ''"), &["listener.x.service: is no name: write one as the catalog has it"]);
+    check(&x("service = ' '"), &["listener.x.service: is no name"]);
+    check(&x("service = \"a\\tb\""), &["listener.x.service: is no name"]);
+    check(&x("service = ['a']"), &["listener.x.service: a list, not a text"]);
+    check(&x("service = 'a'\nregion = ''"), &["listener.x.region: is no name"]);
+    check(
+        &x("region = 'R'\ncloud = 'envvars'"),
+        &[
+            "listener.x.cloud: says where a service is, and there is none: set service = \"compute\"",
+            "listener.x.region: says where a service is, and there is none",
+        ],
+    );
+    check(
+        &x("service = 'compute'\ncloud = 'lab'"),
+        &["listener.x.cloud: no such cloud is served, only envvars: correct the name, or serve the cloud"],
+    );
+    check(
+        "[listener.main]\nservice = 'compute'\n[listener.admin]\nservice = 'compute'",
+        &[
+            "listener.main.service: this listener serves more than one service: write a [listener.NAME]",
+            "listener.admin.service: this listener serves more than one service",
+        ],
+    );
+}
+
+/// The addresses of the emulated ports, and what each stands for.
+fn emulated(setup: Setup) -> Vec<String> {
+    let config = setup.config();
+    let emulated = config.listeners.iter().filter(|listener| listener.emulated);
+    emulated
+        .map(|listener| format!("{} {}", listener.server.address, listener.pinned.as_deref().unwrap()))
+        .collect()
+}
+
+#[test]
+fn conventional_ports_are_emulated_as_asked() {
+    let setup = with_tls_files;
+    assert_eq!(emulated(setup().toml("emulate_ports = false")), [""; 0]);
+    assert_eq!(emulated(setup().toml("emulate_ports = []")), [""; 0]);
+    let some = ["127.0.0.1:5000 /identity", "127.0.0.1:35357 /identity", "127.0.0.1:8776 /block-storage"];
+    assert_eq!(emulated(setup().toml("emulate_ports = ['identity', 'volumev3', 'block_storage']")), some);
+    assert_eq!(emulated(setup().vars("KEYWAY_EMULATE_PORTS=identity, volume")), some);
+    let all = emulated(setup().toml("emulate_ports = true"));
+    assert_eq!((all.len(), all[2].as_str()), (19, "127.0.0.1:8774 /compute"));
+    let mut by_flag = setup().toml("emulate_ports = ['dns']");
+    by_flag.overrides.emulate_ports = Some("true".to_owned());
+    assert_eq!(emulated(by_flag), all);
+
+    // At the main listener's address, with all that it asks.
+    let main = "[listener.main]\nhosts = ['k.example']\npolicy = 'look'";
+    let text = format!("listen = '[::1]:1'\nemulate_ports = ['image']\n{main}\n{TLS}");
+    let config = setup().toml(&format!("{text}\n[policy.look]\nread_only = true")).config();
+    let [main, image] = &config.listeners[..] else { panic!("two listeners") };
+    assert_eq!(image.server.address.to_string(), "[::1]:9292");
+    assert_eq!((&image.entry, &image.policy, image.logins), (&main.entry, &main.policy, main.logins));
+    assert!(image.server.tls.is_some() && image.server.tls == main.server.tls);
+    let remote = format!("listen = '10.0.0.1:1'\nemulate_ports = ['image']\n[listener.main]\n{TLS}");
+    let config = setup().toml(&remote).config();
+    assert_eq!(config.listeners[1].server.address.to_string(), "127.0.0.1:9292");
+    assert!(config.listeners[1].server.tls.is_some());
+    let config = setup().toml("listen = 'unix:/run/k.sock'\nemulate_ports = ['image']").config();
+    assert_eq!(config.listeners[1].server.address.to_string(), "127.0.0.1:9292");
+    let warned = config.warnings.iter().any(|warning| warning.contains("every user of this machine reaches"));
+    assert!(warned, "{:?}", config.warnings);
+}
+
+#[test]
+fn conventional_ports_leave_other_listeners_alone() {
+    let nova = "emulate_ports = ['compute']\n[listener.nova]\naddress = '127.0.0.1:8774'\n";
+    let region = format!("{nova}service = 'compute'\nregion = 'two'");
+    assert_eq!(emulated(with_tls_files().toml(&region)), [""; 0]);
+    check(
+        nova,
+        &["emulate_ports: the listener `nova`, which serves more than compute, is at 127.0.0.1:8774: change"],
+    );
+    check(
+        "admin = '127.0.0.1:8080'\nemulate_ports = true",
+        &["emulate_ports: the listener `admin`, which serves more than object-store, is at 127.0.0.1:8080"],
+    );
+    check(
+        "emulate_ports = ['compute', 'metric']",
+        &["emulate_ports: `metric` is no service with a port by convention: write true"],
+    );
+    check(
+        "emulate_ports = 'compute'",
+        &["emulate_ports: a text, not a list of texts: write emulate_ports = "],
+    );
+    check("emulate_ports = 8774", &["emulate_ports: a number, not a list of texts"]);
+    let mut setup = with_tls_files().vars("KEYWAY_EMULATE_PORTS=yes");
+    setup.overrides.emulate_ports = Some("compute,".to_owned());
+    setup.check_problems(&[
+        "environment: KEYWAY_EMULATE_PORTS: `yes` is no service",
+        "command line: --emulate-ports: `` is no service",
+    ]);
 }

@@ -2,6 +2,7 @@
 
 mod clouds;
 mod endpoints;
+mod facade;
 mod file;
 mod files;
 mod listeners;

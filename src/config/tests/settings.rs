@@ -150,14 +150,18 @@ fn every_setting_is_a_variable_too() {
             "log.format" => "json",
             "log.level" => "debug",
             "workers" => "3",
+            "emulate_ports" => "dns",
             key if key == "drain" || key.starts_with("timeouts.") => "11s",
             "limits.head" | "limits.target" => "9KiB",
+            "facade.token_life" => "2d",
+            "facade.state" => "~/state",
             _ => "77",
         };
         format!("{}={value}", variable(key))
     });
     let config = Setup::new().vars(PASSWORD).vars(&variables.join("\n")).config();
     assert_eq!((port(&config.listeners[0]), port(&config.admin), config.workers), (1, 2, 3));
+    assert_eq!(port(&config.listeners[1]), 9001);
     let eleven = Duration::from_secs(11);
     let timeouts = config.timeouts;
     for duration in [timeouts.handshake, timeouts.head, timeouts.keepalive, timeouts.stall, config.drain] {
@@ -165,6 +169,8 @@ fn every_setting_is_a_variable_too() {
     }
     assert_eq!((config.limits.connections_per_client, config.limits.min_rate), (Some(77), 77));
     assert_eq!((config.body_limits.default, config.limits.head), (Some(77), 9 << 10));
+    assert_eq!(config.facade.token_life, 4 * Duration::from_secs(12 * 3600));
+    assert!(config.facade.state.is_some_and(|state| state.ends_with("home/state")));
     assert_eq!(config.warnings, [""; 0]);
 }
 

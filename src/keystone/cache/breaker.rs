@@ -35,6 +35,14 @@ const PROOF: Duration = Duration::from_secs(10);
 /// How many logins refused tokens may cause in a cloud at once, and how long until one more may.
 const REFUSALS: (u32, Duration) = (40, Duration::from_secs(1));
 
+/// The waits after Keystone refused a scope with good credentials: that locks no account, and somebody may
+/// be about to grant it.
+const REFUSED_SCOPE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// How many scopes that a cloud never had Keystone may refuse at once, and how long until it is asked for
+/// one more. Each costs up to two logins, one after the other, and clients can make up any number.
+const STRANGE_SCOPES: (u32, Duration) = (10, Duration::from_secs(6));
+
 /// What went wrong since the last success.
 #[derive(Clone)]
 pub(super) struct Failure {
@@ -47,7 +55,11 @@ impl Failure {
     /// The failure after one more attempt.
     pub(super) fn after(previous: Option<&Self>, error: Arc<AuthError>, now: Instant) -> Self {
         let attempts = previous.map_or(0, |failure| failure.attempts).saturating_add(1);
-        let (first, longest) = if error.is_rejection() { PAUSE } else { BACKOFF };
+        let (first, longest) = match *error {
+            AuthError::Rejected { .. } => PAUSE,
+            AuthError::ScopeRefused { .. } => REFUSED_SCOPE,
+            _ => BACKOFF,
+        };
         let doubled = first.saturating_mul(1 << (attempts - 1).min(16)).min(longest);
         // Up to a fifth more, so that many processes do not come back together.
         let jittered = doubled.mul_f64(1.0 + 0.2 * fastrand::f64());
@@ -62,7 +74,7 @@ impl Failure {
     }
 }
 
-/// Caps the logins that refusals cause: each takes one, and they come back slowly.
+/// Caps what may be asked of Keystone for others: each takes one, and they come back slowly.
 #[derive(Clone)]
 pub(super) struct Bucket {
     most: u32,
@@ -90,14 +102,18 @@ impl Bucket {
         self.left
     }
 
-    /// Takes one, or says why not.
-    pub(super) fn take(&mut self, now: Instant) -> Result<(), AuthError> {
+    /// Takes one, or says how long until there is one again.
+    pub(super) fn take(&mut self, now: Instant) -> Result<(), Duration> {
         if self.left(now) == 0 {
-            let wait = (self.filled + self.refill).saturating_duration_since(now);
-            return Err(AuthError::TooManyRefusals { refusals: self.most, wait });
+            return Err((self.filled + self.refill).saturating_duration_since(now));
         }
         self.left -= 1;
         Ok(())
+    }
+
+    /// Takes one for a token that a service refused.
+    pub(super) fn take_refusal(&mut self, now: Instant) -> Result<(), AuthError> {
+        self.take(now).map_err(|wait| AuthError::TooManyRefusals { refusals: self.most, wait })
     }
 
     /// Puts one back that was not used.
@@ -108,6 +124,8 @@ impl Bucket {
 
 /// See the module's documentation.
 pub(super) struct Breaker {
+    /// The cloud's own scope.
+    own: Scope,
     state: Mutex<State>,
     lanes: Semaphore,
 }
@@ -116,11 +134,15 @@ struct State {
     failure: Option<Failure>,
     /// When the last attempt failed.
     failed: Option<Instant>,
-    /// For what logins were last accepted, and when: the latest first, and one for something else.
+    /// For what logins were last accepted, and when: the latest first, one for something else, and the
+    /// cloud's own scope. Others come and go; if Keystone no longer knows any of them, that must not look as if the
+    /// credentials were bad.
     accepted: Vec<(Instant, Scope)>,
     /// A login was rejected since, and it is not clear yet why.
     doubted: bool,
     refusals: Bucket,
+    /// See [`STRANGE_SCOPES`].
+    strange: Bucket,
 }
 
 /// The right to ask Keystone once. As long as it is held alone, nobody else asks.
@@ -141,10 +163,17 @@ pub(super) enum Verdict {
 }
 
 impl Breaker {
-    pub(super) fn new() -> Self {
-        let refusals = Bucket::new(REFUSALS);
-        let state = State { failure: None, failed: None, accepted: Vec::new(), doubted: false, refusals };
-        Self { state: Mutex::new(state), lanes: Semaphore::new(LANES as usize) }
+    /// For a cloud whose own scope is `own`.
+    pub(super) fn new(own: Scope) -> Self {
+        let state = State {
+            failure: None,
+            failed: None,
+            accepted: Vec::new(),
+            doubted: false,
+            refusals: Bucket::new(REFUSALS),
+            strange: Bucket::new(STRANGE_SCOPES),
+        };
+        Self { own, state: Mutex::new(state), lanes: Semaphore::new(LANES as usize) }
     }
 
     /// What those hear who come before it is time for the next attempt.
@@ -191,7 +220,11 @@ impl Breaker {
         state.doubted = false;
         state.accepted.retain(|(_, known)| known != scope);
         state.accepted.insert(0, (now(), scope.clone()));
-        state.accepted.truncate(2);
+        let mut others = 0;
+        state.accepted.retain(|(_, known)| {
+            others += usize::from(*known != self.own);
+            *known == self.own || others <= 2
+        });
         state.failure.take().is_some()
     }
 
@@ -230,16 +263,32 @@ impl Breaker {
         if state.failure.as_ref().is_some_and(rejected) {
             return Verdict::Bad;
         }
-        match state.accepted.iter().find(|(_, known)| known != scope) {
-            Some((at, _)) if *at >= sent => Verdict::Good,
-            Some((_, known)) => Verdict::Ask(known.clone()),
-            None => Verdict::Unknown,
+        let mut others = state.accepted.iter().filter(|(_, known)| known != scope);
+        let Some(latest) = others.next() else { return Verdict::Unknown };
+        if latest.0 >= sent {
+            return Verdict::Good;
         }
+        // Nobody but the operator changes what the cloud's own scope is good for.
+        let own = others.find(|(_, known)| *known == self.own);
+        Verdict::Ask(own.unwrap_or(latest).1.clone())
     }
 
     /// Takes one of the logins that refused tokens may cause.
     pub(super) fn take_refusal(&self) -> Result<(), AuthError> {
-        self.lock().refusals.take(now())
+        self.lock().refusals.take_refusal(now())
+    }
+
+    /// Takes the right to ask for a scope that the cloud never had.
+    ///
+    /// # Errors
+    /// [`AuthError::TooManyScopes`] when Keystone refused too many of late.
+    pub(super) fn take_scope(&self) -> Result<(), AuthError> {
+        self.lock().strange.take(now()).map_err(|wait| AuthError::TooManyScopes { wait })
+    }
+
+    /// Keystone did not refuse that scope.
+    pub(super) fn put_scope_back(&self) {
+        self.lock().strange.put_back();
     }
 
     fn lanes_for_one(&self) -> u32 {

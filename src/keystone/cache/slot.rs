@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::breaker::{Breaker, Bucket, Failure};
-use super::{Asked, Event, Key, Outcome, Reason, Shared, Status};
+use super::{Asked, Event, Key, Outcome, Reason, Shared, Status, has_scope};
 use crate::keystone::{AuthError, Token, TokenId};
 use crate::secret;
 
@@ -60,6 +60,8 @@ struct Flight {
 /// What a login needs to know, and what it finds out.
 pub(super) struct Login {
     pub(super) key: Key,
+    /// Keystone granted this scope before.
+    pub(super) known: bool,
     pub(super) reason: Reason,
     pub(super) project_id: Option<String>,
     pub(super) lister: Option<Arc<Token>>,
@@ -88,7 +90,7 @@ enum Turn {
 }
 
 impl Trouble {
-    fn error(&self) -> &AuthError {
+    pub(super) fn error(&self) -> &AuthError {
         match self {
             Self::NotAsked(error) | Self::OfScope(error) => error,
             Self::OfCloud(failure) => &failure.error,
@@ -116,10 +118,10 @@ impl State {
         }
     }
 
-    /// What those hear who come before it is time for the next attempt.
+    /// What those hear who come before it is time for the next attempt: what holds for all scopes first.
     fn waiting(&self, breaker: &Breaker, now: Instant) -> Option<Arc<AuthError>> {
-        let own = self.failure.as_ref().and_then(|failure| failure.waiting(now));
-        own.or_else(|| breaker.waiting(now)).map(Arc::new)
+        let of_all = breaker.waiting(now);
+        of_all.or_else(|| self.failure.as_ref()?.waiting(now)).map(Arc::new)
     }
 
     fn wake(&mut self, alarm: Option<AbortHandle>) {
@@ -279,7 +281,7 @@ impl Slot {
 
     /// Takes one of the logins that refused tokens may cause, of this project and of the cloud.
     fn take_refusal(&self, shared: &Shared, state: &mut State, now: Instant) -> Result<(), AuthError> {
-        state.refusals.take(now)?;
+        state.refusals.take_refusal(now)?;
         self.breaker(shared).take_refusal().inspect_err(|_| state.refusals.put_back())?;
         if state.refusals.left(now) == 0 {
             let cloud = &shared.clouds[self.key.cloud].config.name;
@@ -308,7 +310,7 @@ impl Slot {
         let start = soonest.map_or(now(), |soonest| soonest.max(now()));
         state.asked = Some(start);
         let (key, project_id) = (self.key.clone(), state.project_id.clone());
-        let login = Login { key, reason, project_id, lister, start };
+        let login = Login { key, known: state.token.is_some(), reason, project_id, lister, start };
         shared.runtime.spawn(fly(Arc::clone(self), Arc::clone(shared), login, tell));
         answer
     }
@@ -333,30 +335,46 @@ impl Slot {
         if state.flight().is_some() {
             return;
         }
-        if self.is_wanted(&state) {
+        if self.is_wanted(&state, now) {
             let reason = if state.token.is_some() { Reason::Renewal } else { Reason::Cold };
             self.take_off(shared, &mut state, reason, None);
             return;
         }
         // Nobody used it so far. Look again, ever more often, until it is over.
         let left = state.token.as_ref().and_then(|token| token.life_left(now)).unwrap_or_default();
-        if left.is_zero() {
-            state.token = None;
-            shared.changed();
-        } else {
+        if !left.is_zero() {
             let alarm = self.alarm_at(shared, now + (left / 2).max(Duration::from_secs(1)));
             state.wake(Some(alarm));
+        } else if state.token.take().is_some() {
+            shared.changed();
         }
     }
 
-    /// Whether it is worth asking Keystone without anyone waiting: the cloud's own token always, that
-    /// of another project if it was used since it was issued.
-    fn is_wanted(&self, state: &State) -> bool {
-        let used = state.token.as_ref().is_some_and(|token| token.was_used());
-        match self.key.scope {
-            Asked::Own => true,
-            Asked::Project(_) => used && state.project_id.is_some(),
-            Asked::Exactly(_) => used,
+    /// Whether it is worth asking Keystone without anyone waiting: for the cloud's own token always; for
+    /// another scope's as long as there is one that was used since it was issued, and Keystone does not
+    /// refuse the scope.
+    fn is_wanted(&self, state: &State, now: Instant) -> bool {
+        let resolved = match self.key.scope {
+            Asked::Own => return true,
+            Asked::Project(_) => state.project_id.is_some(),
+            Asked::Exactly(_) => true,
+        };
+        let refused = |failure: &Failure| matches!(*failure.error, AuthError::ScopeRefused { .. });
+        resolved
+            && !state.failure.as_ref().is_some_and(refused)
+            && state.token.as_ref().is_some_and(|token| token.was_used() && token.is_fresh(now))
+    }
+
+    /// Whether its token is what `asked` asks for: it was made for that, or the token says so.
+    pub(super) fn serves(&self, asked: &Asked) -> bool {
+        self.key.scope == *asked || self.known().is_some_and(|token| has_scope(&token, asked))
+    }
+
+    /// From now on it is one of those that work.
+    fn keep(self: &Arc<Self>, shared: &Shared) {
+        if self.key.scope != Asked::Own {
+            shared.scopes.insert(self.key.clone(), Arc::clone(self));
+            shared.tried.invalidate(&self.key);
         }
     }
 
@@ -371,6 +389,7 @@ impl Slot {
         let asked = |outcome, expires_at| Event::Asked { cloud: index, reason, outcome, took, expires_at };
         // Told when the lock is free again.
         let mut events = Vec::new();
+        let is_first = state.token.is_none();
         let answer = match result.and_then(|token| still_fresh(token, now)) {
             Ok(token) => {
                 let token = Arc::new(token);
@@ -413,7 +432,9 @@ impl Slot {
                         (error, until)
                     }
                 };
-                let alarm = self.is_wanted(&state).then(|| self.alarm_at(shared, until));
+                // Without one it is let go when it is asked for no more; with one, when that is over.
+                let wakes = state.token.is_some() || self.is_wanted(&state, now);
+                let alarm = wakes.then(|| self.alarm_at(shared, until));
                 state.wake(alarm);
                 if flight.is_some_and(|flight| flight.replaces) {
                     // The old token is in use again: it is all that there is.
@@ -423,6 +444,9 @@ impl Slot {
             }
         };
         drop(state);
+        if is_first && answer.is_ok() {
+            self.keep(shared);
+        }
         events.iter().for_each(|event| (shared.observer)(event));
         answer
     }

@@ -4,6 +4,7 @@
 //! was asked of us (backoff, the bucket), and a login that is under way. The structs are taken apart
 //! field by field, so that a new field can't be forgotten here.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
@@ -21,21 +22,30 @@ impl TokenCache {
             let (Some(old), Some(new)) = (old.shared.clouds.get(*from), self.shared.clouds.get(*to)) else {
                 continue;
             };
-            let Cloud { config: _, source: _, breaker: _, slot, projects, check: _ } = old;
+            let Cloud { config: _, source: _, breaker: _, slot, projects, listing: _, check: _ } = old;
             // Before any slot looks at it: a pause after a wrong password outlives a reload.
             *new.breaker.lock().unwrap_or_else(PoisonError::into_inner) = old.breaker();
             new.slot.inherit(&self.shared, slot);
             let known = projects.lock().unwrap_or_else(PoisonError::into_inner).clone();
             *new.projects.lock().unwrap_or_else(PoisonError::into_inner) = known;
         }
-        for (key, slot) in &old.shared.projects {
-            if let Some((_, to)) = same.iter().find(|(from, _)| *from == key.cloud) {
-                let key = Key { cloud: *to, scope: key.scope.clone() };
-                let heir = Arc::new(Slot::new(key.clone()));
-                heir.inherit(&self.shared, &slot);
-                self.shared.projects.insert(key, heir);
+        let caches = [(&old.shared.scopes, &self.shared.scopes), (&old.shared.tried, &self.shared.tried)];
+        for (theirs, ours) in caches {
+            // A slot may be there under several keys.
+            let mut heirs: HashMap<*const Slot, Arc<Slot>> = HashMap::new();
+            for (key, slot) in theirs {
+                if let Some((_, to)) = same.iter().find(|(from, _)| *from == key.cloud) {
+                    let heir = heirs.entry(Arc::as_ptr(&slot)).or_insert_with(|| {
+                        let key = Key { cloud: *to, scope: slot.key.scope.clone() };
+                        let heir = Arc::new(Slot::new(key));
+                        heir.inherit(&self.shared, &slot);
+                        heir
+                    });
+                    let key = Key { cloud: *to, scope: key.scope.clone() };
+                    ours.insert(key, Arc::clone(heir));
+                }
+                slot.lock().wake(None);
             }
-            slot.lock().wake(None);
         }
         for cloud in &old.shared.clouds {
             cloud.slot.lock().wake(None);
@@ -117,6 +127,9 @@ async fn follow(
             slot.wind(&shared, &mut state);
         }
         shared.changed();
+    }
+    if matches!(landed, Some(Ok(_))) {
+        slot.keep(&shared);
     }
     tell.send_replace(Some(landed.unwrap_or_else(|| Err(Arc::new(AuthError::Stopped)))));
 }

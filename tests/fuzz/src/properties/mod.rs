@@ -7,6 +7,7 @@ pub mod headers;
 pub mod links;
 pub mod path;
 pub mod policy;
+pub mod session;
 pub mod stack;
 pub mod token;
 pub mod wire;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use http::uri::PathAndQuery;
 use keyway::proxy::rewrite::Base;
-use keyway::route::Route;
+use keyway::route::{Form, Route};
 
 /// Catalog URLs' paths, and what of each must stay whatever the client asks for.
 const BASES: [(&str, &str); 6] = [
@@ -16,17 +16,29 @@ const BASES: [(&str, &str); 6] = [
     ("/a/b", "/a/b"),
 ];
 
-/// Sends a target, as a client writes it, through route and base.
+/// Sends a target, as a client writes it, through route and base: where its path names the service, and
+/// where a host name or a listener does.
 ///
 /// # Panics
 /// If the result could be read as something outside the base, or not all of it arrives.
 pub fn check(text: &str) {
     let Ok(asked) = PathAndQuery::try_from(text) else { return };
+    if let Ok(route) = Route::at_root("/cloud/lab/compute", asked.path()) {
+        assert_eq!((route.form, route.rest), (Form::Root, asked.path()));
+        for (_, root) in BASES {
+            for reading in readings(format!("{root}{}", route.rest).as_bytes()) {
+                assert!(stays_below(&reading, root), "{:?} leaves {root:?}", route.rest);
+            }
+        }
+    }
     let Ok(route) = Route::parse(asked.path()) else { return };
     assert_eq!(format!("{}{}", route.prefix, route.rest), asked.path());
     let names = [route.cloud(), route.region(), route.project(), route.service().map(Some)];
     for name in names.into_iter().flatten().flatten() {
         assert!(!name.is_empty() && !name.chars().any(char::is_control), "{name:?}");
+    }
+    if route.form == Form::Origin {
+        return;
     }
     for (catalog, root) in BASES {
         let base = Base::new(catalog, Some("p"));

@@ -6,7 +6,7 @@ use http::Method;
 use http::uri::PathAndQuery;
 use keyway::policy::{Effect, Policy, Rule, Scoped, View};
 use keyway::proxy::rewrite::{self, Base};
-use keyway::route::Route;
+use keyway::route::{Form, Route};
 
 use super::path::readings;
 
@@ -21,11 +21,18 @@ const BASES: [&str; 4] = ["", "/v2.1", "/compute/v2.1", "/a/v3/0123456789abcdef0
 pub fn check(text: &str) {
     let Some((method, target)) = text.split_once(' ') else { return };
     let (Ok(method), Ok(asked)) = (method.parse::<Method>(), PathAndQuery::try_from(target)) else { return };
-    let Ok(route) = Route::parse(asked.path()) else { return };
-    for catalog in BASES {
+    let at_endpoint = Route::parse(asked.path()).ok().filter(|route| route.form == Form::Endpoint);
+    let at_root = Route::at_root("/compute", asked.path()).ok();
+    for (catalog, route) in BASES
+        .into_iter()
+        .flat_map(|catalog| [&at_endpoint, &at_root].into_iter().flatten().map(move |route| (catalog, route)))
+    {
         let (base, with_project) = (Base::new(catalog, Some(PROJECT)), catalog.ends_with(PROJECT));
         let current = base.needs_version(route.rest).then_some("v2");
-        let target = base.target(route.rest, current);
+        let target = match route.form {
+            Form::Endpoint => base.target(route.rest, current),
+            _ => format!("{}{}", base.root(), route.rest),
+        };
         let view = || View::new(Some("compute"), ["nova"], base.clone());
         let views: Arc<[View]> = [view()].into();
         let at = |policy: Policy| Arc::new(policy).at(&views, Some((PROJECT, "demo")));

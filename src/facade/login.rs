@@ -1,0 +1,162 @@
+//! Is this the password of a configured login?
+//!
+//! How long the answer takes tells nothing: neither whether the name or the password was wrong, nor how much
+//! of either was right. And it is only given so often ([`Attempts`]).
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ring::hmac;
+use zeroize::Zeroizing;
+
+use super::Login;
+use super::keys::random;
+
+/// The configured logins, by hashes that are keyed anew each time.
+pub struct Passwords {
+    key: hmac::Key,
+    logins: Vec<Hashed>,
+}
+
+/// A login, what its name and password together are, and its password alone.
+struct Hashed {
+    login: Login,
+    pair: [u8; 32],
+    alone: [u8; 32],
+}
+
+impl Passwords {
+    /// Of these logins.
+    pub fn new(logins: &[Login]) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, Zeroizing::new(random::<32>()).as_slice());
+        let hashed = |login: &Login| Hashed {
+            login: login.clone(),
+            pair: hash(&key, Some(&login.name), login.password.expose().as_bytes()),
+            alone: hash(&key, None, login.password.expose().as_bytes()),
+        };
+        Self { logins: logins.iter().map(hashed).collect(), key }
+    }
+
+    /// The login of this name, if this is its password; of any name if none is given.
+    pub fn login(&self, name: Option<&str>, password: &[u8]) -> Option<&Login> {
+        let asked = hash(&self.key, name, password);
+        let mut found = None;
+        for hashed in &self.logins {
+            let of_login = if name.is_some() { &hashed.pair } else { &hashed.alone };
+            let different = of_login.iter().zip(&asked).fold(0, |different, (a, b)| different | (a ^ b));
+            if different == 0 {
+                found = Some(&hashed.login);
+            }
+        }
+        found
+    }
+
+    /// The login of this name.
+    pub fn named(&self, name: &str) -> Option<&Login> {
+        self.logins.iter().map(|hashed| &hashed.login).find(|login| login.name == name)
+    }
+}
+
+impl fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.logins.iter().map(|hashed| &hashed.login)).finish()
+    }
+}
+
+/// A name has its length before it, so that no other name and password are the same bytes.
+fn hash(key: &hmac::Key, name: Option<&str>, password: &[u8]) -> [u8; 32] {
+    let mut context = hmac::Context::with_key(key);
+    let name = name.unwrap_or_default();
+    context.update(&(name.len() as u64).to_be_bytes());
+    context.update(name.as_bytes());
+    context.update(password);
+    context.sign().as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
+/// How many wrong passwords a listener takes at once.
+const BURST: u32 = 10;
+
+/// How long it takes until it takes one more.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The wrong passwords of one listener. Once there were too many, none is looked at for a while, right ones
+/// neither: else nothing would be limited. Tokens, and passwords that a worker has seen to be right, go on.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    /// When the last wrong password will be forgotten.
+    forgotten: Mutex<Option<Instant>>,
+}
+
+impl Attempts {
+    /// Whether a password may be looked at.
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub fn check(&self, now: Instant) -> Result<(), Duration> {
+        let owed = self.forgotten(|forgotten| forgotten.map(|at| at.saturating_duration_since(now)));
+        match owed.unwrap_or_default().checked_sub(EVERY * (BURST - 1)) {
+            Some(wait) if !wait.is_zero() => Err(wait),
+            _ => Ok(()),
+        }
+    }
+
+    /// One was wrong.
+    pub fn wrong(&self, now: Instant) {
+        self.forgotten(|forgotten| *forgotten = Some(forgotten.map_or(now, |at| at.max(now)) + EVERY));
+    }
+
+    fn forgotten<T>(&self, change: impl FnOnce(&mut Option<Instant>) -> T) -> T {
+        change(&mut self.forgotten.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keystone::Secret;
+
+    fn passwords() -> Passwords {
+        let login =
+            |name: &str, password: &str| Login { name: name.to_owned(), password: Secret::new(password) };
+        Passwords::new(&[login("ada", "hunter2-ada"), login("bob", "hunter2-bob")])
+    }
+
+    #[test]
+    fn a_login_is_its_own_name_with_its_own_password() {
+        let passwords = passwords();
+        let name = |name, password: &str| {
+            passwords.login(name, password.as_bytes()).map(|login| login.name.as_str())
+        };
+        assert_eq!(name(Some("ada"), "hunter2-ada"), Some("ada"));
+        assert_eq!(name(Some("ada"), "hunter2-bob"), None);
+        assert_eq!(name(Some("eve"), "hunter2-bob"), None);
+        assert_eq!(name(Some("adah"), "unter2-ada"), None);
+        assert_eq!(name(Some(""), "hunter2-ada"), None);
+        assert_eq!(name(None, "hunter2-bob"), Some("bob"));
+        assert_eq!(name(None, "hunter2"), None);
+        assert_eq!(name(None, ""), None);
+    }
+
+    // Promise 80.
+    #[test]
+    fn a_login_is_shown_without_its_password() {
+        let shown = format!("{:?}", passwords());
+        assert!(shown.contains("ada") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn wrong_passwords_are_taken_so_many_at_once_and_then_one_at_a_time() {
+        let (attempts, start) = (Attempts::default(), Instant::now());
+        for _ in 0..BURST {
+            assert_eq!(attempts.check(start), Ok(()));
+            attempts.wrong(start);
+        }
+        assert_eq!(attempts.check(start), Err(EVERY));
+        let later = start + EVERY;
+        assert_eq!(attempts.check(later), Ok(()));
+        attempts.wrong(later);
+        assert_eq!(attempts.check(later), Err(EVERY));
+        assert_eq!(attempts.check(later + EVERY * BURST), Ok(()));
+    }
+}
