@@ -7,8 +7,8 @@
 //! for the same bodies in turns. The table has the CPU time (user and system) that keyway took for a
 //! request, as the system counts it for its threads: the median over the rounds, and of the ratios
 //! within each round to the same body with `raw_links`. The exit code is 1 if mapping costs more than
-//! half of the request on top. `--requests` (of a sample), `--rounds` and `--clients` are all there is
-//! to set. Linux only.
+//! half of the request on top. `--requests` (of a sample), `--rounds`, `--clients` and `--keyway FILE`
+//! (another program than the one that was just built) are all there is to set. Linux only.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -22,6 +22,7 @@ const MOST: f64 = 1.5;
 const SIZE: usize = 4096;
 
 struct Settings {
+    keyway: String,
     requests: usize,
     rounds: usize,
     clients: usize,
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
     let settings = match settings() {
         Ok(settings) => settings,
         Err(why) => {
-            eprintln!("links: {why}; usage: [--requests N] [--rounds N] [--clients N]");
+            eprintln!("links: {why}; usage: [--requests N] [--rounds N] [--clients N] [--keyway FILE]");
             return ExitCode::from(2);
         }
     };
@@ -65,7 +66,12 @@ fn main() -> ExitCode {
 }
 
 fn settings() -> Result<Settings, String> {
-    let mut settings = Settings { requests: 20_000, rounds: 9, clients: 16 };
+    let mut settings = Settings {
+        keyway: env!("CARGO_BIN_EXE_keyway").to_owned(),
+        requests: 20_000,
+        rounds: 9,
+        clients: 16,
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         // cargo bench says so to every benchmark.
@@ -73,6 +79,10 @@ fn settings() -> Result<Settings, String> {
             continue;
         }
         let field = match argument.as_str() {
+            "--keyway" => {
+                settings.keyway = arguments.next().ok_or("--keyway wants a file")?;
+                continue;
+            }
             "--requests" => &mut settings.requests,
             "--rounds" => &mut settings.rounds,
             "--clients" => &mut settings.clients,
@@ -97,8 +107,9 @@ fn run(settings: &Settings) -> io::Result<f64> {
     });
 
     let directory = tempfile::tempdir()?;
-    let raw = Keyway::start(&directory.path().join("raw"), &authority, "raw_links = [\"*\"]")?;
-    let mapping = Keyway::start(&directory.path().join("mapping"), &authority, "")?;
+    let raw =
+        Keyway::start(&settings.keyway, &directory.path().join("raw"), &authority, "raw_links = [\"*\"]")?;
+    let mapping = Keyway::start(&settings.keyway, &directory.path().join("mapping"), &authority, "")?;
     let mut samples: Vec<[Vec<f64>; 2]> = CONTENTS.map(|_| Default::default()).into();
     for round in 0..=settings.rounds {
         for (index, (name, content)) in CONTENTS.into_iter().enumerate() {
@@ -202,14 +213,14 @@ struct Keyway {
 }
 
 impl Keyway {
-    fn start(home: &Path, authority: &str, options: &str) -> io::Result<Self> {
+    fn start(program: &str, home: &Path, authority: &str, options: &str) -> io::Result<Self> {
         fs::create_dir(home)?;
         let clouds = format!(
             "clouds:\n  bench:\n    auth_type: admin_token\n    auth:\n      endpoint: http://{authority}/v2.1\n      token: the-token\n"
         );
         fs::write(home.join("clouds.yaml"), clouds)?;
         fs::write(home.join("keyway.toml"), format!("[cloud.bench]\n{options}\n"))?;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_keyway"))
+        let mut child = Command::new(program)
             .args(["serve", "--cloud", "bench", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(["--workers", "1", "--log-format", "json", "--log-level", "info,keyway::request=off"])
             .arg("--config")

@@ -115,6 +115,7 @@ const LOGIN: Schema = &[("password", Form::Text), ("password_file", Form::Text)]
 const CLOUD: Schema = &[
     ("allow_http", Form::Texts),
     ("policy", Form::Text),
+    ("raw_links", Form::Texts),
     ("projects", Form::Texts),
     ("legacy_types", Form::Texts),
     ("hide", Form::Texts),

@@ -22,7 +22,13 @@ impl Scheme {
         }
     }
 
-    fn default_port(self) -> u16 {
+    /// The scheme that a URL has, in small or capital letters.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Http, Self::Https].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))
+    }
+
+    /// The port of a URL that names none.
+    pub fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
             Self::Https => 443,

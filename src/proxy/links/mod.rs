@@ -14,8 +14,6 @@
 mod header;
 pub mod json;
 
-use std::sync::Arc;
-
 use http::header::{
     ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     HeaderMap, HeaderName, HeaderValue, LINK, LOCATION,
@@ -26,7 +24,7 @@ use self::json::Found;
 use super::origins::{Origins, Place};
 use super::rewrite::{self, Base};
 use crate::route::{self, Form, Route};
-use crate::upstream::{BaseUrl, Origin, Scheme};
+use crate::upstream::{BaseUrl, Scheme};
 
 /// How the client reached keyway.
 #[derive(Clone, Copy, Debug)]
@@ -350,25 +348,42 @@ impl Mapping<'_> {
     fn place(&self, written: &str) -> Option<&Place> {
         let There { url, origins, .. } = self.there;
         // `//host/path` has the scheme of the document that it stands in.
-        let (scheme, authority) =
-            written.split_once("://").unwrap_or((url.origin().scheme().as_str(), &written[2..]));
+        let (scheme, authority) = match written.split_once("://") {
+            Some((scheme, authority)) => (Scheme::parse(scheme)?, authority),
+            None => (url.origin().scheme(), &written[2..]),
+        };
         let as_written = |place: &&Place| {
             let origin = place.origin();
-            origin.authority() == authority && origin.scheme().as_str() == scheme
+            origin.authority() == authority && origin.scheme() == scheme
         };
         if let Some(place) = origins.places().find(as_written) {
             return Some(place);
         }
-        let named = BaseUrl::parse(&format!("{scheme}://{authority}")).ok()?;
-        let named = named.origin();
-        origins.at(named).map(Arc::as_ref).or_else(|| {
-            let nearly = |origin: &Origin| {
-                let default = origin.has_default_port() && named.has_default_port();
-                origin.host() == named.host() && (origin.port() == named.port() || default)
-            };
-            let own = origins.at(url.origin()).map(Arc::as_ref).filter(|place| nearly(place.origin()));
-            own.or_else(|| origins.places().find(|place| nearly(place.origin())))
-        })
+        // Taken apart by hand: most of what comes so far is elsewhere, and nothing else is so expensive.
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(address) => address.split_once(']').filter(|(address, _)| address.contains(':'))?,
+            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+        };
+        let port = match port {
+            "" | ":" => scheme.default_port(),
+            port => {
+                let digits = port.strip_prefix(':').filter(|port| !port.starts_with('+'))?;
+                digits.parse().ok()?
+            }
+        };
+        let named = |place: &&Place| {
+            let origin = place.origin();
+            origin.port() == port && origin.host().eq_ignore_ascii_case(host)
+        };
+        let of_scheme = |place: &&Place| named(place) && place.origin().scheme() == scheme;
+        let default = port == scheme.default_port();
+        let nearly = |place: &&Place| {
+            let origin = place.origin();
+            named(place) || default && origin.has_default_port() && origin.host().eq_ignore_ascii_case(host)
+        };
+        let own = |place: &&Place| nearly(place) && place.origin() == url.origin();
+        let mut places = [origins.places().find(of_scheme), origins.places().find(own)].into_iter().flatten();
+        places.next().or_else(|| origins.places().find(nearly))
     }
 }
 

@@ -156,6 +156,13 @@ fn anything_else_stays_as_it_is() {
         "http://",
         "http:///v2.1",
         "http://:8774/v2.1",
+        "http://[2001:db8::1]evil:8080/v1",
+        "http://[2001:db8::1:8080/v1",
+        "http://2001:db8::1:8080/v1",
+        "http://[cloud.example]:8774/v2.1",
+        "http://cloud.example:+8774/v2.1",
+        "http://cloud.example:08774x/v2.1",
+        "http://cloud.example:99999/v2.1",
     ] {
         check_unchanged(NOVA, reference);
     }
