@@ -874,3 +874,36 @@ async fn a_listener_or_a_host_name_of_keystones_has_all_of_it_at_its_root() {
         assert!(swift.header("x-storage-url").starts_with(&format!("{ordinary}/origin/")), "{swift:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_only_services_have_ports_the_catalog_names_those() {
+    let cloud = cloud().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("keyway.sock");
+    let keyway = TestKeyway::with(&cloud, |config| {
+        config.listeners[0].server.address = Address::Unix(socket);
+        for service in ["identity", "compute"] {
+            let address: Address = "127.0.0.1:0".parse().expect("an address");
+            let pinned = Some(format!("/{service}"));
+            config.listeners.push(Listener { pinned, ..Listener::at(service, address) });
+        }
+    })
+    .await;
+    let port = |index| keyway.app().addresses().nth(index).and_then(Address::tcp).expect("an IP address");
+    let mut client = Connection::open(port(1)).await;
+    let answer = client.send(request(Method::POST, "/v3/auth/tokens", &[], password(None).to_string())).await;
+    let token = issued(&answer);
+    let shown = endpoints(&answer.json()["token"]["catalog"]);
+    let (own, compute) = (format!("http://{}", port(1)), format!("http://{}", port(2)));
+    for [kind, _, region, url] in &shown {
+        match &**kind {
+            "identity" => assert_eq!(*url, format!("{own}/v3")),
+            "compute" => assert!(url.starts_with(&compute) && url.ends_with("/v2.1"), "{region} {url}"),
+            _ => panic!("{kind} can't be reached"),
+        }
+    }
+    let url = shown.iter().find(|endpoint| endpoint[0] == "compute").expect("compute")[3].clone();
+    let path = format!("{}/servers", url.strip_prefix(&compute).expect("its own listener"));
+    let fields = [("x-auth-token", &*token)];
+    Connection::open(port(2)).await.send(request(Method::GET, &path, &fields, "")).await.passed_on(200);
+}
