@@ -99,13 +99,13 @@ fn id(segment: &str) -> Option<&str> {
     (!segment.is_empty() && !segment.contains(['/', '%'])).then_some(segment)
 }
 
-/// Whether a path at an ordinary listener is what a client asks Keystone for that was given the listener's own
-/// URL: `/`, and all that is below a version.
-pub fn is_at_root(path: &str) -> bool {
+/// Whether a request at an ordinary listener is what a client asks Keystone for that was given the listener's own
+/// URL: it reads `/`, or goes below a version.
+pub fn is_at_root(method: &Method, path: &str) -> bool {
     let below = |version: &str| {
         path.strip_prefix(version).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    path == "/" || below("/v3") || below("/v2.0")
+    (path == "/" && matches!(*method, Method::GET | Method::HEAD)) || below("/v3") || below("/v2.0")
 }
 
 /// What a route asks for below Keystone's root: `path` is the request's whole one. `None` for the routes of
@@ -128,7 +128,8 @@ mod tests {
 
     #[track_caller]
     fn check(method: Method, path: &str, expected: Option<Call<'_>>) {
-        let route = if is_at_root(path) { Route::at_root("/identity", path) } else { Route::parse(path) };
+        let route =
+            if is_at_root(&method, path) { Route::at_root("/identity", path) } else { Route::parse(path) };
         assert_eq!(Call::of(&method, &route.expect(path), path), expected, "{method} {path}");
     }
 

@@ -15,15 +15,41 @@ use crate::upstream::BaseUrl;
 /// Where the clients' catalog leads to, and what is in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
-    /// What comes before `/origin/{id}` and `/identity`: `http://localhost:8180` or
-    /// `http://localhost:8180/cloud/lab`.
-    pub root: &'a str,
+    /// Keystone's root: `http://localhost:8180/cloud/lab/identity`.
+    pub keystone: &'a str,
+    /// Where the other services are.
+    pub services: &'a Services,
     /// The API that the client speaks, whose URL the identity endpoints have.
     pub version: Version,
     /// What the operator decided.
     pub view: Option<&'a View>,
     /// The only region that the client's own URL of Keystone names.
     pub region: Option<&'a str>,
+}
+
+/// How a client finds the services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Services {
+    /// Behind this and `/origin/{id}`: `http://localhost:8180`, `http://localhost:8180/cloud/lab`.
+    Origins(String),
+    /// Each at a listener of its own, and nowhere else: the root of its endpoint, and where that is.
+    Alone(Vec<(BaseUrl, String)>),
+}
+
+impl Services {
+    /// The URL of an endpoint as a client asks keyway for it; what follows the origin stays as it is. `None` for
+    /// what is no URL that keyway could send a token to, or what it does not serve.
+    pub fn local(&self, url: &str) -> Option<String> {
+        let (origin, path) = split(url)?;
+        let origin = origin.origin();
+        match self {
+            Self::Origins(root) => Some(format!("{root}/origin/{}{path}", origins::id(origin))),
+            Self::Alone(services) => services.iter().find_map(|(root, local)| {
+                let rest = path.strip_prefix(root.path()).filter(|_| root.origin() == origin)?;
+                (rest.is_empty() || rest.starts_with('/')).then(|| format!("{local}{rest}"))
+            }),
+        }
+    }
 }
 
 /// The catalog of a token of this cloud, in v3's shape, as a client gets it.
@@ -51,23 +77,18 @@ pub fn localize(catalog: &Value, cloud: &keystone::Config, shown: Shown<'_>) -> 
         if let Some(interface) = interface {
             *endpoints = endpoints.iter().flat_map(|endpoint| alone(endpoint, interface)).collect();
         }
-        for endpoint in endpoints.iter_mut() {
-            let Some(url) = endpoint["url"].as_str() else { continue };
-            let local = if identity { keystone_url(url, shown) } else { local_url(url, shown.root) };
+        endpoints.retain_mut(|endpoint| {
+            let Some(url) = endpoint["url"].as_str() else { return true };
+            let local = if identity { keystone_url(url, shown) } else { shown.services.local(url) };
+            let served = local.is_some() || matches!(shown.services, Services::Origins(_));
             if let Some(local) = local {
                 endpoint["url"] = local.into();
             }
-        }
+            served
+        });
         !endpoints.is_empty()
     });
     services.into()
-}
-
-/// The URL of an endpoint as a client asks keyway for it: only scheme, host and port are others. `None` for
-/// what is no URL that keyway could send a token to.
-pub fn local_url(url: &str, root: &str) -> Option<String> {
-    let (origin, path) = split(url)?;
-    Some(format!("{root}/origin/{}{path}", origins::id(origin.origin())))
 }
 
 /// The catalog of v2.0: one entry for each region, with all its interfaces.
@@ -195,7 +216,7 @@ fn keystone_url(url: &str, shown: Shown<'_>) -> Option<String> {
     let versioned = ["/v3", "/v2.0"].iter().any(|version| bare.ends_with(version));
     let slash = if path.ends_with('/') { "/" } else { "" };
     let version = if versioned { shown.version.path() } else { "" };
-    Some(format!("{}/identity{version}{slash}", shown.root))
+    Some(format!("{}{version}{slash}", shown.keystone))
 }
 
 /// The origin of a URL, and all that follows it.
@@ -224,6 +245,8 @@ fn items(value: &Value) -> &[Value] {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::keystone::{AllowHttp, Auth, Identity, IdentityVersion, Method, Scope, Secret};
     use crate::upstream::tls;
@@ -275,7 +298,9 @@ mod tests {
     }
 
     fn shown<'a>(view: Option<&'a View>, region: Option<&'a str>) -> Shown<'a> {
-        Shown { root: ROOT, version: Version::V3, view, region }
+        static SERVICES: LazyLock<Services> = LazyLock::new(|| Services::Origins(ROOT.to_owned()));
+        let keystone = "http://localhost:8180/identity";
+        Shown { keystone, services: &SERVICES, version: Version::V3, view, region }
     }
 
     fn seen(view: View) -> Value {
@@ -316,9 +341,34 @@ mod tests {
         assert_eq!(local[1]["extra"], json!({"kept": true}));
         assert_eq!((&local[1]["endpoints"][0]["x"], &local[1]["name"]), (&json!(1), &json!("nova")));
         assert_eq!(local[4], catalog()[4], "a service without endpoints stays");
-        let elsewhere = Shown { root: "https://h/cloud/lab", version: Version::V2, ..shown(None, None) };
+        let keystone = "https://h/cloud/lab/identity";
+        let elsewhere = Shown { keystone, version: Version::V2, ..shown(None, None) };
         let local = localize(&catalog(), &cloud(None, &[]), elsewhere);
         assert_eq!(local[0]["endpoints"][0]["url"], "https://h/cloud/lab/identity/v2.0");
+    }
+
+    #[test]
+    fn where_services_have_listeners_only_the_others_are_left_out() {
+        let at = |url: &str, local: &str| (BaseUrl::parse(url).unwrap(), local.to_owned());
+        let services = Services::Alone(vec![
+            at("https://nova.example", "http://127.0.0.1:8774"),
+            at("https://cinder.example/v", "http://127.0.0.1:8776"),
+        ]);
+        let keystone = "http://127.0.0.1:5000";
+        let local = localize(
+            &catalog(),
+            &cloud(None, &[]),
+            Shown { keystone, services: &services, ..shown(None, None) },
+        );
+        assert_eq!(
+            lines(&local),
+            [
+                "identity 1a public One http://127.0.0.1:5000/v3",
+                "identity 1b internal One http://127.0.0.1:5000",
+                "identity 1c admin One http://127.0.0.1:5000/v3/",
+                "compute 2a public One http://127.0.0.1:8774/v2.1/164b",
+            ]
+        );
     }
 
     #[test]

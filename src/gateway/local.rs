@@ -18,9 +18,10 @@ use zeroize::Zeroizing;
 
 use super::session::Caller;
 use super::{Address, Door, Gateway};
+use crate::entry;
 use crate::error::ProxyError;
 use crate::facade::call::Call;
-use crate::facade::catalog::{self, Shown};
+use crate::facade::catalog::{self, Services, Shown};
 use crate::facade::documents::{self, Version};
 use crate::facade::request::{self, Login, Proof, Wanted};
 use crate::facade::{Logins, Refusal, Session, Unusable, View, random_id, reply};
@@ -29,6 +30,7 @@ use crate::keystone::{self, Asked, Auth, AuthError, Domain, Named, Project, Scop
 use crate::metrics::ServiceMetrics;
 use crate::proxy;
 use crate::proxy::headers::X_AUTH_TOKEN;
+use crate::proxy::rewrite::Base;
 use crate::route::{Route, encode};
 
 static X_SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
@@ -97,11 +99,11 @@ impl Gateway {
         }
         *counted = self.shared.metrics.service(&self.worker, &cloud.name, "identity");
         let address = Address::new(&self.shared.doors[0], door, route, parts);
-        // Where only services have listeners, their clients find no more than this one.
-        let mut root = address.ordinary().unwrap_or_else(|| address.base());
-        if index > 0 {
-            root = format!("{root}/cloud/{}", encode(&cloud.name));
-        }
+        let (base, ordinary) = (address.base(), address.ordinary());
+        let ordinary = ordinary.map(|root| match index {
+            0 => root,
+            _ => format!("{root}/cloud/{}", encode(&cloud.name)),
+        });
         let local = Local {
             gateway: self,
             door,
@@ -110,8 +112,9 @@ impl Gateway {
             session: caller.session.as_deref(),
             index,
             cloud,
-            base: address.base(),
-            root,
+            keystone: ordinary.as_ref().map_or_else(|| base.clone(), |root| format!("{root}/identity")),
+            base,
+            ordinary,
             region,
             project,
             now: jiff::Timestamp::now().as_second(),
@@ -150,8 +153,11 @@ struct Local<'a> {
     cloud: &'a keystone::Config,
     /// Keystone's root, as the request has it: `http://localhost:8180/identity`.
     base: String,
-    /// What the URLs of a catalog begin with: `http://localhost:8180/cloud/lab`.
-    root: String,
+    /// The same in a catalog.
+    keystone: String,
+    /// What the other URLs of a catalog begin with: `http://localhost:8180/cloud/lab`. None if only services
+    /// have listeners that this client reaches.
+    ordinary: Option<String>,
     /// The region that the request's path names.
     region: Option<Cow<'a, str>>,
     /// The project that the request's path names.
@@ -420,15 +426,46 @@ impl Local<'_> {
     fn parse(&self, real: &Token, version: Version) -> (Option<Map<String, Value>>, Option<Value>) {
         let document = real.document.as_ref().and_then(|document| serde_json::from_slice(document).ok());
         let Some(mut document): Option<Map<String, Value>> = document else {
-            return (None, Some(self.localize(&json!([]), version)));
+            return (None, Some(self.localize(&json!([]), real, version)));
         };
         let catalog = document.remove("catalog");
-        (Some(document), catalog.map(|catalog| self.localize(&catalog, version)))
+        (Some(document), catalog.map(|catalog| self.localize(&catalog, real, version)))
     }
 
-    fn localize(&self, catalog: &Value, version: Version) -> Value {
-        let shown = Shown { root: &self.root, version, view: self.view(), region: self.region.as_deref() };
+    fn localize(&self, catalog: &Value, real: &Token, version: Version) -> Value {
+        let services = self.services(real);
+        let (keystone, region) = (&*self.keystone, self.region.as_deref());
+        let shown = Shown { keystone, services: &services, version, view: self.view(), region };
         catalog::localize(catalog, self.cloud, shown)
+    }
+
+    /// How this client finds the services of a token.
+    fn services(&self, real: &Token) -> Services {
+        if let Some(ordinary) = &self.ordinary {
+            return Services::Origins(ordinary.clone());
+        }
+        let shared = &self.gateway.shared;
+        let authority = self.parts.headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+        let host = entry::split(authority).map_or("localhost", |(host, _)| host);
+        let at = |door: &Door| {
+            let route = Route::parse(door.pinned.as_deref()?).ok()?;
+            let of_cloud = match route.cloud().ok()? {
+                Some(cloud) => cloud == self.cloud.name,
+                None => self.index == 0,
+            };
+            let (service, region) = (route.service().ok()?, route.region().ok()?);
+            let catalog = &real.catalog;
+            let found = keystone::catalog::choose(self.cloud, catalog, &service, region.as_deref()).ok()?;
+            let project = real.project.as_ref().map(|project| project.id.as_str());
+            let base = Base::new(found.url.path(), project);
+            let there = door.address.tcp().map(|address| format!("{host}:{}", address.port()));
+            let local = match there.filter(|there| door.entry.has(there)) {
+                Some(there) => format!("{}://{there}", door.scheme.as_str()),
+                None => door.url.clone(),
+            };
+            of_cloud.then(|| (found.url.with_path(base.root()), local))
+        };
+        Services::Alone(shared.doors.iter().filter_map(at).collect())
     }
 
     fn token_v3(&self, issued: &Issued, status: StatusCode, query: &str) -> Result<Response<Bytes>, Failure> {
@@ -544,7 +581,7 @@ impl Local<'_> {
         let catalog = &issued.real.catalog;
         let found = keystone::catalog::choose(self.cloud, catalog, "object-store", self.region.as_deref());
         let url = found.map_err(ProxyError::NoEndpoint)?.url.to_string();
-        let url = catalog::local_url(&url, &self.root).unwrap_or(url);
+        let url = self.services(&issued.real).local(&url).unwrap_or(url);
         let mut answer = reply::empty(StatusCode::OK);
         insert(&mut answer, &X_STORAGE_URL, &url)?;
         insert(&mut answer, &X_AUTH_TOKEN, &issued.id)?;

@@ -271,7 +271,7 @@ impl Gateway {
         let named;
         let path = parts.uri.path();
         let route = match (&door.pinned, below_localhost) {
-            (None, None) if call::is_at_root(path) => Route::at_root("/identity", path),
+            (None, None) if call::is_at_root(&parts.method, path) => Route::at_root("/identity", path),
             // Swift's capabilities, which its clients look for at the root of whatever host it has.
             (None, None) if path == "/info" => Route::at_root("/object-store", path),
             (None, None) => Route::parse(path),

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
-use keyway::config::Config;
+use keyway::config::{Config, Listener};
 use keyway::demo::{DOMAIN, DOMAIN_ID, OTHER_PROJECT, OTHER_PROJECT_ID, PROJECT, PROJECT_ID, USER, USER_ID};
 use keyway::facade::{Login, Logins, View};
 use keyway::keystone::{Interface, Secret};
+use keyway::server::Address;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, TestKeyway, bounded, cloud, eventually, request, targets};
+use crate::support::{Answer, Connection, TestKeyway, bounded, cloud, eventually, request, targets};
 
 /// The body of a login with a password, which is any.
 pub(crate) fn password(scope: Option<Value>) -> Value {
@@ -831,4 +832,78 @@ async fn a_client_that_knows_nothing_but_the_url_finds_everything() {
         assert_eq!(session.logins, 2);
     }
     assert_eq!(cloud.token_requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_or_a_host_name_of_keystones_has_all_of_it_at_its_root() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::with(&cloud, |config| {
+        let address: Address = "127.0.0.1:0".parse().expect("an address");
+        config
+            .listeners
+            .push(Listener { pinned: Some("/identity".to_owned()), ..Listener::at("keystone", address) });
+    })
+    .await;
+    let main = keyway.listen();
+    let pinned = keyway.app().addresses().nth(1).and_then(Address::tcp).expect("an IP address");
+    let by_name = format!("identity.localhost:{}", main.port());
+    for (address, host, ordinary) in [
+        (pinned, pinned.to_string(), format!("http://{main}")),
+        (main, by_name, format!("http://localhost:{}", main.port())),
+    ] {
+        let mut client = Connection::open(address).await;
+        let host = [("host", &*host)];
+        let versions = client.send(request(Method::GET, "/", &host, "")).await;
+        assert_eq!(
+            (versions.status, versions.header("location")),
+            (300, &*format!("http://{}/v3/", host[0].1))
+        );
+        assert_eq!(client.send(request(Method::GET, "/v2.0", &host, "")).await.status, 200);
+        let answer =
+            client.send(request(Method::POST, "/v3/auth/tokens", &host, password(None).to_string())).await;
+        let token = issued(&answer);
+        for endpoint in endpoints(&answer.json()["token"]["catalog"]) {
+            let path = endpoint[3].strip_prefix(&ordinary).unwrap_or_else(|| panic!("{endpoint:?}"));
+            assert!(path == "/identity/v3" || path.starts_with("/origin/http-"), "{path}");
+        }
+        keyway.with_token(Method::GET, "/compute/servers", &token).await.passed_on(200);
+        let fields = [host[0], ("x-auth-token", &*token)];
+        client.send(request(Method::GET, "/v3/users", &fields, "")).await.passed_on(200);
+        let fields = [host[0], ("x-auth-user", "demo:any"), ("x-auth-key", "any")];
+        let swift = client.send(request(Method::GET, "/auth/v1.0", &fields, "")).await;
+        assert!(swift.header("x-storage-url").starts_with(&format!("{ordinary}/origin/")), "{swift:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_only_services_have_ports_the_catalog_names_those() {
+    let cloud = cloud().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("keyway.sock");
+    let keyway = TestKeyway::with(&cloud, |config| {
+        config.listeners[0].server.address = Address::Unix(socket);
+        for service in ["identity", "compute"] {
+            let address: Address = "127.0.0.1:0".parse().expect("an address");
+            let pinned = Some(format!("/{service}"));
+            config.listeners.push(Listener { pinned, ..Listener::at(service, address) });
+        }
+    })
+    .await;
+    let port = |index| keyway.app().addresses().nth(index).and_then(Address::tcp).expect("an IP address");
+    let mut client = Connection::open(port(1)).await;
+    let answer = client.send(request(Method::POST, "/v3/auth/tokens", &[], password(None).to_string())).await;
+    let token = issued(&answer);
+    let shown = endpoints(&answer.json()["token"]["catalog"]);
+    let (own, compute) = (format!("http://{}", port(1)), format!("http://{}", port(2)));
+    for [kind, _, region, url] in &shown {
+        match &**kind {
+            "identity" => assert_eq!(*url, format!("{own}/v3")),
+            "compute" => assert!(url.starts_with(&compute) && url.ends_with("/v2.1"), "{region} {url}"),
+            _ => panic!("{kind} can't be reached"),
+        }
+    }
+    let url = shown.iter().find(|endpoint| endpoint[0] == "compute").expect("compute")[3].clone();
+    let path = format!("{}/servers", url.strip_prefix(&compute).expect("its own listener"));
+    let fields = [("x-auth-token", &*token)];
+    Connection::open(port(2)).await.send(request(Method::GET, &path, &fields, "")).await.passed_on(200);
 }

@@ -398,9 +398,13 @@ async fn no_identity_writes() {
     }
     let before = targets(&cloud, "identity").len();
     for method in ["POST", "PUT", "PATCH", "DELETE", "COPY", "BREW"] {
-        for path in
-            ["/identity/users", "/identity/v3/users/1", "/keystone/v3/projects", "/identity/v3/auth/tokens"]
-        {
+        for path in [
+            "/identity/users",
+            "/identity/v3/users/1",
+            "/keystone/v3/projects",
+            "/v3/users",
+            "/identity/auth/tokens",
+        ] {
             keyway.say(&format!("{method} {path}")).await.denied("no-identity-writes", "identity-writes");
         }
         let identity = origin(&cloud, "identity");

@@ -189,8 +189,6 @@ async fn an_unscoped_token_reaches_keystone_only_and_says_why() {
 async fn version_documents_pass() {
     let cloud = cloud().await;
     let keyway = TestKeyway::in_front_of(&cloud).await;
-    assert_eq!(keyway.get("/identity").await.json()["version"]["id"], "v3.14");
-    assert_eq!(keyway.get("/identity/v2.0").await.json()["version"]["id"], "v2.0");
     assert_eq!(keyway.get("/compute/").await.json()["version"]["id"], "v2.1");
     assert_eq!(keyway.get("/compute/v2.1/").await.json()["version"]["id"], "v2.1");
     assert!(keyway.get("/image/").await.json()["versions"].is_array());

@@ -107,7 +107,7 @@ async fn a_token_in_the_answer_of_a_stream_does_not_come_back() {
 // Promise 46.
 #[tokio::test]
 async fn a_new_token_that_a_client_asked_keystone_for_is_the_client_s() {
-    for (path, expected) in [("identity/v3/auth/tokens", Some("fresh")), ("compute/v3/auth/tokens", None)] {
+    for (path, expected) in [("identity/v3//auth/tokens", Some("fresh")), ("compute/v3/auth/tokens", None)] {
         let service = Upstream::start().await;
         let cloud = with_keystone(&service.url()).await;
         point_all(&cloud, &["identity", "compute"], &service.url());
