@@ -1,8 +1,10 @@
 //! The command line. Secrets never come from it: other users can see it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::Overrides;
 
@@ -13,11 +15,12 @@ Examples:
   curl localhost:8180/compute/servers
   keyway check --cloud prod          log in and see what is there, without serving
   eval \"$(keyway env)\"               point the OpenStack clients in this shell at keyway
+  keyway run -- openstack server list    run one command with a keyway of its own
   keyway demo                        try it without a cloud
 
 A flag wins over its KEYWAY_* variable, that over keyway.toml, that over the default.
 Passwords come from OS_* variables, clouds.yaml or secure.yaml, never from the command line.
-Exit codes: 0 fine, 1 could not start, 2 wrong usage or configuration.";
+Exit codes: 0 fine, 1 could not start, 2 wrong usage or configuration; `run` ends with its command's.";
 
 /// An auth-caching reverse proxy for OpenStack: plain curl in, Keystone token added, answer streamed back.
 #[derive(Clone, Debug, Parser)]
@@ -95,9 +98,50 @@ pub enum Command {
         #[arg(long)]
         clouds_yaml: bool,
     },
+    /// Run one command with a keyway of its own, at a port and with a password that nobody else knows
+    Run {
+        /// The command and its arguments, behind `--`
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
 }
 
 impl Cli {
+    /// Reads the command line. Wrong usage ends the process with exit code 2.
+    pub fn read() -> Self {
+        let cli = Self::parse();
+        if let Err(error) = cli.check() {
+            error.exit();
+        }
+        cli
+    }
+
+    /// Checks what concerns several arguments.
+    fn check(&self) -> Result<(), clap::Error> {
+        let Options { listen, admin, emulate_ports, .. } = &self.options;
+        let places = [listen, admin, emulate_ports];
+        if matches!(self.command, Some(Command::Run { .. })) && places.iter().any(|place| place.is_some()) {
+            let message = "`run` listens at ports of its own, which nobody else needs to know: leave out \
+                           --listen, --admin and --emulate-ports";
+            return Err(Self::command_line().error(ErrorKind::ArgumentConflict, message));
+        }
+        Ok(())
+    }
+
+    fn command_line() -> clap::Command {
+        <Self as CommandFactory>::command()
+    }
+
+    /// Whether a flag names a cloud.
+    pub fn names_clouds(&self) -> bool {
+        !self.options.clouds.is_empty()
+    }
+
+    /// Whether a flag says what to log.
+    pub fn sets_log_level(&self) -> bool {
+        self.options.log_level.is_some()
+    }
+
     /// What to do.
     pub fn command(&self) -> Command {
         self.command.clone().unwrap_or_default()
@@ -121,18 +165,16 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::error::ErrorKind;
-    use clap::{CommandFactory, Parser};
-
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(line.split_whitespace())
+        let cli = Cli::try_parse_from(line.split_whitespace())?;
+        cli.check().map(|()| cli)
     }
 
     #[test]
     fn the_definition_is_sound() {
-        <Cli as CommandFactory>::command().debug_assert();
+        Cli::command_line().debug_assert();
     }
 
     #[test]
@@ -181,6 +223,11 @@ mod tests {
             ("token", Command::Token),
             ("env", Command::Env { clouds_yaml: false }),
             ("env --clouds-yaml", Command::Env { clouds_yaml: true }),
+            ("run -- env", Command::Run { command: vec!["env".into()] }),
+            (
+                "run --cloud lab -- ls --cloud x -- y",
+                Command::Run { command: ["ls", "--cloud", "x", "--", "y"].map(OsString::from).into() },
+            ),
         ] {
             assert_eq!(parse(&format!("keyway {line}")).expect(line).command(), command);
         }
@@ -188,7 +235,20 @@ mod tests {
 
     #[test]
     fn wrong_usage_exits_with_2() {
-        for line in ["srve", "--clod x", "--password x", "--log-format xml", "--cloud", "serve now"] {
+        for line in [
+            "srve",
+            "--clod x",
+            "--password x",
+            "--log-format xml",
+            "--cloud",
+            "serve now",
+            "run",
+            "run --",
+            "run ls",
+            "run --listen 127.0.0.1:1 -- ls",
+            "--admin 127.0.0.1:1 run -- ls",
+            "run --emulate-ports -- ls",
+        ] {
             assert_eq!(parse(&format!("keyway {line}")).expect_err(line).exit_code(), 2, "{line}");
         }
     }
@@ -196,7 +256,7 @@ mod tests {
     // Promise 15.
     #[test]
     fn no_flag_takes_a_secret_and_no_value_stands_alone() {
-        let command = <Cli as CommandFactory>::command();
+        let command = Cli::command_line();
         let commands = std::iter::once(&command).chain(command.get_subcommands());
         let mut flags: Vec<_> =
             commands.flat_map(clap::Command::get_arguments).map(|a| a.get_id().as_str()).collect();
@@ -207,6 +267,7 @@ mod tests {
             "admin",
             "clouds",
             "clouds_yaml",
+            "command",
             "config",
             "emulate_ports",
             "listen",

@@ -8,17 +8,15 @@ use http::{Request, header};
 
 use crate::config::{Config, Listener};
 use crate::directory::{self, Entry};
+use crate::facade::Logins;
 use crate::gateway::Shared;
 use crate::keystone::{self, Auth, AuthError, Key};
+use crate::openrc::{self, Access};
 use crate::secret::causes;
 use crate::upstream::{self, BaseUrl};
 
 /// How long a service may take to show that it is there.
 const PROBE: Duration = Duration::from_secs(10);
-
-/// Takes every `OS_` variable away, in any shell.
-const UNSET: &str =
-    "for name in $(env | sed -n 's/^\\(OS_[A-Za-z0-9_]*\\)=.*/\\1/p'); do unset \"$name\"; done\n";
 
 /// What a command printed, and whether all was well.
 #[derive(Debug, Default)]
@@ -145,40 +143,87 @@ pub async fn token(shared: &Shared) -> Result<String, String> {
     }
 }
 
-/// `keyway env`: what points openstacksdk and the `openstack` client at keyway. They log in nowhere
-/// (`auth_type: none`) and find each service at its own address.
-pub async fn env(shared: &Shared, base: &str, as_yaml: bool) -> Result<String, String> {
-    let cloud = &shared.clouds[0];
-    let token = shared.tokens.current(&Key::of_cloud(0)).await.map_err(|error| whole(&error))?;
-    let entries: Vec<_> = directory::entries(cloud, true, &token)
-        .into_iter()
-        .filter(|entry| entry.problem.is_none() && !entry.path.starts_with("/region/"))
-        .collect();
+/// `keyway env`: what an OpenStack client has to know to log in at a running keyway. Lines for a shell, for the
+/// default cloud; or a clouds.yaml with an entry for each cloud that is served. `by_name`: the clouds of this
+/// command line need not be those that are served, so each is asked for by its name.
+///
+/// # Errors
+/// There is no token, or no listener that such a client can use.
+pub async fn env(config: &Config, shared: &Shared, by_name: bool, as_yaml: bool) -> Result<String, String> {
+    let listener = config.listeners.iter().find(|listener| serves_clients(listener)).ok_or_else(|| {
+        let places: Vec<_> = config.listeners.iter().map(|listener| &listener.server.address).collect();
+        format!(
+            "OpenStack clients need an IP address and a port that stays the same, and keyway listens at {} only; \
+             say --listen 127.0.0.1:8180, or add a [listener.NAME] with such an address",
+            places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        )
+    })?;
+    let base = listener.url();
     let mut text = String::new();
-    if as_yaml {
-        let _ = writeln!(text, "clouds:\n  keyway:\n    auth_type: none\n    auth:\n      endpoint: {base}");
-        for entry in &entries {
-            let key = entry.service_type.replace('-', "_");
-            let _ = writeln!(text, "    {key}_endpoint_override: {}", endpoint(base, entry));
-        }
-        return Ok(text);
+    for remark in remarks(config, listener) {
+        // Once for who reads the lines, once for who hands them to a shell.
+        let _ = writeln!(text, "# {remark}");
+        tracing::warn!("{remark}");
     }
-    // A leftover of the cloud's own login would win over these.
-    text.push_str(UNSET);
-    let _ = writeln!(text, "export OS_AUTH_TYPE=none\nexport OS_ENDPOINT={base}");
-    for entry in &entries {
-        let key = entry.service_type.replace('-', "_").to_ascii_uppercase();
-        let _ = writeln!(text, "export OS_{key}_ENDPOINT_OVERRIDE={}", endpoint(base, entry));
+    let (user, password) = match (listener.logins, config.facade.logins.first()) {
+        (Logins::Configured, Some(login)) => (login.name.as_str(), None),
+        (Logins::Configured, None) => (openrc::USER, None),
+        (Logins::Any, _) => (openrc::USER, Some(openrc::USER)),
+    };
+    if as_yaml {
+        text.push_str("clouds:\n");
+    }
+    for (index, cloud) in shared.clouds.iter().enumerate() {
+        let token = shared.tokens.current(&Key::of_cloud(index)).await;
+        let token = token.map_err(|error| format!("cloud {}: {}", cloud.name, whole(&error)))?;
+        let name = crate::route::encode(&cloud.name);
+        let prefix = if index > 0 || by_name { format!("/cloud/{name}") } else { String::new() };
+        let region = config.facade.clouds.get(&cloud.name).and_then(|view| view.region.as_deref());
+        let access = Access::new(&format!("{base}{prefix}/identity"), cloud, region, &token);
+        if !as_yaml {
+            text.push_str(&openrc::exports(&access.variables(user, password)));
+            return Ok(text);
+        }
+        // The SDK keeps this name for the cloud of OS_* variables.
+        let name = if cloud.name == "envvars" { openrc::USER } else { &cloud.name };
+        text.push_str(&access.entry(name, user, password));
     }
     Ok(text)
 }
 
-/// A service's address with the version and account that its endpoint has: clients look for them.
-fn endpoint(base: &str, entry: &Entry) -> String {
-    let path =
-        entry.upstream.as_deref().and_then(|url| BaseUrl::parse(url).ok()).map(|url| url.path().to_owned());
-    let tail = path.as_deref().map_or("", crate::proxy::rewrite::version_tail);
-    format!("{base}{}{tail}", entry.path)
+/// Whether an OpenStack client can be pointed at a listener.
+fn serves_clients(listener: &Listener) -> bool {
+    listener.pinned.is_none() && listener.server.address.tcp().is_some_and(|address| address.port() != 0)
+}
+
+/// What the lines that `keyway env` prints can't do by themselves.
+fn remarks(config: &Config, listener: &Listener) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if listener.logins == Logins::Configured {
+        let names: Vec<_> = config.facade.logins.iter().map(|login| login.name.as_str()).collect();
+        remarks.push(format!(
+            "the listener {} wants a login: set the password of one of {}",
+            listener.name,
+            names.join(", ")
+        ));
+    }
+    if let Some(tls) = &listener.server.tls {
+        remarks.push(format!(
+            "the listener {} has TLS: set cacert (OS_CACERT) to the authority of its certificate",
+            listener.name
+        ));
+        if tls.client_ca.is_some() {
+            remarks
+                .push("and asks for a certificate: set cert and key (OS_CERT, OS_KEY) to yours".to_owned());
+        }
+    }
+    if let Some((name, _)) = &listener.entry.required {
+        remarks.push(format!(
+            "the listener {} wants the header {name}, which most OpenStack clients can't send",
+            listener.name
+        ));
+    }
+    remarks
 }
 
 /// Keystone's clock against ours, from the `Date` of an answer.
@@ -253,6 +298,14 @@ pub fn banner(config: &Config, shared: &Shared, base: &str, admin: &str) -> Stri
     if !roots.is_empty() {
         let _ = write!(text, "\n{roots}");
     }
-    let _ = writeln!(text, "\nserving on {base}; metrics and /status on {admin}");
+    if serves_clients(&config.listeners[0]) {
+        let password = match config.listeners[0].logins {
+            Logins::Any => "any password",
+            Logins::Configured => "one of your logins",
+        };
+        let _ =
+            writeln!(text, "\nOpenStack clients: OS_AUTH_URL={base}/identity and {password}; see keyway env");
+    }
+    let _ = writeln!(text, "serving on {base}; metrics and /status on {admin}");
     text
 }

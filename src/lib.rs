@@ -22,6 +22,7 @@ pub mod gateway;
 pub mod incoming;
 pub mod keystone;
 pub mod metrics;
+pub mod openrc;
 pub mod policy;
 pub mod proxy;
 pub mod route;

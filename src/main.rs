@@ -3,6 +3,7 @@
 #![warn(clippy::unwrap_used)]
 
 mod process;
+mod run;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::pin::pin;
@@ -10,7 +11,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use keyway::app::{self, App};
 use keyway::cli::{Cli, Command};
 use keyway::config::{Config, Env, Log, Problems};
@@ -27,10 +27,18 @@ const BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     telemetry::report_panics();
-    let cli = Cli::parse();
-    let process::Environment { variables, warning } = process::environment();
-    let warnings: Vec<String> = warning.into_iter().chain(process::harden()).collect();
-    let command = cli.command();
+    let cli = Cli::read();
+    let process::Environment { mut variables, warning } = process::environment();
+    let (command, limits) = (cli.command(), process::Limits::current());
+    let dumps = match command {
+        Command::Run { .. } => process::CoreDumps::NotHere,
+        _ => process::CoreDumps::Never,
+    };
+    let warnings: Vec<String> = warning.into_iter().chain(process::harden(dumps)).collect();
+    let inherited = run::inherited(&variables);
+    if let Command::Run { .. } = command {
+        variables.extend(run::settings());
+    }
     let overrides = cli.overrides();
     let env = Env::new(variables, std::env::current_dir().unwrap_or_default());
     let read = || match command {
@@ -45,15 +53,24 @@ fn main() -> ExitCode {
         }
     };
     let mut log = config.log.clone();
-    if !matches!(command, Command::Serve | Command::Demo) && log == Log::default() {
+    match command {
+        Command::Serve | Command::Demo => {}
+        // Between the lines of the command, only what is wrong, unless somebody asks for more here and now.
+        Command::Run { .. } if cli.sets_log_level() || ["off", "error"].contains(&&*log.level) => {}
+        Command::Run { .. } => "warn".clone_into(&mut log.level),
         // These print what they found; what goes on meanwhile is noise, unless somebody asks for it.
-        "warn,keyway::keystone=off".clone_into(&mut log.level);
+        _ if log == Log::default() => "warn,keyway::keystone=off".clone_into(&mut log.level),
+        _ => {}
     }
     telemetry::init(&log);
     for warning in warnings.iter().chain(&config.warnings) {
         tracing::warn!("{warning}");
     }
-    match run(&command, config, &read) {
+    let done = match &command {
+        Command::Run { command } => run::run(config, run::Task { command, inherited, limits }),
+        command => serve_or_ask(command, config, &read, cli.names_clouds()),
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             eprintln!("keyway: {error:#}");
@@ -63,24 +80,33 @@ fn main() -> ExitCode {
 }
 
 /// `read` reads the configuration once more: same flags, same environment.
-fn run(command: &Command, config: Config, read: &Reread<'_>) -> anyhow::Result<ExitCode> {
-    // Keystone, the admin listener and signals; requests run on the workers' threads.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("keyway-side")
-        .enable_all()
-        .build()
-        .context("the system refused a thread")?;
+fn serve_or_ask(
+    command: &Command,
+    config: Config,
+    read: &Reread<'_>,
+    by_name: bool,
+) -> anyhow::Result<ExitCode> {
+    let runtime = side_runtime()?;
     let code = match command {
         Command::Serve => serve(&runtime, &config, read),
         Command::Demo => serve_demo(&runtime, config, read),
-        asking => ask(&runtime, &config, asking),
+        asking => ask(&runtime, &config, asking, by_name),
     };
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
 }
 
-fn ask(runtime: &Runtime, config: &Config, command: &Command) -> anyhow::Result<ExitCode> {
+/// For Keystone, the admin listener and signals; requests run on the workers' threads.
+fn side_runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("keyway-side")
+        .enable_all()
+        .build()
+        .context("the system refused a thread")
+}
+
+fn ask(runtime: &Runtime, config: &Config, command: &Command, by_name: bool) -> anyhow::Result<ExitCode> {
     let shared = app::parts(config, runtime.handle())?;
     let outcome = runtime.block_on(async {
         let only = |printed: Result<String, String>| match printed {
@@ -90,10 +116,8 @@ fn ask(runtime: &Runtime, config: &Config, command: &Command) -> anyhow::Result<
         match command {
             Command::Check => Ok(commands::check(config, &shared).await),
             Command::Token => only(commands::token(&shared).await),
-            Command::Env { clouds_yaml } => {
-                only(commands::env(&shared, &config.listeners[0].url(), *clouds_yaml).await)
-            }
-            Command::Routes | Command::Serve | Command::Demo => Ok(commands::routes(config, &shared).await),
+            Command::Env { clouds_yaml } => only(commands::env(config, &shared, by_name, *clouds_yaml).await),
+            _ => Ok(commands::routes(config, &shared).await),
         }
     })?;
     print(&outcome.text);

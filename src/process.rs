@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// Tells the second image where its secrets are: `PID:DESCRIPTOR`. A child that inherits the variable
@@ -168,25 +168,63 @@ fn show_own_name() {
     }
 }
 
+/// The limits that this process was started with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    core: Rlimit,
+    files: Rlimit,
+}
+
+impl Limits {
+    /// Those in force now, which is before [`harden`].
+    pub(crate) fn current() -> Self {
+        Self { core: getrlimit(Resource::Core), files: getrlimit(Resource::Nofile) }
+    }
+
+    /// Puts these limits in force for as long as `start` takes, for a process that it starts: what this one
+    /// asked for itself is no matter of the other's. Undumpable it is only until it runs another program.
+    pub(crate) fn lend<T>(&self, start: impl FnOnce() -> T) -> io::Result<T> {
+        let own = Self::current();
+        self.set()?;
+        let started = start();
+        own.set()?;
+        Ok(started)
+    }
+
+    fn set(&self) -> io::Result<()> {
+        setrlimit(Resource::Core, self.core)?;
+        Ok(setrlimit(Resource::Nofile, self.files)?)
+    }
+}
+
+/// Whether core dumps are switched off for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CoreDumps {
+    /// Here and in whatever this process starts.
+    Never,
+    /// Here; what it starts may have them back, see [`Limits::lend`].
+    NotHere,
+}
+
 /// No core dump, nobody of the same user looks into this process' memory, and as many open files as
 /// the system allows, since a client in flight takes two. What could not be had is returned, for the log.
-pub(crate) fn harden() -> Vec<String> {
+pub(crate) fn harden(dumps: CoreDumps) -> Vec<String> {
     let mut warnings = Vec::new();
     // A core dump would hold the password and the token. This goes for those that a handler in user
     // space collects too, whatever the limit below, and also keeps out debuggers of the same user.
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         warnings.push(format!("this process could not be made undumpable: {error}"));
     }
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    if rustix::process::getrlimit(Resource::Core) != none
-        && let Err(error) = rustix::process::setrlimit(Resource::Core, none)
+    let Limits { core, files } = Limits::current();
+    let maximum = if dumps == CoreDumps::Never { Some(0) } else { core.maximum };
+    let none = Rlimit { current: Some(0), maximum };
+    if core != none
+        && let Err(error) = setrlimit(Resource::Core, none)
     {
         warnings.push(format!("core dumps could not be switched off: {error}"));
     }
-    let files = rustix::process::getrlimit(Resource::Nofile);
     if files.current != files.maximum
-        && let Err(error) =
-            rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
     {
         warnings.push(format!("the limit of open files could not be raised: {error}"));
     }

@@ -31,7 +31,7 @@ impl Cloud {
     }
 }
 
-/// What to try, with keyway at `base`: five lines for a shell.
+/// What to try, with keyway at `base`: five lines for a shell, and one for those who have the `openstack` client.
 pub fn instructions(base: &str) -> String {
     format!(
         r#"
@@ -43,6 +43,10 @@ Its tokens live for 5 minutes; keyway renews them. Try, in another terminal:
   curl -X POST {base}/compute/servers -H 'Content-Type: application/json' -d '{{"server": {{"name": "hello", "flavorRef": "1", "imageRef": "{image}", "networks": "auto"}}}}'
   curl '{base}/compute/servers/detail?name=hello'
   curl -X PUT {base}/object-store/box && date | curl -T - {base}/object-store/box/now && curl {base}/object-store/box/now
+
+OpenStack clients log in at {base}/identity, as anybody and with any password:
+
+  openstack --os-auth-url {base}/identity/v3 --os-username demo --os-password any --os-user-domain-name {DOMAIN} --os-project-name {PROJECT} --os-project-domain-name {DOMAIN} server list
 
 Ctrl-C ends it.
 "#,

@@ -158,12 +158,6 @@ impl Base {
     }
 }
 
-/// What a catalog URL's path has from its version on: `/v3/{project id}`; empty without a version.
-pub fn version_tail(path: &str) -> &str {
-    let Base { version, account, .. } = Base::new(path, None);
-    &path[path.len() - version.len() - account.len()..]
-}
-
 /// `/a/b/c` into `/a/b` and `/c`.
 fn cut_last(path: &str) -> Option<(&str, &str)> {
     path.rfind('/').filter(|at| at + 1 < path.len()).map(|at| path.split_at(at))

@@ -1,4 +1,4 @@
-//! The commands, as a person runs them: demo, routes, check, token, env, and what they log.
+//! The commands, as a person runs them: demo, routes, check, token, and what they log.
 
 use http::Method;
 use keyway::demo::{Cloud, PASSWORD};
@@ -150,27 +150,6 @@ async fn token_prints_a_token_that_works_and_nothing_else() {
     assert!(!err.contains(id));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn env_points_clients_at_keyway_and_holds_no_secret() {
-    let cloud = cloud().await;
-    let (code, out, err) = run(&cloud, &["env", "--listen", "127.0.0.1:9999"]).await;
-    assert_eq!(code, 0, "{err}");
-    for line in [
-        "export OS_AUTH_TYPE=none",
-        "export OS_ENDPOINT=http://127.0.0.1:9999",
-        "export OS_COMPUTE_ENDPOINT_OVERRIDE=http://127.0.0.1:9999/compute/v2.1",
-        "export OS_IMAGE_ENDPOINT_OVERRIDE=http://127.0.0.1:9999/image",
-    ] {
-        assert!(out.lines().any(|printed| printed == line), "`{line}` is missing from\n{out}");
-    }
-    let (code, yaml, err) = run(&cloud, &["env", "--clouds-yaml", "--listen", "127.0.0.1:9999"]).await;
-    assert_eq!(code, 0, "{err}");
-    assert!(yaml.contains("    compute_endpoint_override: http://127.0.0.1:9999/compute/v2.1\n"), "{yaml}");
-    for text in [&out, &yaml] {
-        assert!(!text.contains(PASSWORD) && !text.contains("gAAAA"), "{text}");
-    }
-}
-
 // Promises 74, 75, 78.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_in_the_log_at_any_level() {
@@ -270,24 +249,6 @@ async fn a_request_is_one_line_in_the_log() {
     assert_eq!(requests[1]["error.type"], "no_service");
     assert_eq!(requests[1]["http.response.status_code"], 404);
     assert_eq!(requests[2]["http.response.status_code"], 200);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn env_is_for_any_shell_and_clears_what_was_there() {
-    let cloud = cloud().await;
-    let (_, out, _) = run(&cloud, &["env"]).await;
-    for shell in ["sh", "bash", "zsh"] {
-        let script = format!("set -e\n{out}\nenv | grep ^OS_ | sort");
-        let mut command = std::process::Command::new(shell);
-        command.args(["-c", &script]).env("OS_PASSWORD", "leftover").env("OS_AUTH_URL", "leftover");
-        let Ok(output) = command.output() else {
-            eprintln!("skipped: there is no {shell} here");
-            continue;
-        };
-        let set = String::from_utf8(output.stdout).expect("text");
-        assert!(output.status.success(), "{shell}: {}", String::from_utf8_lossy(&output.stderr));
-        assert!(set.contains("OS_AUTH_TYPE=none\n") && !set.contains("leftover"), "{shell}: {set}");
-    }
 }
 
 // Promise 75.

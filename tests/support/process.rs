@@ -111,6 +111,11 @@ impl Process {
         kill_process(pid, signal).expect("the process is there");
     }
 
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it is ours")
+    }
+
     /// Waits for its end. Its output is complete then.
     pub(crate) async fn exit(&mut self) -> ExitStatus {
         let status =

@@ -357,7 +357,8 @@ fn conventional_ports_are_emulated_as_asked() {
     assert_eq!(image.server.address.to_string(), "[::1]:9292");
     assert_eq!((&image.entry, &image.policy, image.logins), (&main.entry, &main.policy, main.logins));
     assert!(image.server.tls.is_some() && image.server.tls == main.server.tls);
-    let remote = format!("listen = '10.0.0.1:1'\nemulate_ports = ['image']\n[listener.main]\n{TLS}");
+    let remote =
+        format!("listen = '10.0.0.1:1'\nemulate_ports = ['image']\n[listener.main]\nlogin = 'any'\n{TLS}");
     let config = setup().toml(&remote).config();
     assert_eq!(config.listeners[1].server.address.to_string(), "127.0.0.1:9292");
     assert!(config.listeners[1].server.tls.is_some());
