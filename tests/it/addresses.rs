@@ -140,7 +140,10 @@ async fn an_origin_goes_with_a_cloud_and_a_project_and_has_its_region() {
     let (cloud, keyway) = start().await;
     let [one, two] = ["compute", "RegionTwo/compute"].map(|service| id(&cloud.url(service)));
     assert!(two.starts_with("http-localhost-"), "{two}");
-    let names = |answer: Answer| answer.json()["servers"].to_string();
+    let names = |answer: Answer| {
+        let servers = answer.json()["servers"].as_array().expect("a list").clone();
+        servers.iter().map(|server| server["name"].clone()).collect::<Vec<_>>()
+    };
     let own = names(keyway.get(&format!("/origin/{one}/v2.1/servers")).await);
     let other = names(keyway.get(&format!("/project/other/origin/{one}/v2.1/servers")).await);
     assert_ne!(own, other);

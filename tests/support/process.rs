@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use keyway::demo::{self, Cloud};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::eventually;
 
@@ -16,6 +17,19 @@ pub(crate) struct Process {
     child: Child,
     stdout: Lines,
     stderr: Lines,
+}
+
+/// Tests that a shell without job control started in the background ignore what a terminal sends, and so would
+/// every program that they start. A signal that is handled here has its usual meaning there.
+fn stop_ignoring_signals() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
+    let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap_or(0);
+    for kind in [SignalKind::interrupt(), SignalKind::quit()] {
+        if ignored & (1 << (kind.as_raw_value() - 1)) != 0 {
+            signal(kind).expect("a signal can be handled");
+        }
+    }
 }
 
 type Lines = Arc<Mutex<Vec<String>>>;
@@ -60,6 +74,7 @@ impl Process {
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         change(&mut command);
+        stop_ignoring_signals();
         let mut child = command.spawn().expect("the program was built");
         let stdout = collect(child.stdout.take().expect("piped"));
         let stderr = collect(child.stderr.take().expect("piped"));
