@@ -15,6 +15,10 @@ RUN .ci/build-release
 
 FROM scratch
 COPY --from=build /src/target/image/ /
+# The keys of the tokens that clients get, on a volume: without them every client logs in again after a restart.
+COPY --from=build --chown=65532:65532 /src/target/image/var/lib/keyway/ /var/lib/keyway/
+ENV KEYWAY_FACADE_STATE=/var/lib/keyway
+VOLUME /var/lib/keyway
 USER 65532:65532
 ENTRYPOINT ["/usr/bin/keyway"]
 CMD ["serve"]

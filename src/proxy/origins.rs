@@ -124,6 +124,27 @@ impl Origins {
         self.places.iter().find(|place| place.entries.iter().any(|entry| entry.url.origin() == origin))
     }
 
+    /// Whether the host and port of a reference may be those of a place, whatever its scheme. There may be
+    /// fewer than it says, and no more.
+    pub fn may_have(&self, authority: &[u8]) -> bool {
+        self.places.iter().any(|place| {
+            let host = place.origin.host().as_bytes();
+            let authority = authority.strip_prefix(b"[").unwrap_or(authority);
+            authority.len() >= host.len()
+                && authority[..host.len()].eq_ignore_ascii_case(host)
+                && match authority[host.len()..].strip_prefix(b"]").unwrap_or(&authority[host.len()..]) {
+                    b"" | b":" => place.origin.has_default_port(),
+                    port => {
+                        let port = port.strip_prefix(b":").and_then(|port| std::str::from_utf8(port).ok());
+                        let port = port.and_then(|port| port.parse::<u16>().ok());
+                        port.is_some_and(|port| {
+                            port == place.origin.port() || place.origin.has_default_port()
+                        })
+                    }
+                }
+        })
+    }
+
     /// The place at an origin, if a path there belongs to one of its endpoints.
     pub fn holds(&self, origin: &Origin, path: &str) -> Option<&Arc<Place>> {
         self.at(origin).filter(|place| place.entry(path).is_some())

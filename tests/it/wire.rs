@@ -1114,7 +1114,8 @@ async fn any_legal_request_arrives_as_it_was() {
     for _ in 0..200 {
         let (target, fields, body, chunked) =
             strategy.new_tree(&mut runner).expect("a strategy without a filter").current();
-        if keyway::route::Route::parse(&format!("/svc{target}")).is_err() {
+        let path = target.split('?').next().unwrap_or_default();
+        if keyway::route::Route::parse(&format!("/svc{path}")).is_err() {
             continue;
         }
         let mut case = format!("POST /svc{target} HTTP/1.1\r\nHost: localhost\r\n").into_bytes();

@@ -64,11 +64,19 @@ pub fn rewrite(
     Some(written)
 }
 
-/// Whether a body can hold any reference at all: an absolute one has `//` (some write `\/\/`), and one
-/// that begins with `/`, where these count, stands right behind a quote.
-pub fn may_hold_references(document: &[u8], rooted: bool) -> bool {
+/// Whether a body can hold any reference that matters: one that begins with `/`, where these count, stands
+/// right behind a quote; an absolute one has `//` (some write `\/\/`) and a host and port for which
+/// `is_known` holds.
+pub fn may_hold_references(document: &[u8], rooted: bool, is_known: impl Fn(&[u8]) -> bool) -> bool {
     memchr::memchr_iter(b'/', document).any(|at| match at.checked_sub(1).map(|before| document[before]) {
-        Some(b'/' | b'\\') => true,
+        Some(b'/') => {
+            let rest = &document[at + 1..];
+            let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#' | b'"' | b'\\'));
+            let end = end.unwrap_or(rest.len());
+            // Who escapes what need not be may have escaped anything.
+            rest.get(end) == Some(&b'\\') || is_known(&rest[..end])
+        }
+        Some(b'\\') => true,
         Some(b'"') => rooted,
         _ => false,
     })
@@ -640,17 +648,20 @@ mod tests {
     }
 
     #[test]
-    fn a_body_without_references_is_known_by_its_slashes() {
+    fn a_body_without_references_is_known_by_its_slashes_and_hosts() {
         for (expected, rooted, body) in [
             (true, false, r#"{"a":"http://h"}"#),
             (true, false, r#"{"a":"http:\/\/h"}"#),
             (true, true, r#"{"a":"/v2"}"#),
+            (false, false, r#"{"a":"http://elsewhere/h"}"#),
+            (true, false, r#"{"a":"http://elsewhere","b":"http://h?c"}"#),
+            (true, false, r#"{"a":"http://\u0068/1"}"#),
             (false, false, r#"{"a":"/v2"}"#),
             (false, true, r#"{"a":"10.0.0.0/24","b":"a/b"}"#),
             (false, true, ""),
             (false, true, "/"),
         ] {
-            assert_eq!(may_hold_references(body.as_bytes(), rooted), expected, "{body}");
+            assert_eq!(may_hold_references(body.as_bytes(), rooted, |host| host == b"h"), expected, "{body}");
         }
     }
 

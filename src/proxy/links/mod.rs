@@ -156,7 +156,10 @@ fn is_json_type(value: &[u8]) -> bool {
 
 /// The body of an answer with its links mapped; `None` where nothing changes.
 pub fn document(body: &[u8], bodies: Bodies, mapping: &Mapping<'_>) -> Option<Vec<u8>> {
-    if !json::may_hold_references(body, mapping.here.rooted) {
+    // Most bodies hold none, and to read one costs as much as the rest of a request.
+    let is_discovery = mapping.asked_version().is_some();
+    let is_known = |authority: &[u8]| is_discovery || mapping.there.origins.may_have(authority);
+    if !json::may_hold_references(body, mapping.here.rooted, is_known) {
         return None;
     }
     json::rewrite(body, bodies == Bodies::Image, |found, text| mapping.link(found, text))
@@ -282,15 +285,18 @@ impl Mapping<'_> {
         (!text.is_empty() || above > added.len()).then(|| above.saturating_sub(added.len()))
     }
 
-    /// Where the version of a version document's `self` link is, at the service: the link may be wrong
-    /// about anything but its end.
-    fn version(&self, link: &str) -> Option<String> {
+    /// The root of the service whose versions were asked for, if they were.
+    fn asked_version(&self) -> Option<&str> {
         let root = self.there.base.root();
         let asked = self.there.target.split('?').next()?;
         let asked = asked.strip_prefix(root)?.trim_matches('/');
-        if !(matches!(asked, "" | "versions") || rewrite::is_version(asked)) {
-            return None;
-        }
+        (matches!(asked, "" | "versions") || rewrite::is_version(asked)).then_some(root)
+    }
+
+    /// Where the version of a version document's `self` link is, at the service: the link may be wrong
+    /// about anything but its end.
+    fn version(&self, link: &str) -> Option<String> {
+        let root = self.asked_version()?;
         let (version, slash) = match link.strip_suffix('/') {
             Some(link) => (link, "/"),
             None => (link, ""),
