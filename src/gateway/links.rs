@@ -1,7 +1,7 @@
 //! The links of a service's answer, made good for the client that gets it.
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, HeaderName, LINK, LOCATION};
 use http::{Method, StatusCode};
 use http_body::Body as _;
 
@@ -10,7 +10,7 @@ use super::held::{Held, TooMuch};
 use crate::error::ProxyError;
 use crate::keystone::service_type;
 use crate::proxy::Answer;
-use crate::proxy::links::{self, Bodies, Mapping};
+use crate::proxy::links::{self, Bodies, Mapping, There};
 use crate::route::Route;
 use crate::upstream;
 
@@ -37,6 +37,28 @@ impl Gateway {
         let is_raw =
             self.shared.raw_links[cloud].iter().any(|raw| raw == "*" || service_type::same(raw, &service));
         Ok((!is_raw).then(|| Bodies::of(&service)))
+    }
+
+    /// Whether it is plain at once that an answer stays as it is: no field has a link, and all of the body is
+    /// here and names nothing that could be one.
+    pub(super) fn has_no_links(
+        &self,
+        answer: &Answer,
+        method: &Method,
+        rooted: bool,
+        there: &There<'_>,
+    ) -> bool {
+        let response = &answer.response;
+        if *method == Method::HEAD || response.status() == StatusCode::NOT_MODIFIED {
+            return false;
+        }
+        let is_link = |name: &HeaderName| matches!(*name, LOCATION | CONTENT_LOCATION | LINK);
+        if response.headers().keys().any(is_link) {
+            return false;
+        }
+        response.body().whole().is_some_and(|whole| {
+            whole.len() <= self.held.per_request() && !links::may_hold_links(whole, rooted, there)
+        })
     }
 
     /// Maps the links in an answer's fields, and in its body if all of it is here. Tells whether the

@@ -345,9 +345,13 @@ impl Gateway {
         let answer = self.proxy.forward(&destination, &target, parts, fields, required, incoming);
         let mut answer = answer.await?;
         let Some(bodies) = destination.links else { return Ok(Reply::Service(answer, None)) };
+        let Destination { url, base, origins, .. } = &*destination;
+        let there = There { url, base, origins, target: &target };
+        if self.has_no_links(&answer, &parts.method, session.is_none(), &there) {
+            return Ok(Reply::Service(answer, None));
+        }
         let address = Address::new(&self.shared.doors[0], door, &route, parts);
         let ordinary = if route.form == Form::Root { address.ordinary() } else { None };
-        let Destination { url, base, origins, .. } = &*destination;
         let mapping = Mapping {
             here: Here {
                 scheme: address.scheme,
@@ -358,7 +362,7 @@ impl Gateway {
                 ordinary: ordinary.as_deref(),
                 rooted: session.is_none(),
             },
-            there: There { url, base, origins, target: &target },
+            there,
         };
         let held = if self.localize(&mut answer, &parts.method, bodies, &mapping) {
             Some(Box::pin(self.hold(&mut answer, bodies, &mapping)).await)

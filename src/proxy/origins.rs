@@ -128,18 +128,19 @@ impl Origins {
     /// fewer than it says, and no more.
     pub fn may_have(&self, authority: &[u8]) -> bool {
         self.places.iter().any(|place| {
-            let host = place.origin.host().as_bytes();
+            let (host, default) = (place.origin.host().as_bytes(), place.origin.has_default_port());
+            if authority.len() <= host.len() && !default {
+                return false;
+            }
             let authority = authority.strip_prefix(b"[").unwrap_or(authority);
-            authority.len() >= host.len()
-                && authority[..host.len()].eq_ignore_ascii_case(host)
-                && match authority[host.len()..].strip_prefix(b"]").unwrap_or(&authority[host.len()..]) {
-                    b"" | b":" => place.origin.has_default_port(),
+            let Some((its_host, port)) = authority.split_at_checked(host.len()) else { return false };
+            its_host.eq_ignore_ascii_case(host)
+                && match port.strip_prefix(b"]").unwrap_or(port) {
+                    b"" | b":" => default,
                     port => {
                         let port = port.strip_prefix(b":").and_then(|port| std::str::from_utf8(port).ok());
                         let port = port.and_then(|port| port.parse::<u16>().ok());
-                        port.is_some_and(|port| {
-                            port == place.origin.port() || place.origin.has_default_port()
-                        })
+                        port.is_some_and(|port| default || port == place.origin.port())
                     }
                 }
         })

@@ -68,18 +68,26 @@ pub fn rewrite(
 /// right behind a quote; an absolute one has `//` (some write `\/\/`) and a host and port for which
 /// `is_known` holds.
 pub fn may_hold_references(document: &[u8], rooted: bool, is_known: impl Fn(&[u8]) -> bool) -> bool {
-    memchr::memchr_iter(b'/', document).any(|at| match at.checked_sub(1).map(|before| document[before]) {
-        Some(b'/') => {
-            let rest = &document[at + 1..];
-            let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#' | b'"' | b'\\'));
-            let end = end.unwrap_or(rest.len());
-            // Who escapes what need not be may have escaped anything.
-            rest.get(end) == Some(&b'\\') || is_known(&rest[..end])
+    let mut rest = document;
+    while let Some(at) = memchr::memchr(b'/', rest) {
+        let before = at.checked_sub(1).map(|before| rest[before]);
+        if before == Some(b'\\') || before == Some(b'"') && rooted {
+            return true;
         }
-        Some(b'\\') => true,
-        Some(b'"') => rooted,
-        _ => false,
-    })
+        rest = &rest[at + 1..];
+        if let [b'/', authority @ ..] = rest {
+            let end = authority.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#' | b'"' | b'\\'));
+            let end = end.unwrap_or(authority.len());
+            // Who escapes what need not be may have escaped anything.
+            if authority.get(end) == Some(&b'\\') || is_known(&authority[..end]) {
+                return true;
+            }
+            // What is left of this string is its path.
+            rest = &authority[end..];
+            rest = &rest[memchr::memchr(b'"', rest).unwrap_or(rest.len())..];
+        }
+    }
+    false
 }
 
 /// What holds somebody's data, and is never looked into: the names that the services have for it, and

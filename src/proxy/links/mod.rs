@@ -95,12 +95,12 @@ impl Bodies {
 
     /// Whether the body of an answer may hold links, by the path and query that were asked for.
     fn may_hold_links(self, target: &str) -> bool {
-        let path = target.split('?').next().unwrap_or_default().trim_end_matches('/');
-        let last = path.rsplit('/').next().unwrap_or_default();
         match self {
             Self::None => false,
             Self::All => true,
             Self::NotData | Self::Image => {
+                let path = target.split('?').next().unwrap_or_default().trim_end_matches('/');
+                let last = path.rsplit('/').next().unwrap_or_default();
                 !matches!(last, "file" | "stage" | "payload" | "template" | "environment" | "files")
             }
         }
@@ -130,6 +130,9 @@ pub fn localize<B>(response: &mut Response<B>, bodies: Bodies, mapping: &Mapping
 
 /// `application/json`, `application/problem+json; charset=utf-8`.
 fn is_json_type(value: &[u8]) -> bool {
+    if value == b"application/json" {
+        return true;
+    }
     let mut parts = value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let Some(subtype) = parts.next().filter(|media_type| media_type.len() > 12).and_then(|media_type| {
         let (prefix, subtype) = media_type.split_at(12);
@@ -156,13 +159,16 @@ fn is_json_type(value: &[u8]) -> bool {
 
 /// The body of an answer with its links mapped; `None` where nothing changes.
 pub fn document(body: &[u8], bodies: Bodies, mapping: &Mapping<'_>) -> Option<Vec<u8>> {
-    // Most bodies hold none, and to read one costs as much as the rest of a request.
-    let is_discovery = mapping.asked_version().is_some();
-    let is_known = |authority: &[u8]| is_discovery || mapping.there.origins.may_have(authority);
-    if !json::may_hold_references(body, mapping.here.rooted, is_known) {
+    if !may_hold_links(body, mapping.here.rooted, &mapping.there) {
         return None;
     }
     json::rewrite(body, bodies == Bodies::Image, |found, text| mapping.link(found, text))
+}
+
+/// Whether a body can hold a link to map. Most hold none, and to read one costs a good part of a request.
+pub fn may_hold_links(body: &[u8], rooted: bool, there: &There<'_>) -> bool {
+    let is_known = |authority: &[u8]| there.origins.may_have(authority) || there.asked_version().is_some();
+    json::may_hold_references(body, rooted, is_known)
 }
 
 /// Takes back what the fields of an answer, or its trailers, say of its very bytes, which are or may be
@@ -190,6 +196,19 @@ pub fn forget_bytes(fields: &mut HeaderMap) {
 pub fn forget_length(fields: &mut HeaderMap) {
     forget_bytes(fields);
     fields.remove(CONTENT_LENGTH);
+}
+
+impl<'a> There<'a> {
+    /// The root of the service whose versions were asked for, if they were.
+    fn asked_version(&self) -> Option<&'a str> {
+        let root = self.base.root();
+        let asked = self.target.strip_prefix(root)?.as_bytes();
+        let end = memchr::memchr(b'?', asked).unwrap_or(asked.len());
+        let asked = asked[..end].strip_prefix(b"/").unwrap_or(&asked[..end]);
+        let asked = asked.strip_suffix(b"/").unwrap_or(asked);
+        let asked = std::str::from_utf8(asked).ok().filter(|asked| asked.len() <= "versions".len())?;
+        (matches!(asked, "" | "versions") || rewrite::is_version(asked)).then_some(root)
+    }
 }
 
 impl Mapping<'_> {
@@ -285,18 +304,10 @@ impl Mapping<'_> {
         (!text.is_empty() || above > added.len()).then(|| above.saturating_sub(added.len()))
     }
 
-    /// The root of the service whose versions were asked for, if they were.
-    fn asked_version(&self) -> Option<&str> {
-        let root = self.there.base.root();
-        let asked = self.there.target.split('?').next()?;
-        let asked = asked.strip_prefix(root)?.trim_matches('/');
-        (matches!(asked, "" | "versions") || rewrite::is_version(asked)).then_some(root)
-    }
-
     /// Where the version of a version document's `self` link is, at the service: the link may be wrong
     /// about anything but its end.
     fn version(&self, link: &str) -> Option<String> {
-        let root = self.asked_version()?;
+        let root = self.there.asked_version()?;
         let (version, slash) = match link.strip_suffix('/') {
             Some(link) => (link, "/"),
             None => (link, ""),
