@@ -116,7 +116,10 @@ impl Gateway {
         if let Some(why) = why {
             self.count_unmapped(why);
         }
-        if let Some(mapped) = held.whole().and_then(|whole| links::document(whole, bodies, mapping)) {
+        if let Some(mapped) = held.whole().and_then(|whole| {
+            let may = links::may_hold_links(whole, mapping.here.rooted, &mapping.there);
+            may.then(|| links::document(whole, bodies, mapping))?
+        }) {
             if held.replace(mapped) {
                 let fields = response.headers_mut();
                 links::forget_bytes(fields);
