@@ -68,6 +68,9 @@ pub fn rewrite(
 /// right behind a quote; an absolute one has `//` (some write `\/\/`) and a host and port for which
 /// `is_known` holds.
 pub fn may_hold_references(document: &[u8], rooted: bool, is_known: impl Fn(&[u8]) -> bool) -> bool {
+    let ends = |byte: &u8| matches!(byte, b'/' | b'?' | b'#' | b'"' | b'\\');
+    // Documents repeat themselves.
+    let mut unknown: &[u8] = b"";
     let mut rest = document;
     while let Some(at) = memchr::memchr(b'/', rest) {
         let before = at.checked_sub(1).map(|before| rest[before]);
@@ -76,15 +79,19 @@ pub fn may_hold_references(document: &[u8], rooted: bool, is_known: impl Fn(&[u8
         }
         rest = &rest[at + 1..];
         if let [b'/', authority @ ..] = rest {
-            let end = authority.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#' | b'"' | b'\\'));
-            let end = end.unwrap_or(authority.len());
+            let again = authority.strip_prefix(unknown).and_then(<[u8]>::first);
+            let length = match again {
+                Some(b'/') => unknown.len(),
+                _ => authority.iter().position(ends).unwrap_or(authority.len()),
+            };
+            let (name, path) = authority.split_at(length);
             // Who escapes what need not be may have escaped anything.
-            if authority.get(end) == Some(&b'\\') || is_known(&authority[..end]) {
+            if again != Some(&b'/') && (path.first() == Some(&b'\\') || is_known(name)) {
                 return true;
             }
+            unknown = name;
             // What is left of this string is its path.
-            rest = &authority[end..];
-            rest = &rest[memchr::memchr(b'"', rest).unwrap_or(rest.len())..];
+            rest = &path[memchr::memchr(b'"', path).unwrap_or(path.len())..];
         }
     }
     false
