@@ -20,7 +20,7 @@
 //! An object counts with the document's top as the first: links are looked for in the first three on
 //! the way down (`{"servers": [{"image": {"links": ..}}]}`), and so are at most in the fourth. Lists
 //! count for nothing, but a list in a list is not looked into. Nor is what holds the data of somebody
-//! ([`is_data`]), wherever it stands. A name that is written with escapes is taken for such a one.
+//! (`is_data`), wherever it stands. A name that is written with escapes is taken for such a one.
 
 use std::borrow::Cow;
 use std::ops::Range;
