@@ -139,6 +139,10 @@ impl<'a> Route<'a> {
     /// See [`RouteError`].
     pub fn at_root(prefix: &'a str, path: &'a str) -> Result<Self, RouteError> {
         check_segments(path)?;
+        // `*`, of which nobody knows what it would mean behind a root.
+        if !path.starts_with('/') {
+            return Err(RouteError::NoService);
+        }
         Ok(Self { form: Form::Root, rest: path, ..Self::parse(prefix)? })
     }
 
@@ -231,7 +235,7 @@ fn check_segments(path: &str) -> Result<(), RouteError> {
     let (mut encoded, mut dotted, mut before) = (false, false, b'/');
     for &byte in bytes {
         match byte {
-            b'\\' | 0x80.. => return Err(RouteError::UnsafeByte),
+            0 | b'\\' | 0x80.. => return Err(RouteError::UnsafeByte),
             b'%' | b';' => encoded = true,
             // A dot segment can only start right after a slash.
             b'.' if before == b'/' => dotted = true,

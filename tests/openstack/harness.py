@@ -138,7 +138,7 @@ def plain(value):
     """What two answers of one service have in common: everything but links and the request's own id."""
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()
-                if not (k in ("links", "next", "previous", "first", "request_id") or k.endswith("_links"))}
+                if not (k in ("links", "next", "previous", "first", "request_id", "self", "file", "schema") or k.endswith("_links"))}
     if isinstance(value, list):
         return [plain(v) for v in value]
     return value
