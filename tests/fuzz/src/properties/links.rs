@@ -15,7 +15,10 @@ const ENDPOINTS: [(&str, &str); 5] = [
     ("object-store", "http://[2001:db8::1]:8080/v1/AUTH_0123456789abcdef0123456789abcdef"),
     ("image", "http://cloud.example:9292"),
 ];
-const HERE: &str = "http://localhost:8180";
+/// keyway, for paths that name a service or an origin.
+const ORDINARY: &str = "http://localhost:8180";
+/// keyway, where the host stands for the service.
+const ROOT: &str = "http://compute.localhost:8180";
 
 /// A JSON document as a service answers it, or a reference as it writes it into `Location`.
 ///
@@ -41,7 +44,8 @@ pub fn check(input: &str) {
             let id = origins.at(url.origin()).expect("it is one of them").id();
             let own = format!("/cloud/lab/origin/{id}");
             let prefix = if form == Form::Origin { &own } else { prefix };
-            let (authority, ordinary) = (Some("localhost:8180"), Some(HERE));
+            let authority = if form == Form::Root { ROOT } else { ORDINARY }.strip_prefix("http://");
+            let ordinary = Some(ORDINARY);
             let here = Here { scheme: Scheme::Http, authority, prefix, form, rest, ordinary, rooted: true };
             let mapping = Mapping { here, there };
             if input.trim_start().starts_with(['{', '[']) {
@@ -58,9 +62,11 @@ pub fn check(input: &str) {
 /// Checks what became of a reference.
 fn check_reference(mapping: &Mapping<'_>, reference: &str, mapped: &str) {
     let There { url, origins, .. } = mapping.there;
-    let asked = mapped.strip_prefix(HERE).unwrap_or_else(|| panic!("{reference:?} became {mapped:?}"));
+    let at_root = mapped.strip_prefix(ROOT).filter(|_| mapping.here.form == Form::Root);
+    let asked = at_root.or_else(|| mapped.strip_prefix(ORDINARY));
+    let asked = asked.unwrap_or_else(|| panic!("{reference:?} became {mapped:?}"));
     let path = asked.split(['?', '#']).next().unwrap_or_default();
-    let (origin, target) = led_to(mapping, path);
+    let (origin, target) = led_to(mapping, at_root.is_some(), path);
 
     // What a client then asks for is the place that the service named.
     let named = reference.split(['?', '#']).next().unwrap_or_default();
@@ -90,24 +96,23 @@ fn check_reference(mapping: &Mapping<'_>, reference: &str, mapped: &str) {
 }
 
 /// The origin and the path that a request for `path` at keyway leads to.
-fn led_to(mapping: &Mapping<'_>, path: &str) -> (String, String) {
+fn led_to(mapping: &Mapping<'_>, at_root: bool, path: &str) -> (String, String) {
     let There { url, base, origins, .. } = mapping.there;
     let unreadable = |error| -> Route<'_> { panic!("{path:?}: {error}") };
-    let named = Route::parse(path);
-    match named {
-        Ok(route) if route.form == Form::Origin => {
+    if at_root {
+        let route = Route::at_root(mapping.here.prefix, path).unwrap_or_else(unreadable);
+        return (url.origin().to_string(), format!("{}{}", base.root(), route.rest));
+    }
+    let route = Route::parse(path).unwrap_or_else(unreadable);
+    match route.form {
+        Form::Origin => {
             let id = route.origin().expect("readable").expect("an id");
             let place = origins.place(&id).unwrap_or_else(|| panic!("{path:?} is nowhere"));
             assert!(place.entry(route.rest).is_some(), "{path:?} belongs to nobody");
             let rest = if route.rest.is_empty() { "/" } else { route.rest };
             (place.origin().to_string(), rest.to_owned())
         }
-        _ if mapping.here.form == Form::Root => {
-            let route = Route::at_root(mapping.here.prefix, path).unwrap_or_else(unreadable);
-            (url.origin().to_string(), format!("{}{}", base.root(), route.rest))
-        }
-        named => {
-            let route = named.unwrap_or_else(unreadable);
+        Form::Endpoint | Form::Root => {
             assert_eq!(route.prefix, mapping.here.prefix, "{path:?}");
             (url.origin().to_string(), base.target(route.rest, None))
         }
@@ -151,7 +156,7 @@ fn compare(mapping: &Mapping<'_>, before: &Value, after: &Value, data: bool) {
             }
             let There { url, base, .. } = mapping.there;
             let (path, tail) = after.split_at(after.find(['?', '#']).unwrap_or(after.len()));
-            let (origin, target) = led_to(mapping, path);
+            let (origin, target) = led_to(mapping, mapping.here.form == Form::Root, path);
             assert_eq!(origin, url.origin().to_string(), "{before:?} became {after:?}");
             let whole = format!("{target}{tail}");
             let below_root = format!("{}{before}", base.root());
