@@ -23,7 +23,7 @@ pub use self::login::{Attempts, Passwords};
 pub use self::reply::Refusal;
 pub use self::session::{Session, Unusable, Vouched};
 pub use self::state::{StateError, check as check_state};
-use crate::keystone::{Interface, Secret};
+use crate::keystone::{Asked, Interface, Named, Scope, Secret};
 
 /// Who may log in at a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,4 +82,20 @@ pub struct View {
     pub interface: Option<Interface>,
     /// The only region that the catalog shows.
     pub region: Option<String>,
+}
+
+impl View {
+    /// Whether a client may have a token of this scope, which is for `project`. What it did not ask for is
+    /// the cloud's own choice.
+    pub fn permits(&self, scope: &Asked, project: Option<&Named>) -> bool {
+        self.projects.is_empty()
+            || matches!(scope, Asked::Own | Asked::Exactly(Scope::Unscoped))
+            || project.is_some_and(|project| self.lists(project))
+    }
+
+    /// Whether a project is one that clients may ask for.
+    pub fn lists(&self, project: &Named) -> bool {
+        self.projects.is_empty()
+            || self.projects.iter().any(|listed| *listed == project.id || *listed == project.name)
+    }
 }

@@ -385,14 +385,10 @@ impl Local<'_> {
             (None, Wanted::Exactly(scope)) => scope.clone(),
             (None, _) => Scope::Default,
         };
-        if let Some(limits) = self.limits() {
-            let permitted = match &real.project {
-                Some(project) => is_listed(limits, project),
-                None => scope == Scope::Unscoped,
-            };
-            if !permitted {
-                return Err(Refusal::new(StatusCode::UNAUTHORIZED, only(limits)).into());
-            }
+        if let Some(view) = self.view()
+            && !view.permits(&Asked::Exactly(scope.clone()), real.project.as_ref())
+        {
+            return Err(Refusal::new(StatusCode::UNAUTHORIZED, only(&view.projects)).into());
         }
         Ok((scope, real))
     }
@@ -419,6 +415,9 @@ impl Local<'_> {
     async fn known(&self, token: &str, at: i64) -> Result<Option<Issued>, Failure> {
         let Some(session) = self.open(token, at)? else { return Ok(None) };
         let real = self.token(session.asked()).await?;
+        if self.view().is_some_and(|view| !view.permits(&session.asked(), real.project.as_ref())) {
+            return Err(Refusal::unknown_token().into());
+        }
         Ok(Some(Issued { id: token.to_owned(), session, real }))
     }
 
@@ -507,10 +506,8 @@ impl Local<'_> {
     async fn listed(&self) -> Result<Vec<Named>, Failure> {
         let all = self.gateway.shared.tokens.projects(self.index).await.map_err(ProxyError::Auth)?;
         let shown = all.iter().filter(|info| info.enabled).map(|info| &info.project);
-        Ok(match self.limits() {
-            Some(limits) => shown.filter(|project| is_listed(limits, project)).cloned().collect(),
-            None => shown.cloned().collect(),
-        })
+        let view = self.view();
+        Ok(shown.filter(|project| view.is_none_or(|view| view.lists(project))).cloned().collect())
     }
 
     /// `GET /v3/auth/projects`, or the same for a user: Keystone's own list, unless it has no such call or says
@@ -590,10 +587,6 @@ impl Local<'_> {
         answer.headers_mut().insert(X_AUTH_TOKEN_EXPIRES.clone(), left.into());
         Ok(answer)
     }
-}
-
-fn is_listed(projects: &[String], project: &Named) -> bool {
-    projects.iter().any(|listed| *listed == project.id || *listed == project.name)
 }
 
 fn only(projects: &[String]) -> String {

@@ -31,7 +31,9 @@ use crate::facade::call::{self, Call};
 use crate::facade::{self, Attempts, Logins, Passwords, Session, Unusable};
 use crate::framing;
 use crate::incoming::Incoming;
-use crate::keystone::{self, AllowHttp, Asked, Auth, Discovery, Scope, Token, TokenCache, service_type};
+use crate::keystone::{
+    self, AllowHttp, Asked, Auth, AuthError, Discovery, Scope, Token, TokenCache, service_type,
+};
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
 use crate::policy::{Denied, Policy, View};
 use crate::proxy::headers::{self, Fields};
@@ -461,6 +463,18 @@ impl Gateway {
         let version = shared.tokens.version();
         let cached = shared.tokens.snapshot(&key).is_some();
         let token = shared.tokens.current(&key).await.map_err(ProxyError::Auth)?;
+        if let Some(view) = shared.facade.clouds.get(&cloud.name)
+            && !view.permits(&key.scope, token.project.as_ref())
+        {
+            // A session is from before a reload that took its project away.
+            return Err(match session {
+                Some(_) => self.unauthorized(door, Some(route), parts, Unusable::Revoked),
+                None => ProxyError::Auth(Arc::new(AuthError::UnknownProject {
+                    asked: key.scope.to_string(),
+                    available: view.projects.clone(),
+                })),
+            });
+        }
         let origins = self.origins(session, cloud, &token);
         let at_origin = match route.origin()? {
             None => None,

@@ -539,6 +539,13 @@ async fn only_the_listed_projects_are_there_where_projects_are_listed() {
     }
     let tenants = keyway.with_token(Method::GET, "/v2.0/tenants", &token).await.json();
     assert_eq!(tenants["tenants"].as_array().map(Vec::len), Some(1));
+    // A path is no way around it.
+    keyway.get(&format!("/project/{OTHER_PROJECT}/compute/servers")).await.passed_on(200);
+    let before = cloud.requests("compute").len();
+    let message =
+        keyway.get(&format!("/project/{PROJECT_ID}/compute/servers")).await.message(404, "unknown_project");
+    assert!(message.contains(OTHER_PROJECT) && !message.contains(PROJECT_ID), "{message}");
+    assert_eq!(cloud.requests("compute").len(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyway::config::Config;
 use keyway::demo::{self, Cloud};
-use keyway::facade::{Config as Facade, Keys, Login, Logins, Session, random_id};
+use keyway::facade::{Config as Facade, Keys, Login, Logins, Session, View, random_id};
 use keyway::keystone::{Project, Scope, Secret};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -78,6 +78,12 @@ fn unauthorized(answer: &Answer, keyway: &TestKeyway, identity: &str) -> String 
     let uri = format!("Keystone uri=\"http://{}{identity}\"", keyway.listen());
     assert_eq!(answer.header("www-authenticate"), uri);
     message
+}
+
+/// What the local Keystone says of a token to someone who may ask.
+async fn validate(keyway: &TestKeyway, token: &str) -> Answer {
+    let subject = [("x-auth-token", "anybody's"), ("x-subject-token", token)];
+    keyway.get_with("/identity/v3/auth/tokens", &subject).await
 }
 
 async fn refused(keyway: &TestKeyway, why: &str) -> f64 {
@@ -363,6 +369,21 @@ async fn sessions_survive_a_restart_and_revoked_ones_do_not() {
     assert!(!written.contains("gAAAAA") && !written.contains(demo::OTHER_PROJECT_ID), "{written}");
 }
 
+/// Reloads a keyway's configuration: the test's own with these changes.
+fn reload(keyway: &TestKeyway, cloud: &Cloud, change: impl FnOnce(&mut Config)) {
+    let env = keyway::config::Env::new::<&str, &str>([], "/nonexistent").with_root("/nonexistent");
+    let overrides = keyway::config::Overrides {
+        listen: Some("127.0.0.1:0".to_owned()),
+        admin: Some("127.0.0.1:0".to_owned()),
+        workers: Some("2".to_owned()),
+        ..Default::default()
+    };
+    let mut config = Config::load_without_clouds(&overrides, &env).expect("defaults are right");
+    config.clouds = vec![cloud.keystone_config()];
+    change(&mut config);
+    assert!(keyway.app().reload(Ok(config)));
+}
+
 // Promise 71.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_ends_the_sessions_of_a_login_that_is_gone_or_has_another_password() {
@@ -374,18 +395,10 @@ async fn a_reload_ends_the_sessions_of_a_login_that_is_gone_or_has_another_passw
     let revoked_token = seal(&keyway, &revoked);
     keyway.app().shared().keys.revoke(&revoked).await;
     let reload = |logins: Vec<Login>| {
-        let env = keyway::config::Env::new::<&str, &str>([], "/nonexistent").with_root("/nonexistent");
-        let overrides = keyway::config::Overrides {
-            listen: Some("127.0.0.1:0".to_owned()),
-            admin: Some("127.0.0.1:0".to_owned()),
-            workers: Some("2".to_owned()),
-            ..Default::default()
-        };
-        let mut config = Config::load_without_clouds(&overrides, &env).expect("defaults are right");
-        config.clouds = vec![cloud.keystone_config()];
-        strict(&mut config);
-        config.facade.logins = logins;
-        assert!(keyway.app().reload(Ok(config)));
+        reload(&keyway, &cloud, |config| {
+            strict(config);
+            config.facade.logins = logins;
+        });
     };
     assert_eq!(get(&keyway, "/compute/servers", &token).await.status, 200);
     reload(vec![ada()]);
@@ -406,6 +419,30 @@ async fn a_reload_ends_the_sessions_of_a_login_that_is_gone_or_has_another_passw
     unauthorized(&get(&keyway, "/compute/servers", &token).await, &keyway, "/identity");
     reload(vec![ada()]);
     assert_eq!(get(&keyway, "/compute/servers", &token).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_ends_the_sessions_of_a_project_that_is_no_longer_listed() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::in_front_of(&cloud).await;
+    let listing = |project: &str| {
+        reload(&keyway, &cloud, |config| {
+            let view = View { projects: vec![project.to_owned()], ..View::default() };
+            config.facade.clouds.insert(config.clouds[0].name.clone(), view);
+        });
+    };
+    let token = seal(&keyway, &session("demo", other_project()));
+    let other = seal(&keyway, &session("demo", Scope::Project(Project::Id(demo::PROJECT_ID.to_owned()))));
+    for listed in [demo::OTHER_PROJECT, demo::OTHER_PROJECT_ID] {
+        listing(listed);
+        assert_eq!(get(&keyway, "/compute/servers", &token).await.status, 200);
+        assert_eq!(validate(&keyway, &token).await.status, 200);
+        unauthorized(&get(&keyway, "/compute/servers", &other).await, &keyway, "/identity");
+    }
+    listing(demo::PROJECT);
+    unauthorized(&get(&keyway, "/compute/servers", &token).await, &keyway, "/identity");
+    assert_eq!(validate(&keyway, &token).await.status, 404);
+    assert_eq!(get(&keyway, "/compute/servers", &other).await.status, 200);
 }
 
 // Promises 74, 75, 76, 79, 84.
