@@ -226,25 +226,45 @@ pub fn is_clear(path: &str) -> bool {
     check_segments(path).is_ok()
 }
 
+const ODD: u8 = 1;
+const DOT: u8 = 2;
+const SLASH: u8 = 4;
+
+/// Which bytes of a path have to be looked at: most paths have none that is odd.
+static KINDS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0;
+    while byte < kinds.len() {
+        kinds[byte] = match byte as u8 {
+            0 | b'\\' | b'%' | b';' | 0x80.. => ODD,
+            b'.' => DOT,
+            b'/' => SLASH,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    kinds
+};
+
 /// Refuses what leaves the service's base, or means different things to different servers.
 ///
 /// A segment is looked at as a server may look at it: percent-decoded (twice, for those who decode
 /// twice), with `/` and `\` as separators, and without the parameters after `;`.
 fn check_segments(path: &str) -> Result<(), RouteError> {
     let bytes = path.as_bytes();
-    let (mut encoded, mut dotted, mut before) = (false, false, b'/');
-    for &byte in bytes {
-        match byte {
-            0 | b'\\' | 0x80.. => return Err(RouteError::UnsafeByte),
-            b'%' | b';' => encoded = true,
-            // A dot segment can only start right after a slash.
-            b'.' if before == b'/' => dotted = true,
-            _ => {}
-        }
-        before = byte;
+    let (mut seen, mut dotted, mut before) = (0, 0, SLASH);
+    for byte in bytes {
+        let kind = KINDS[usize::from(*byte)];
+        seen |= kind;
+        // A dot segment can only start right after a slash.
+        dotted |= before & (kind << 1);
+        before = kind;
     }
-    if !encoded {
-        return if dotted { check_reading(bytes) } else { Ok(()) };
+    if seen & ODD == 0 {
+        return if dotted & SLASH != 0 { check_reading(bytes) } else { Ok(()) };
+    }
+    if bytes.iter().any(|byte| matches!(byte, 0 | b'\\' | 0x80..)) {
+        return Err(RouteError::UnsafeByte);
     }
     let mut reading = Cow::Borrowed(bytes);
     for _ in 0..3 {

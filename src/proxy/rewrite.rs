@@ -72,33 +72,44 @@ impl Base {
     /// The path at the service, for a `rest` that is empty or starts with `/`; never empty.
     /// `current` is the service's current version (`v2`), which is asked for with [`Base::needs_version`].
     pub fn target(&self, rest: &str, current: Option<&str>) -> String {
-        let Self { root, version, account, .. } = self;
-        let mut target = String::with_capacity(root.len() + version.len() + account.len() + rest.len() + 8);
-        target.push_str(root);
-        match version_of(rest) {
-            Some(asked) if !version.is_empty() => {
-                let after = &rest[asked.len()..];
-                target.push_str(asked);
-                // The version alone is its document, which lies outside any account.
-                if !matches!(after, "" | "/") && !self.starts_with_account(after) {
-                    target.push_str(account);
-                }
-                target.push_str(after);
-            }
-            _ => {
-                target.push_str(version);
-                target.push_str(account);
-                if let Some(current) = current.filter(|_| self.needs_version(rest)) {
-                    target.push('/');
-                    target.push_str(current);
-                }
-                target.push_str(rest);
-            }
-        }
+        let pieces = self.pieces(rest, current);
+        let mut target = String::with_capacity(pieces.iter().map(|piece| piece.len()).sum::<usize>().max(1));
+        pieces.iter().for_each(|piece| target.push_str(piece));
         if target.is_empty() {
             target.push('/');
         }
         target
+    }
+
+    /// Whether that is the [target](Base::target) of a `rest`, without a current version.
+    pub fn leads_to(&self, rest: &str, target: &str) -> bool {
+        // Comparing with an empty one, which lies nowhere, takes longer than all the rest.
+        let pieces = self.pieces(rest, None).into_iter().filter(|piece| !piece.is_empty());
+        let mut left = target;
+        for piece in pieces {
+            let Some(after) = left.strip_prefix(piece) else { return false };
+            left = after;
+        }
+        left.is_empty() && !target.is_empty() || (left, target) == ("/", "/")
+    }
+
+    /// What a target consists of.
+    #[inline]
+    fn pieces<'a>(&'a self, rest: &'a str, current: Option<&'a str>) -> [&'a str; 6] {
+        let Self { root, version, account, .. } = self;
+        match version_of(rest) {
+            Some(asked) if !version.is_empty() => {
+                let after = &rest[asked.len()..];
+                // The version alone is its document, which lies outside any account.
+                let outside = matches!(after, "" | "/") || self.starts_with_account(after);
+                [root, asked, if outside { "" } else { account }, "", "", after]
+            }
+            _ => {
+                let current = current.filter(|_| self.needs_version(rest));
+                let (slash, current) = current.map_or(("", ""), |current| ("/", current));
+                [root, version, account, slash, current, rest]
+            }
+        }
     }
 
     /// What comes before the version; empty, or a path that starts with `/`.
@@ -327,6 +338,16 @@ mod tests {
         fn a_target_is_always_an_absolute_path(base in "(/(v[0-9.]{0,3}|[a-f0-9]{32}|[a-z_]{0,4})){0,4}", rest in "(/[v0-9a-z.]{0,4}){0,4}") {
             let base = base.trim_end_matches('/');
             prop_assert!(Base::new(base, None).target(&rest, Some("v2")).starts_with('/'));
+        }
+
+        #[test]
+        fn a_rest_leads_to_its_target_alone(base in "(/(v[0-9]|[a-f0-9]{32}|[a-z_]{1,4})){0,3}", rest in "(/(v[0-9]|[a-f0-9]{32}|[a-z.]{0,4})){0,3}", other in "(/[v0-9a-z.]{0,4}){0,3}") {
+            let base = Base::new(&base, None);
+            let target = base.target(&rest, None);
+            prop_assert!(base.leads_to(&rest, &target));
+            for other in [other.clone(), format!("{target}{other}"), format!("{target}/"), String::new(), target[1..].to_owned()] {
+                prop_assert_eq!(base.leads_to(&rest, &other), other == target);
+            }
         }
     }
 }

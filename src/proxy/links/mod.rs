@@ -199,12 +199,13 @@ impl<'a> There<'a> {
     /// The root of the service whose versions were asked for, if they were.
     fn asked_version(&self) -> Option<&'a str> {
         let root = self.base.root();
-        let asked = self.target.strip_prefix(root)?.as_bytes();
-        let end = memchr::memchr(b'?', asked).unwrap_or(asked.len());
-        let asked = asked[..end].strip_prefix(b"/").unwrap_or(&asked[..end]);
-        let asked = asked.strip_suffix(b"/").unwrap_or(asked);
-        let asked = std::str::from_utf8(asked).ok().filter(|asked| asked.len() <= "versions".len())?;
-        (matches!(asked, "" | "versions") || rewrite::is_version(asked)).then_some(root)
+        // Comparing with what is empty and lies nowhere takes longer than all the rest.
+        let asked = if root.is_empty() { self.target } else { self.target.strip_prefix(root)? };
+        let asked = asked.strip_prefix('/').unwrap_or(asked);
+        let end = asked.bytes().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(asked.len());
+        let (version, rest) = asked.split_at(end);
+        let is_all = matches!(rest.as_bytes(), [] | [b'/'] | [b'?', ..] | [b'/', b'?', ..]);
+        (is_all && (matches!(version, "" | "versions") || rewrite::is_version(version))).then_some(root)
     }
 }
 
@@ -231,11 +232,11 @@ impl Mapping<'_> {
 
     /// Appends what comes into the place of a reference's beginning, and returns that one's length.
     fn reference(&self, reference: &str, text: &mut String) -> Option<usize> {
-        let (authority, path) = split(reference);
-        let start = reference.len() - path.len();
-        let path = &path[..path.find(['?', '#']).unwrap_or(path.len())];
+        let Reference { scheme, authority, rest } = Reference::parse(reference);
+        let start = reference.len() - rest.len();
+        let path = without_query(rest);
         let place = match authority {
-            Some(authority) => self.place(authority)?,
+            Some(authority) => self.place(scheme, authority)?,
             None if path.starts_with('/') => self.there.origins.at(self.there.url.origin())?,
             None => return None,
         };
@@ -289,7 +290,7 @@ impl Mapping<'_> {
     /// that is called outside.
     fn rooted(&self, reference: &str, text: &mut String) -> Option<usize> {
         let root = self.there.base.root();
-        let path = &reference[..reference.find(['?', '#']).unwrap_or(reference.len())];
+        let path = without_query(reference);
         let is_whole = path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'));
         let added = if is_whole { "" } else { root };
         if !route::is_clear(path) {
@@ -310,9 +311,9 @@ impl Mapping<'_> {
             None => (link, ""),
         };
         let (before, version) = version.rsplit_once('/')?;
-        let (authority, _) = split(link);
-        // Not the host itself.
-        (authority.is_some_and(|authority| before.len() >= authority.len()) && rewrite::is_version(version))
+        let Reference { authority, rest, .. } = Reference::parse(link);
+        let is_host = before.len() < link.len() - rest.len();
+        (authority.is_some() && !is_host && rewrite::is_version(version))
             .then(|| format!("{root}/{version}{slash}"))
     }
 
@@ -331,7 +332,7 @@ impl Mapping<'_> {
                     // Which version would be put in is not known here.
                     (rest.is_empty() || rest.starts_with('/'))
                         && !base.needs_version(rest)
-                        && base.target(rest, None) == path
+                        && base.leads_to(rest, path)
                 };
                 let below = || path.strip_prefix(url.path()).filter(leads_there);
                 // Another version of the same service, or a path that looks like one.
@@ -358,14 +359,10 @@ impl Mapping<'_> {
         }
     }
 
-    /// The place that scheme and authority name: `https://host:8774`, or without the scheme.
-    fn place(&self, written: &str) -> Option<&Place> {
+    /// The place that a scheme and an authority name. Without the scheme, that of the document counts.
+    fn place(&self, scheme: Option<&str>, authority: &str) -> Option<&Place> {
         let There { url, origins, .. } = self.there;
-        // `//host/path` has the scheme of the document that it stands in.
-        let (scheme, authority) = match written.split_once("://") {
-            Some((scheme, authority)) => (Scheme::parse(scheme)?, authority),
-            None => (url.origin().scheme(), &written[2..]),
-        };
+        let scheme = scheme.map_or(Some(url.origin().scheme()), Scheme::parse)?;
         let as_written = |place: &&Place| {
             let origin = place.origin();
             origin.authority() == authority && origin.scheme() == scheme
@@ -401,20 +398,31 @@ impl Mapping<'_> {
     }
 }
 
-/// Scheme and authority, if there are any, and what follows them.
-fn split(reference: &str) -> (Option<&str>, &str) {
-    let start = if reference.starts_with("//") {
-        2
-    } else {
-        match reference.find("://") {
-            // Within a path or query it says nothing of this reference.
-            Some(at) if !reference[..at].contains(['/', '?', '#']) => at + 3,
-            _ => return (None, reference),
-        }
-    };
-    let end = reference[start..].find(['/', '?', '#']).map_or(reference.len(), |end| start + end);
-    let (authority, path) = reference.split_at(end);
-    (Some(authority), path)
+fn without_query(reference: &str) -> &str {
+    &reference[..memchr::memchr2(b'?', b'#', reference.as_bytes()).unwrap_or(reference.len())]
+}
+
+/// A reference, taken apart (RFC 3986, appendix B).
+struct Reference<'a> {
+    scheme: Option<&'a str>,
+    authority: Option<&'a str>,
+    /// Path, query and fragment; all of it, where there is no authority.
+    rest: &'a str,
+}
+
+impl<'a> Reference<'a> {
+    fn parse(text: &'a str) -> Self {
+        let bytes = text.as_bytes();
+        let is_border = |byte: &u8| matches!(byte, b'/' | b'?' | b'#');
+        let scheme = bytes.iter().position(|byte| *byte == b':' || is_border(byte)).unwrap_or(bytes.len());
+        let (scheme, start) = match &bytes[scheme..] {
+            [b':', b'/', b'/', ..] => (Some(&text[..scheme]), scheme + 3),
+            [b'/', b'/', ..] if scheme == 0 => (None, 2),
+            _ => return Self { scheme: None, authority: None, rest: text },
+        };
+        let end = bytes[start..].iter().position(is_border).map_or(bytes.len(), |length| start + length);
+        Self { scheme, authority: Some(&text[start..end]), rest: &text[end..] }
+    }
 }
 
 #[cfg(test)]
