@@ -250,6 +250,7 @@ fn auth_status(error: &AuthError) -> StatusCode {
         | AuthError::Unavailable { .. }
         | AuthError::TooManyRefusals { .. }
         | AuthError::TooManyScopes { .. }
+        | AuthError::NoSecret { .. }
         | AuthError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         AuthError::Timeout { .. } => match error {
             // Whoever waited for the answer in vain was timed out; who comes later is turned away.
@@ -273,6 +274,7 @@ fn auth_reason(error: &AuthError) -> &'static str {
         AuthError::Unreachable(_) | AuthError::Stopped => "keystone_unreachable",
         AuthError::Timeout { .. } => "keystone_timeout",
         AuthError::Rejected { .. } => "credentials_rejected",
+        AuthError::NoSecret { .. } => "no_secret",
         AuthError::Unavailable { .. } => "keystone_unavailable",
         AuthError::TooManyRefusals { .. } => "tokens_refused",
         AuthError::UnknownProject { .. } | AuthError::AmbiguousProject { .. } => "unknown_project",
@@ -319,6 +321,7 @@ fn for_client(error: &AuthError) -> String {
         AuthError::Timeout { .. } => "Keystone did not answer in time, so there is no token",
         AuthError::Rejected { .. } => "Keystone rejected keyway's credentials, so there is no token",
         AuthError::Unavailable { .. } => "Keystone is not available, so there is no token",
+        AuthError::NoSecret { .. } => "the secret to log in with is not to be had, so there is no token",
         AuthError::BadReply { .. } | AuthError::AlreadyExpired { .. } => {
             "Keystone's answer was of no use, so there is no token"
         }

@@ -1,11 +1,7 @@
 //! `[facade]`, `[login.NAME]`, and what clients see of a cloud: keyway's own Keystone.
 
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
-use std::{fs, str};
-
-use zeroize::Zeroizing;
 
 use super::file::Options;
 use super::{Layers, exposure, policy, value};
@@ -16,9 +12,6 @@ use crate::server::Address;
 
 /// How short a password of a login may be, characters.
 const SHORTEST: usize = 8;
-
-/// How large a file with a password may be, bytes.
-const LARGEST: usize = 4096;
 
 impl Layers<'_> {
     /// Everything but the clouds. A `demo` keeps nothing, unless it is told where.
@@ -88,19 +81,13 @@ impl Layers<'_> {
         options: &Options,
         warnings: &mut Vec<String>,
     ) -> Result<Secret, (&'static str, String)> {
-        let (option, text) = match (options.whole("password"), options.text("password_file")) {
-            (Some(password), None) => ("password", Zeroizing::new(password.to_owned())),
+        let (option, secret) = match (options.whole("password"), options.text("password_file")) {
+            (Some(password), None) => ("password", Secret::new(password)),
             (None, Some(path)) => {
                 let path = self.env.path(path);
                 exposure::warn(&path, self.env, warnings);
-                let mut text = Zeroizing::new(Vec::with_capacity(LARGEST));
-                let read = fs::File::open(&path)
-                    .and_then(|file| file.take(LARGEST as u64).read_to_end(&mut text).map(drop));
-                let fail = |why: String| ("password_file", format!("{} {why}", path.display()));
-                read.map_err(|error| fail(format!("cannot be read: {error}")))?;
-                let text = str::from_utf8(&text).map_err(|_| fail("is no UTF-8 text".to_owned()))?;
-                let line = text.strip_suffix('\n').unwrap_or(text);
-                ("password_file", Zeroizing::new(line.strip_suffix('\r').unwrap_or(line).to_owned()))
+                let read = secret::read_file(&path);
+                ("password_file", read.map_err(|unreadable| ("password_file", unreadable.to_string()))?)
             }
             (Some(_), Some(_)) => {
                 return Err(("password", "there is a password_file too: remove one of them".to_owned()));
@@ -110,8 +97,8 @@ impl Layers<'_> {
                 return Err(("password", message.to_owned()));
             }
         };
-        match check_password(&text) {
-            Ok(()) => Ok(Secret::new(text.as_str())),
+        match check_password(secret.expose()) {
+            Ok(()) => Ok(secret),
             Err(why) => Err((option, why)),
         }
     }

@@ -18,7 +18,7 @@ impl Cloud {
                 version: IdentityVersion::V3,
                 method: Method::Password {
                     user: User::Name { name: USER.to_owned(), domain: domain() },
-                    password: Secret::new(&*self.shared.config.password),
+                    password: Secret::new(&*self.shared.config.password).into(),
                 },
                 scope: Scope::Project(Project::Name { name: PROJECT.to_owned(), domain: domain() }),
             }),

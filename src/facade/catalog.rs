@@ -260,7 +260,7 @@ mod tests {
             auth: Auth::Identity(Identity {
                 auth_url: url("https://keystone.example:5000/v3"),
                 version: IdentityVersion::Discover,
-                method: Method::Token(Secret::new("t")),
+                method: Method::Token(Secret::new("t").into()),
                 scope: Scope::Default,
             }),
             region: region.map(str::to_owned),

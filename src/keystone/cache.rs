@@ -197,6 +197,7 @@ impl Outcome {
             | AuthError::Waiting { .. }
             | AuthError::TooManyRefusals { .. }
             | AuthError::TooManyScopes { .. }
+            | AuthError::NoSecret { .. }
             | AuthError::Stopped => Self::Unavailable,
             AuthError::BadReply { .. }
             | AuthError::NoCatalog { .. }
@@ -905,7 +906,7 @@ impl Shared {
 /// Whether a failure would meet every login alike. A 500 may be about one project's catalog.
 fn is_about_keystone(error: &AuthError) -> bool {
     match error {
-        AuthError::Unreachable(_) | AuthError::Timeout { .. } => true,
+        AuthError::Unreachable(_) | AuthError::Timeout { .. } | AuthError::NoSecret { .. } => true,
         AuthError::Unavailable { status, retry_after, .. } => {
             matches!(status, 429 | 502 | 503 | 504) || retry_after.is_some()
         }

@@ -538,7 +538,7 @@ pub(super) mod tests {
             auth: Auth::Identity(crate::keystone::Identity {
                 auth_url: url("http://127.0.0.1:5000/v3"),
                 version: crate::keystone::IdentityVersion::Discover,
-                method: crate::keystone::Method::Token(Secret::new("t")),
+                method: crate::keystone::Method::Token(Secret::new("t").into()),
                 scope: crate::keystone::Scope::Default,
             }),
             region: Some("RegionOne".to_owned()),

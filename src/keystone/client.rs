@@ -15,7 +15,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use super::protocol::{self, ProjectInfo, Sent, bad_reply};
-use super::{AuthError, Identity, IdentityVersion, Project, Scope, Token, TokenId, credentials};
+use super::{AuthError, Identity, IdentityVersion, Project, Scope, Token, TokenId};
 use crate::upstream::{self, BaseUrl};
 
 /// How long a whole login may take.
@@ -151,10 +151,13 @@ impl Client {
     }
 
     async fn log_in_v3(&self, api: &Api, scope: &Scope) -> Result<Token, AuthError> {
-        let body = protocol::v3_login(&self.identity.method, scope);
+        let method = &self.identity.method;
+        let factors = method.factors().await?;
+        let body = protocol::v3_login(&factors, Some(scope).filter(|_| method.takes_scope()));
         let (answer, sent) = self.post(&api.base, "/auth/tokens", body).await?;
         if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
-            return Err(protocol::refusal(&answer, "the login", &[self.secret()]));
+            let secrets: Vec<_> = factors.iter().map(|factor| factor.secret.expose()).collect();
+            return Err(protocol::refusal(&answer, "the login", &secrets));
         }
         let token = protocol::read_v3_token(&answer, sent)?;
         if *scope == Scope::Default && token.catalog.is_empty() && token.project.is_none() {
@@ -186,10 +189,11 @@ impl Client {
         if *scope != self.identity.scope && protocol::scope_names_a_domain(scope) {
             return Err(AuthError::NotInV2 { what: "domains beside the default one" });
         }
-        let body = protocol::v2_login(&self.identity.method, scope)?;
+        let secret = self.identity.method.secret().await?;
+        let body = protocol::v2_login(&self.identity.method, &secret, scope)?;
         let (answer, sent) = self.post(&api.base, "/tokens", body).await?;
         if answer.status() != StatusCode::OK {
-            return Err(protocol::refusal(&answer, "the login", &[self.secret()]));
+            return Err(protocol::refusal(&answer, "the login", &[secret.expose()]));
         }
         protocol::read_v2_token(&answer, sent)
     }
@@ -297,14 +301,6 @@ impl Client {
             Err(_) => Err(AuthError::Timeout { after: self.deadline }),
         }
     }
-
-    fn secret(&self) -> &str {
-        match &self.identity.method {
-            credentials::Method::Password { password: secret, .. }
-            | credentials::Method::Token(secret)
-            | credentials::Method::ApplicationCredential { secret, .. } => secret.expose(),
-        }
-    }
 }
 
 /// `auth_url` without the version at its end, and that version.
@@ -363,12 +359,12 @@ mod tests {
             let identity = Identity {
                 auth_url: BaseUrl::parse(auth_url).unwrap(),
                 version,
-                method: credentials::Method::Password {
+                method: crate::keystone::Method::Password {
                     user: User::Name {
                         name: "demo".to_owned(),
                         domain: domain.map(|name| Domain::Name(name.to_owned())),
                     },
-                    password: Secret::new("s3cret"),
+                    password: Secret::new("s3cret").into(),
                 },
                 scope: Scope::Default,
             };

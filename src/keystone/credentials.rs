@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-pub use crate::secret::Secret;
+pub use crate::secret::{Secret, Source};
 use crate::upstream::{BaseUrl, tls};
 
 /// One cloud: how to log in, and how to choose among its endpoints.
@@ -84,16 +84,16 @@ pub enum Method {
         /// Whose.
         user: User,
         /// The password.
-        password: Secret,
+        password: Source,
     },
     /// A token, which is exchanged for one with the scope; it can't outlive the one given.
-    Token(Secret),
+    Token(Source),
     /// An application credential, which brings its own scope.
     ApplicationCredential {
         /// Which one.
         which: ApplicationCredential,
         /// Its secret.
-        secret: Secret,
+        secret: Source,
     },
 }
 

@@ -150,6 +150,12 @@ pub enum AuthError {
         #[source]
         cause: Arc<AuthError>,
     },
+    /// The secret to log in with is not to be had.
+    #[error("the secret to log in with is not to be had: {why}")]
+    NoSecret {
+        /// Why, without anything of it.
+        why: String,
+    },
     /// The key names a cloud that there is not.
     #[error("there is no such cloud")]
     NoSuchCloud,

@@ -8,6 +8,7 @@ pub mod client;
 pub mod credentials;
 pub mod discovery;
 pub mod error;
+mod proof;
 pub mod protocol;
 pub mod service_type;
 pub mod token;
@@ -17,9 +18,10 @@ pub use catalog::{Catalog, Destination, Endpoint, NoEndpoint};
 pub use client::Client;
 pub use credentials::{
     AllowHttp, ApplicationCredential, Auth, Config, Domain, Identity, IdentityVersion, Interface, Method,
-    Project, Scope, Secret, User,
+    Project, Scope, Secret, Source, User,
 };
 pub use discovery::Discovery;
 pub use error::AuthError;
+pub use proof::Factor;
 pub use protocol::ProjectInfo;
 pub use token::{InvalidToken, Named, Token, TokenId};

@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 
 use super::token::{lifetime, parse_time};
 use super::{
-    ApplicationCredential, AuthError, Catalog, Domain, Interface, Method, Named, Project, Scope, Secret,
-    Token, TokenId, User,
+    ApplicationCredential, AuthError, Catalog, Domain, Factor, Interface, Method, Named, Project, Scope,
+    Secret, Token, TokenId, User,
 };
 use crate::secret;
 
@@ -30,32 +30,21 @@ const SHORTEST_ECHO: usize = 8;
 /// How much of a message of Keystone's is kept for the log, characters.
 const LONGEST_MESSAGE: usize = 300;
 
-/// `POST /v3/auth/tokens`: the body that logs in.
-pub fn v3_login(method: &Method, scope: &Scope) -> Bytes {
-    let (name, proof, place, secret) = match method {
-        Method::Password { user, password } => {
-            ("password", json!({ "user": v3_user(user) }), "/user/password", password)
-        }
-        Method::Token(token) => ("token", json!({}), "/id", token),
-        Method::ApplicationCredential { which: ApplicationCredential::Id(id), secret } => {
-            ("application_credential", json!({ "id": id }), "/secret", secret)
-        }
-        Method::ApplicationCredential { which: ApplicationCredential::Name { name, user }, secret } => {
-            ("application_credential", json!({ "name": name, "user": v3_user(user) }), "/secret", secret)
-        }
-    };
-    let place = format!("/auth/identity/{name}{place}");
+/// `POST /v3/auth/tokens`: the body that logs in. Without a scope, none is named.
+pub fn v3_login(factors: &[Factor], scope: Option<&Scope>) -> Bytes {
+    let names: Vec<_> = factors.iter().map(|factor| factor.name).collect();
     let mut identity = Map::new();
-    identity.insert("methods".to_owned(), json!([name]));
-    identity.insert(name.to_owned(), proof);
+    identity.insert("methods".to_owned(), json!(names));
+    identity.extend(factors.iter().map(|factor| (factor.name.to_owned(), factor.proof.clone())));
     let mut auth = json!({ "identity": identity });
-    // An application credential brings its own scope; Keystone refuses any that is asked for.
-    if !matches!(method, Method::ApplicationCredential { .. })
-        && let Some(scope) = v3_scope(scope)
-    {
+    if let Some(scope) = scope.and_then(v3_scope) {
         auth["scope"] = scope;
     }
-    body(json!({ "auth": auth }), &place, secret)
+    let secrets = factors.iter().map(|factor| {
+        let place = format!("/auth/identity/{}{}", factor.name, factor.place);
+        (place, &factor.secret)
+    });
+    body(json!({ "auth": auth }), secrets)
 }
 
 /// `POST /v2.0/tokens`: the body that logs in. [`Scope::Default`] and [`Scope::Unscoped`] name no
@@ -63,17 +52,17 @@ pub fn v3_login(method: &Method, scope: &Scope) -> Bytes {
 ///
 /// # Errors
 /// [`AuthError::NotInV2`] for what this API does not know.
-pub fn v2_login(method: &Method, scope: &Scope) -> Result<Bytes, AuthError> {
+pub fn v2_login(method: &Method, secret: &Secret, scope: &Scope) -> Result<Bytes, AuthError> {
     let lacks = |what| Err(AuthError::NotInV2 { what });
-    let (mut auth, place, secret) = match method {
-        Method::Password { user, password } => {
+    let (mut auth, place) = match method {
+        Method::Password { user, .. } => {
             let user = match user {
                 User::Id(id) => json!({ "userId": id }),
                 User::Name { name, .. } => json!({ "username": name }),
             };
-            (json!({ "passwordCredentials": user }), "/auth/passwordCredentials/password", password)
+            (json!({ "passwordCredentials": user }), "/auth/passwordCredentials/password")
         }
-        Method::Token(token) => (json!({ "token": {} }), "/auth/token/id", token),
+        Method::Token(_) => (json!({ "token": {} }), "/auth/token/id"),
         Method::ApplicationCredential { .. } => return lacks("application credentials"),
     };
     match scope {
@@ -83,7 +72,7 @@ pub fn v2_login(method: &Method, scope: &Scope) -> Result<Bytes, AuthError> {
         Scope::Domain(_) => return lacks("domain scope"),
         Scope::System => return lacks("system scope"),
     }
-    Ok(body(json!({ "auth": auth }), place, secret))
+    Ok(body(json!({ "auth": auth }), [(place.to_owned(), secret)]))
 }
 
 /// Whether a login names a domain that Identity v2.0 can't mean. All of its users and tenants are in
@@ -496,7 +485,7 @@ fn named_in_v2(value: &Value, name: &str) -> Option<Named> {
     Some(Named { domain_id: Some(id.to_owned()), domain_name: Some(domain.to_owned()), ..named })
 }
 
-fn v3_user(user: &User) -> Map<String, Value> {
+pub(super) fn v3_user(user: &User) -> Map<String, Value> {
     let mut map = Map::new();
     match user {
         User::Id(id) => {
@@ -536,12 +525,15 @@ fn v3_scope(scope: &Scope) -> Option<Value> {
 /// A document as text, with a secret at a place (a JSON pointer) that no member has yet. Neither the
 /// text nor what it is made from leaves the secret in memory, so it is put in last, and nothing that
 /// holds it grows.
-fn body(mut document: Value, place: &str, secret: &Secret) -> Bytes {
-    // At most six characters for one (`\u0000`), and quotes.
-    let longest = document.to_string().len() + place.len() + 6 * secret.expose().len() + 8;
-    let (parent, member) = place.rsplit_once('/').expect("a place is a path");
-    let parent = document.pointer_mut(parent).expect("the caller made it");
-    parent[member] = Value::from(secret.expose());
+fn body<'a>(mut document: Value, secrets: impl IntoIterator<Item = (String, &'a Secret)>) -> Bytes {
+    let mut longest = document.to_string().len();
+    for (place, secret) in secrets {
+        // At most six characters for one (`\u0000`), and quotes.
+        longest += place.len() + 6 * secret.expose().len() + 8;
+        let (parent, member) = place.rsplit_once('/').expect("a place is a path");
+        let parent = document.pointer_mut(parent).expect("the caller made it");
+        parent[member] = Value::from(secret.expose());
+    }
     let mut text = Vec::with_capacity(longest);
     serde_json::to_writer(&mut text, &document).expect("texts and maps can be written to memory");
     secret::wipe(&mut document);
@@ -556,7 +548,12 @@ mod tests {
     use super::*;
 
     fn password(user: User) -> Method {
-        Method::Password { user, password: Secret::new("s3cret") }
+        Method::Password { user, password: Secret::new("s3cret").into() }
+    }
+
+    /// What one would wait for, if it stood anywhere but in the configuration.
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
     }
 
     fn demo() -> User {
@@ -565,13 +562,16 @@ mod tests {
 
     #[track_caller]
     fn check_v3(method: &Method, scope: &Scope, expected: Value) {
-        let sent: Value = serde_json::from_slice(&v3_login(method, scope)).unwrap();
+        let factors = now(method.factors()).unwrap();
+        let body = v3_login(&factors, Some(scope).filter(|_| method.takes_scope()));
+        let sent: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(sent["auth"], expected);
     }
 
     #[track_caller]
     fn check_v2(method: &Method, scope: &Scope, expected: Value) {
-        let sent: Value = serde_json::from_slice(&v2_login(method, scope).unwrap()).unwrap();
+        let secret = now(method.secret()).unwrap();
+        let sent: Value = serde_json::from_slice(&v2_login(method, &secret, scope).unwrap()).unwrap();
         assert_eq!(sent["auth"], expected);
     }
 
@@ -601,7 +601,7 @@ mod tests {
                 "scope": {"project": {"id": "p1"}}}),
         );
         let token = json!({"methods": ["token"], "token": {"id": "t0"}});
-        let with_token = Method::Token(Secret::new("t0"));
+        let with_token = Method::Token(Secret::new("t0").into());
         check_v3(
             &with_token,
             &Scope::Project(Project::Name {
@@ -620,7 +620,7 @@ mod tests {
 
     #[test]
     fn an_application_credential_is_never_given_a_scope() {
-        let credential = |which| Method::ApplicationCredential { which, secret: Secret::new("s") };
+        let credential = |which| Method::ApplicationCredential { which, secret: Secret::new("s").into() };
         let scope = Scope::Project(Project::Id("p1".to_owned()));
         check_v3(
             &credential(ApplicationCredential::Id("a1".to_owned())),
@@ -648,20 +648,20 @@ mod tests {
             json!({"passwordCredentials": {"userId": "u1", "password": "s3cret"}, "tenantId": "p1"}),
         );
         check_v2(
-            &Method::Token(Secret::new("t0")),
+            &Method::Token(Secret::new("t0").into()),
             &tenant("x"),
             json!({"token": {"id": "t0"}, "tenantName": "x"}),
         );
         let credential = Method::ApplicationCredential {
             which: ApplicationCredential::Id("a".to_owned()),
-            secret: Secret::new("s"),
+            secret: Secret::new("s").into(),
         };
         for (method, scope) in [
             (credential, Scope::Default),
             (password(demo()), Scope::System),
             (password(demo()), Scope::Domain(Domain::Id("d".to_owned()))),
         ] {
-            assert!(matches!(v2_login(&method, &scope), Err(AuthError::NotInV2 { .. })));
+            assert!(matches!(v2_login(&method, &Secret::new("s"), &scope), Err(AuthError::NotInV2 { .. })));
         }
     }
 
@@ -673,7 +673,7 @@ mod tests {
         assert!(!names_a_domain(&password(demo()), &Scope::Default));
         assert!(names_a_domain(&nameless(), &Scope::Domain(Domain::Id("d".to_owned()))));
         assert!(!names_a_domain(&nameless(), &Scope::Project(Project::Id("p".to_owned()))));
-        assert!(!names_a_domain(&Method::Token(Secret::new("t")), &Scope::Default));
+        assert!(!names_a_domain(&Method::Token(Secret::new("t").into()), &Scope::Default));
     }
 
     /// Keystone 29.1 (2026.1).

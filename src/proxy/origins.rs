@@ -221,7 +221,7 @@ mod tests {
             auth: Auth::Identity(Identity {
                 auth_url: url("https://keys.example:5000/v3"),
                 version: IdentityVersion::Discover,
-                method: Method::Token(Secret::new("t")),
+                method: Method::Token(Secret::new("t").into()),
                 scope: Scope::Default,
             }),
             region: None,

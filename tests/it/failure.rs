@@ -355,7 +355,7 @@ async fn rejected_credentials_are_tried_once_for_all_projects_and_said_so() {
     let mut config = cloud.config();
     let Auth::Identity(identity) = &mut config.auth else { unreachable!("there is a Keystone") };
     let keyway::keystone::Method::Password { password, .. } = &mut identity.method else { unreachable!() };
-    *password = Secret::new("wr0ng-password");
+    *password = Secret::new("wr0ng-password").into();
     let keyway = TestKeyway::cold(vec![config], |_| {});
     for n in 0..100 {
         let project = format!("/project/p{}/compute/servers", n % 10);

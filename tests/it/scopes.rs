@@ -126,7 +126,7 @@ async fn a_wrong_password_stays_the_operators_trouble() {
     let cloud = cloud().await;
     let mut config = cloud.keystone_config();
     if let keystone::Method::Password { password, .. } = &mut identity(&mut config).method {
-        *password = Secret::new("wrong-one");
+        *password = Secret::new("wrong-one").into();
     }
     let keyway = TestKeyway::cold(vec![config], |_| {});
     let error = ask(&keyway, by_id(OTHER_PROJECT_ID)).await.expect_err("nobody gets in");
@@ -172,7 +172,7 @@ async fn an_application_credential_has_its_one_scope_without_a_question() {
         let identity = identity(config);
         identity.method = keystone::Method::ApplicationCredential {
             which: keystone::ApplicationCredential::Id(demo::APPLICATION_CREDENTIAL_ID.to_owned()),
-            secret: Secret::new(demo::APPLICATION_CREDENTIAL_SECRET),
+            secret: Secret::new(demo::APPLICATION_CREDENTIAL_SECRET).into(),
         };
         identity.scope = Scope::Default;
     })

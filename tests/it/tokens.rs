@@ -19,7 +19,7 @@ fn with_password(cloud: &Cloud, password: &str) -> Config {
     let Method::Password { password: configured, .. } = &mut identity.method else {
         unreachable!("the demo cloud is entered with a password")
     };
-    *configured = Secret::new(password);
+    *configured = Secret::new(password).into();
     config
 }
 
@@ -322,7 +322,7 @@ async fn a_user_by_id_may_log_in() {
     let keyway = TestKeyway::for_cloud(&cloud, |config| {
         let Auth::Identity(identity) = &mut config.auth else { unreachable!() };
         let user = User::Id(keyway::demo::USER_ID.to_owned());
-        identity.method = Method::Password { user, password: Secret::new(PASSWORD) };
+        identity.method = Method::Password { user, password: Secret::new(PASSWORD).into() };
     })
     .await;
     assert_eq!(keyway.get("/compute/servers").await.status, 200);

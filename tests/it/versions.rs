@@ -40,7 +40,7 @@ fn v2(identity: &mut Identity, cloud: &Cloud, scope: Scope) {
     identity.version = IdentityVersion::Discover;
     identity.method = Login::Password {
         user: User::Name { name: USER.to_owned(), domain: None },
-        password: Secret::new(PASSWORD),
+        password: Secret::new(PASSWORD).into(),
     };
     identity.scope = scope;
 }
@@ -83,7 +83,7 @@ async fn identity_v2_exchanges_a_token() {
     let scope = Scope::Project(Project::Id(PROJECT_ID.to_owned()));
     let keyway = logged_in(&cloud, |identity| {
         v2(identity, &cloud, scope);
-        identity.method = Login::Token(Secret::new(token));
+        identity.method = Login::Token(Secret::new(token).into());
     })
     .await;
     check_works(&keyway, "web-1").await;
@@ -109,7 +109,7 @@ async fn an_application_credential_by_id() {
     let keyway = logged_in(&cloud, |identity| {
         identity.method = Login::ApplicationCredential {
             which: ApplicationCredential::Id(APPLICATION_CREDENTIAL_ID.to_owned()),
-            secret: Secret::new(APPLICATION_CREDENTIAL_SECRET),
+            secret: Secret::new(APPLICATION_CREDENTIAL_SECRET).into(),
         };
         identity.scope = Scope::Default;
     })
@@ -132,7 +132,7 @@ async fn an_application_credential_by_name_and_user() {
             let name = APPLICATION_CREDENTIAL_NAME.to_owned();
             identity.method = Login::ApplicationCredential {
                 which: ApplicationCredential::Name { name, user },
-                secret: Secret::new(APPLICATION_CREDENTIAL_SECRET),
+                secret: Secret::new(APPLICATION_CREDENTIAL_SECRET).into(),
             };
             identity.scope = Scope::Default;
         })
@@ -146,7 +146,7 @@ async fn a_token_is_exchanged_for_one_with_a_scope() {
     let cloud = cloud().await;
     let token = logged_in(&cloud, |identity| identity.scope = Scope::Unscoped).await.token().await;
     let keyway = logged_in(&cloud, |identity| {
-        identity.method = Login::Token(Secret::new(token));
+        identity.method = Login::Token(Secret::new(token).into());
         identity.scope = Scope::Project(Project::Id(OTHER_PROJECT_ID.to_owned()));
     })
     .await;

@@ -36,14 +36,14 @@ fn a_token_is_a_login() {
     for vars in ["OS_AUTH_TYPE=token", "OS_AUTH_TYPE=v3token", ""] {
         let setup = Setup::new().vars("OS_AUTH_URL=https://c.example\nOS_TOKEN=gAAAA").vars(vars);
         match setup.identity().method {
-            Method::Token(token) => assert_eq!(token.expose(), "gAAAA"),
+            Method::Token(token) => assert_eq!(token, given("gAAAA")),
             other => panic!("{other:?}"),
         }
     }
     let setup = Setup::new().clouds(
         "clouds: {prod: {auth_type: token, auth-token: gAAAA, auth: {auth_url: 'https://c.example', token: no}}}",
     );
-    assert!(matches!(setup.identity().method, Method::Token(token) if token.expose() == "no"));
+    assert!(matches!(setup.identity().method, Method::Token(token) if token == given("no")));
     let setup = Setup::new().vars(PASSWORD).vars("OS_TOKEN=gAAAA");
     assert_password(&setup.identity().method, "hunter2");
 }
@@ -58,7 +58,7 @@ fn an_application_credential_is_by_id_or_by_name_and_user() {
         match identity.method {
             Method::ApplicationCredential { which, secret } => {
                 assert_eq!(which, expected);
-                assert_eq!(secret, Secret::new("hunter2"));
+                assert_eq!(secret, given("hunter2"));
             }
             other => panic!("{other:?}"),
         }
@@ -314,4 +314,40 @@ fn a_configuration_is_printed_without_secrets() {
     let config = Setup::new().vars(PASSWORD).config();
     let shown = format!("{config:?}");
     assert!(shown.contains("ada") && !shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn a_secret_may_stand_in_a_file_of_its_own() {
+    let setup = || Setup::new().file("run/secret", "hunter2\n");
+    let source = |setup: Setup| match setup.identity().method {
+        Method::Password { password: source, .. }
+        | Method::Token(source)
+        | Method::ApplicationCredential { secret: source, .. } => source,
+    };
+    let url = "OS_AUTH_URL=https://cloud.example:5000/v3";
+    for (vars, clouds) in [
+        (format!("{url}\nOS_USERNAME=ada\nOS_PASSWORD_FILE=DIR/run/secret"), ""),
+        (format!("{url}\nOS_TOKEN_FILE=DIR/run/secret"), ""),
+        (
+            format!(
+                "{url}\nOS_APPLICATION_CREDENTIAL_ID=a\nOS_APPLICATION_CREDENTIAL_SECRET_FILE=../run/secret"
+            ),
+            "",
+        ),
+        (
+            String::new(),
+            "clouds: {prod: {auth: {auth_url: 'https://h', username: u, password_file: ../run/secret}}}",
+        ),
+    ] {
+        let setup = setup().vars(&vars);
+        let setup = if clouds.is_empty() { setup } else { setup.clouds(clouds) };
+        let Source::File(path) = source(setup) else { panic!("{vars}{clouds}: a file") };
+        assert!(path.ends_with("run/secret"), "{}", path.display());
+    }
+    setup()
+        .vars(&format!("{url}\nOS_USERNAME=ada\nOS_PASSWORD=x\nOS_PASSWORD_FILE=DIR/run/secret"))
+        .check_problems(&["environment: OS_PASSWORD_FILE: OS_PASSWORD is set too: remove one of them"]);
+    setup()
+        .vars(&format!("{url}\nOS_USERNAME=ada\nOS_PASSWORD_FILE=/nowhere"))
+        .check_problems(&["environment: OS_PASSWORD_FILE: /nowhere cannot be read"]);
 }

@@ -19,7 +19,7 @@ use super::file::named_options;
 use super::*;
 use crate::keystone::{
     ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Interface, Method, Project, Scope,
-    Secret, User,
+    Secret, Source, User,
 };
 
 /// A home directory, a current directory and an `/etc` of its own, variables, and flags.
@@ -166,10 +166,14 @@ fn port(listener: &Listener) -> u16 {
     listener.server.address.tcp().expect("an IP address").port()
 }
 
+fn given(secret: &str) -> Source {
+    Source::Given(Secret::new(secret))
+}
+
 #[track_caller]
 fn assert_password(method: &Method, expected: &str) {
     match method {
-        Method::Password { password, .. } => assert_eq!(password.expose(), expected),
+        Method::Password { password, .. } => assert_eq!(password, &given(expected)),
         other => panic!("{other:?}"),
     }
 }

@@ -235,7 +235,7 @@ fn config(method: Method, scope: Scope) -> Config {
 }
 
 fn password() -> Method {
-    Method::Password { user: User::Id("u".to_owned()), password: Secret::new("s3cret") }
+    Method::Password { user: User::Id("u".to_owned()), password: Secret::new("s3cret").into() }
 }
 
 struct Fixture {
@@ -740,7 +740,7 @@ async fn a_token_that_nobody_uses_any_more_is_let_go_when_it_is_over() {
 async fn credentials_with_a_scope_of_their_own_reach_no_other_project() {
     let method = Method::ApplicationCredential {
         which: ApplicationCredential::Id("a".to_owned()),
-        secret: Secret::new("s"),
+        secret: Secret::new("s").into(),
     };
     let fixture = Fixture::with_method(3600, method);
     assert_eq!(fixture.of("demo").await.unwrap(), "t1");

@@ -286,7 +286,7 @@ async fn two_projects_that_are_gone_at_once_do_not_look_like_a_wrong_password() 
 #[tokio::test(start_paused = true)]
 async fn credentials_with_a_scope_of_their_own_ask_for_no_other() {
     let which = ApplicationCredential::Id("a".to_owned());
-    let method = Method::ApplicationCredential { which, secret: Secret::new("s") };
+    let method = Method::ApplicationCredential { which, secret: Secret::new("s").into() };
     let fixture = Fixture::with_method(3600, method);
     for same in [Scope::Default, by_id("p1"), by_name("demo", domain_id("default"))] {
         assert_eq!(fixture.exactly(&same).await.unwrap(), "t1");

@@ -5,6 +5,8 @@
 //! that had to hold one for a while there are [`hold`] and [`wipe`]; for messages of others, which may
 //! quote it, [`is_echoed`] and [`causes`].
 
+mod source;
+
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 use zeroize::{Zeroize as _, Zeroizing};
+
+pub use self::source::{Source, Unreadable, read_file};
 
 /// A password or another secret: never printed, and wiped when the last clone is dropped. Clones
 /// share it, so that it is in memory once however often a configuration is cloned.

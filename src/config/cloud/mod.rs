@@ -1,0 +1,281 @@
+//! What does one cloud's entry mean, and is it complete?
+//!
+//! The rules are keystoneauth's and openstacksdk's. Login options may stand under `auth` or beside it;
+//! `tenant` is the old word for `project`; a domain that is given with a project is also the user's
+//! and the project's. One rule is the `openstack` command's: where an Identity v3 name needs a domain
+//! and none is given, it is the domain with the id `default`.
+
+mod login;
+mod services;
+mod tls;
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+use zeroize::Zeroize as _;
+
+use super::problems::{ENVIRONMENT, Problems};
+use super::{Env, exposure, value};
+use crate::keystone::{AllowHttp, Auth, Config, Identity, Secret, Source};
+use crate::secret;
+use crate::upstream::BaseUrl;
+
+/// Options that win beside `auth` over those in it; for all others it is the other way round.
+const TOP_FIRST: [&str; 11] = [
+    "domain_id",
+    "domain_name",
+    "user_domain_id",
+    "user_domain_name",
+    "project_domain_id",
+    "project_domain_name",
+    "project_id",
+    "project_name",
+    "tenant_id",
+    "tenant_name",
+    "token",
+];
+
+/// One cloud as written: `OS_*` variables (in small letters, without `OS_`), or an entry of
+/// clouds.yaml with all that applies to it.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) values: Map<String, Value>,
+    pub(super) place: Place,
+}
+
+/// There may be a password in it.
+impl Drop for Entry {
+    fn drop(&mut self) {
+        secret::wipe_members(&mut self.values);
+        if let Place::File(FilePlace { secure: Some((_, document)), .. }) = &mut self.place {
+            secret::wipe(document);
+        }
+    }
+}
+
+/// Where an entry stands.
+#[derive(Clone)]
+pub(super) enum Place {
+    Environment,
+    File(FilePlace),
+}
+
+/// clouds.yaml, and the secure.yaml that was merged over it.
+#[derive(Clone)]
+pub(super) struct FilePlace {
+    pub(super) path: PathBuf,
+    pub(super) secure: Option<(PathBuf, Value)>,
+}
+
+impl Entry {
+    /// Where a person finds or writes an option: source and key.
+    pub(super) fn name_of(&self, option: &str, in_auth: bool) -> (String, String) {
+        match &self.place {
+            Place::Environment => (ENVIRONMENT.to_owned(), format!("OS_{}", option.to_ascii_uppercase())),
+            Place::File(place) => {
+                let mut path = vec!["clouds", &self.name];
+                path.extend(in_auth.then_some("auth"));
+                path.push(option);
+                let source = match &place.secure {
+                    Some((secure, document)) if holds(document, &path) => secure,
+                    _ => &place.path,
+                };
+                (source.display().to_string(), path.join("."))
+            }
+        }
+    }
+}
+
+fn holds(document: &Value, path: &[&str]) -> bool {
+    let found = path.iter().try_fold(document, |value, name| {
+        value
+            .as_object()?
+            .iter()
+            .find(|(key, _)| key.replace('-', "_") == name.replace('-', "_"))
+            .map(|(_, v)| v)
+    });
+    found.is_some()
+}
+
+/// Whether a variable (in small letters, without `OS_`) says where to log in or as whom.
+pub(super) fn is_login(key: &str) -> bool {
+    let exact =
+        ["auth_url", "auth_type", "auth_plugin", "username", "user_id", "user_name", "password", "token"];
+    // Where a secret is to be had says as much as the secret.
+    let key = key.strip_suffix("_file").unwrap_or(key);
+    exact.contains(&key)
+        || ["auth_token", "endpoint", "project_id", "project_name", "tenant_id", "tenant_name"].contains(&key)
+        || key.starts_with("application_credential_")
+}
+
+/// Checks an entry. `None` means that there are problems.
+pub(super) fn check(
+    entry: &Entry,
+    env: &Env,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Option<Config> {
+    let before = problems.len();
+    let empty = Map::new();
+    let auth = match entry.values.get("auth") {
+        Some(Value::Object(auth)) => auth,
+        None | Some(Value::Null) => &empty,
+        Some(_) => {
+            let (source, key) = entry.name_of("auth", false);
+            problems.add(source, key, "not a mapping: write auth_url and the other values below it");
+            &empty
+        }
+    };
+    let mut reader = Reader { entry, auth, env, problems, warnings };
+    let auth = reader.login();
+    let region = reader.text(&["region_name"]);
+    let interfaces = reader.interfaces();
+    let endpoint_overrides = reader.endpoint_overrides();
+    let tls = reader.tls();
+    let region = region.map(|region| region.text.split(',').next().unwrap_or_default().trim().to_owned());
+    if let Some(Auth::Identity(Identity { auth_url, .. }) | Auth::Fixed { endpoint: auth_url, .. }) = &auth {
+        reader.warn_of_plain_http(auth_url);
+    }
+    if problems.len() > before {
+        return None;
+    }
+    Some(Config {
+        name: entry.name.clone(),
+        auth: auth?,
+        region: region.filter(|region| !region.is_empty()),
+        interfaces,
+        endpoint_overrides,
+        tls,
+        allow_http: AllowHttp::Never,
+    })
+}
+
+/// Reads one entry's options, and notes what is wrong with them.
+struct Reader<'a> {
+    entry: &'a Entry,
+    auth: &'a Map<String, Value>,
+    env: &'a Env,
+    problems: &'a mut Problems,
+    warnings: &'a mut Vec<String>,
+}
+
+/// An option's value, and what its place is called.
+struct Written {
+    text: String,
+    source: String,
+    key: String,
+}
+
+impl Reader<'_> {
+    /// An option that has a value, by any of its names: the first name wins. An empty value is none.
+    fn text(&mut self, names: &[&str]) -> Option<Written> {
+        for name in names {
+            let mut places = [(true, self.auth.get(*name)), (false, self.entry.values.get(*name))];
+            if TOP_FIRST.contains(name) {
+                places.reverse();
+            }
+            for (in_auth, value) in places {
+                match value {
+                    None | Some(Value::Null) => {}
+                    Some(Value::String(text)) if text.is_empty() => {}
+                    Some(Value::String(text)) => {
+                        let (source, key) = self.entry.name_of(name, in_auth);
+                        return Some(Written { text: text.clone(), source, key });
+                    }
+                    Some(_) => {
+                        let (source, key) = self.entry.name_of(name, in_auth);
+                        self.problems.add(source, key, "a list or a mapping where one value belongs");
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether an option has a value, which may be a secret.
+    fn has(&mut self, names: &[&str]) -> bool {
+        let found = self.text(names);
+        let has = found.is_some();
+        found.into_iter().for_each(|mut found| found.text.zeroize());
+        has
+    }
+
+    fn problem_at(&mut self, at: &Written, message: impl std::fmt::Display) {
+        self.problems.add(&at.source, &at.key, message);
+    }
+
+    /// Notes that a login option is missing, under the name that it should have.
+    fn missing(&mut self, option: &str, message: &str) {
+        let (source, key) = self.entry.name_of(option, true);
+        self.problems.add(source, key, message);
+    }
+
+    /// A secret that stands in the entry, or whose place does, under the same name with `_file` behind it.
+    fn secret(&mut self, names: &[&str], message: &str) -> Option<Source> {
+        let given = self.text(names);
+        let file = names.iter().find_map(|name| self.text(&[&format!("{name}_file")]));
+        match (given, file) {
+            (Some(given), None) => Some(Source::Given(Secret::new(given.text))),
+            (None, Some(at)) => {
+                let path = self.env.path(&at.text);
+                exposure::warn(&path, self.env, self.warnings);
+                match secret::read_file(&path) {
+                    Ok(_) => Some(Source::File(path)),
+                    Err(unreadable) => {
+                        self.problem_at(&at, unreadable);
+                        None
+                    }
+                }
+            }
+            (Some(mut given), Some(file)) => {
+                given.text.zeroize();
+                self.problem_at(&file, format!("{} is set too: remove one of them", given.key));
+                None
+            }
+            (None, None) => {
+                self.missing(names[0], message);
+                None
+            }
+        }
+    }
+
+    /// Whether [`Reader::secret`] would find one.
+    fn has_secret(&mut self, names: &[&str]) -> bool {
+        self.has(names) || names.iter().any(|name| self.has(&[&format!("{name}_file")]))
+    }
+
+    fn required(&mut self, names: &[&str], message: &str) -> Option<String> {
+        let found = self.text(names);
+        if found.is_none() {
+            self.missing(names[0], message);
+        }
+        found.map(|found| found.text)
+    }
+
+    fn url(&mut self, at: &Written) -> Option<BaseUrl> {
+        // The value itself may hold a password, in its userinfo: it is not shown.
+        if at.text.contains('{') || at.text.contains("%(") || at.text.contains("$(") {
+            self.problem_at(at, "templates in URLs are not supported yet: write the URL out");
+            return None;
+        }
+        match BaseUrl::parse(&at.text) {
+            Ok(url) => Some(url),
+            Err(error) => {
+                self.problem_at(
+                    at,
+                    format!("no usable URL: {error}; write for example https://cloud.example:5000"),
+                );
+                None
+            }
+        }
+    }
+
+    fn boolean(&mut self, name: &str, default: bool) -> bool {
+        let Some(at) = self.text(&[name]) else { return default };
+        value::boolean(&at.text).unwrap_or_else(|message| {
+            self.problem_at(&at, message);
+            default
+        })
+    }
+}
