@@ -29,13 +29,12 @@ use crate::incoming::Incoming;
 use crate::keystone::{self, Asked, Auth, AuthError, Domain, Named, Project, Scope, Token};
 use crate::metrics::ServiceMetrics;
 use crate::proxy;
-use crate::proxy::headers::X_AUTH_TOKEN;
+use crate::proxy::headers::{X_AUTH_TOKEN, X_STORAGE_TOKEN};
 use crate::proxy::rewrite::Base;
 use crate::route::{Route, encode};
 
 static X_SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
 static X_STORAGE_URL: HeaderName = HeaderName::from_static("x-storage-url");
-static X_STORAGE_TOKEN: HeaderName = HeaderName::from_static("x-storage-token");
 static X_AUTH_TOKEN_EXPIRES: HeaderName = HeaderName::from_static("x-auth-token-expires");
 
 /// The largest body of a login, bytes; what honest clients send is a hundredth of it.

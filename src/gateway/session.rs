@@ -12,7 +12,7 @@ use percent_encoding::percent_decode;
 use super::{Address, Door, Gateway};
 use crate::error::ProxyError;
 use crate::facade::{Logins, Session, TOKEN_START, Unusable, Vouched};
-use crate::proxy::headers::{X_AUTH_TOKEN, X_SUBJECT_TOKEN};
+use crate::proxy::headers::{X_AUTH_TOKEN, X_STORAGE_TOKEN, X_SUBJECT_TOKEN};
 use crate::route::Route;
 use crate::secret;
 
@@ -53,7 +53,8 @@ impl Gateway {
     /// # Errors
     /// Too many wrong passwords came in by this listener.
     pub(super) fn caller(&self, door: &Door, parts: &Parts, now: Instant) -> Result<Caller, ProxyError> {
-        let Some(token) = parts.headers.get(&X_AUTH_TOKEN).map(http::HeaderValue::as_bytes) else {
+        let token = parts.headers.get(&X_AUTH_TOKEN).or_else(|| parts.headers.get(&X_STORAGE_TOKEN));
+        let Some(token) = token.map(http::HeaderValue::as_bytes) else {
             return Ok(Caller::refused(Unusable::NoToken));
         };
         if door.logins == Logins::Any && !token.starts_with(TOKEN_START) {

@@ -10,6 +10,8 @@ pub const MAX_LISTED: usize = 64;
 
 /// The token's header, which keyway writes and nobody else.
 pub static X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
+/// The same as Swift called it first; middleware takes it where there is no other.
+pub static X_STORAGE_TOKEN: HeaderName = HeaderName::from_static("x-storage-token");
 /// Where the page is from that a browser sends a request for (Fetch Metadata).
 pub static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -30,7 +32,7 @@ pub struct Fields {
     pub hosts: usize,
     /// There is an Origin or a Sec-Fetch-Site: a browser sent it.
     pub browser: bool,
-    /// There is an X-Auth-Token.
+    /// There is an X-Auth-Token or an X-Storage-Token.
     pub token: bool,
     /// There is an X-Subject-Token.
     pub subject: bool,
@@ -49,7 +51,7 @@ impl Fields {
                 header::CONNECTION => fields.connection = true,
                 header::HOST => fields.hosts += 1,
                 header::ORIGIN => fields.browser = true,
-                _ if *name == X_AUTH_TOKEN => fields.token = true,
+                _ if *name == X_AUTH_TOKEN || *name == X_STORAGE_TOKEN => fields.token = true,
                 _ if *name == X_SUBJECT_TOKEN => fields.subject = true,
                 _ => fields.browser |= *name == SEC_FETCH_SITE,
             }
