@@ -63,6 +63,12 @@ pub struct Options {
           default_missing_value = "true")]
     emulate_ports: Option<String>,
 
+    /// Keep the clouds' tokens on disk, sealed, so that a restart and `keyway token` need no login; in the
+    /// state directory, or in this one: --tokens-cache=DIR [env: KEYWAY_TOKENS_CACHE] [default: false]
+    #[arg(long, global = true, value_name = "DIR", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    tokens_cache: Option<String>,
+
     /// Worker threads [env: KEYWAY_WORKERS] [default: one per core]
     #[arg(long, global = true, value_name = "N")]
     workers: Option<String>,
@@ -156,6 +162,7 @@ impl Cli {
             listen: options.listen,
             admin: options.admin,
             emulate_ports: options.emulate_ports,
+            tokens_cache: options.tokens_cache,
             workers: options.workers,
             log_format: options.log_format,
             log_level: options.log_level,
@@ -192,12 +199,13 @@ mod tests {
             listen: Some("127.0.0.1:1".to_owned()),
             admin: Some("127.0.0.1:2".to_owned()),
             emulate_ports: Some("compute,image".to_owned()),
+            tokens_cache: Some("/t".to_owned()),
             workers: Some("3".to_owned()),
             log_format: Some("json".to_owned()),
             log_level: Some("debug".to_owned()),
         };
         let flags = "--config k.toml --cloud prod --cloud lab --listen 127.0.0.1:1 --admin 127.0.0.1:2 \
-                     --emulate-ports=compute,image --workers 3 --log-format json --log-level debug";
+                     --emulate-ports=compute,image --tokens-cache=/t --workers 3 --log-format json --log-level debug";
         for line in
             [format!("keyway {flags}"), format!("keyway {flags} check"), format!("keyway check {flags}")]
         {
@@ -273,6 +281,7 @@ mod tests {
             "listen",
             "log_format",
             "log_level",
+            "tokens_cache",
             "workers",
         ];
         assert_eq!(flags, known);

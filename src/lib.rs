@@ -24,6 +24,7 @@ pub mod keystone;
 pub mod metrics;
 pub mod openrc;
 pub mod policy;
+pub mod private;
 pub mod proxy;
 pub mod route;
 pub mod secret;

@@ -55,6 +55,8 @@ pub struct Metrics {
     pub refusals_capped: IntCounterVec,
     /// Questions to Keystone for the user's projects: `{cloud, result}`.
     pub project_lists: IntCounterVec,
+    /// Tokens of earlier logins that were found on disk, so that Keystone was not asked: `{cloud}`.
+    pub tokens_restored: IntCounterVec,
     token_requests_saved: IntCounterVec,
     connections: IntGaugeVec,
     closed: IntCounterVec,
@@ -309,6 +311,11 @@ impl Metrics {
             reloads,
             last_reload_successful,
             last_reload_timestamp,
+            tokens_restored: counters(
+                "keyway_tokens_restored_total",
+                "Tokens that were found on disk, without a call to Keystone",
+                &["cloud"],
+            ),
             token_requests_saved: counters(
                 "keyway_token_requests_saved_total",
                 "Requests that were sent with a token from the cache",
@@ -380,6 +387,7 @@ impl Metrics {
             let _ = self.token_backoff.with_label_values(&[name]);
             let _ = self.breaker_open.with_label_values(&[name]);
             let _ = self.refusals_capped.with_label_values(&[name]);
+            let _ = self.tokens_restored.with_label_values(&[name]);
         }
     }
 

@@ -26,7 +26,7 @@ use crate::entry::Entry;
 use crate::error::ProxyError;
 use crate::facade;
 use crate::gateway::{self, Door, Gateway, Shared};
-use crate::keystone::{Discovery, Event, Observer, TokenCache};
+use crate::keystone::{Discovery, Event, Observer, Store, TokenCache};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::server::{self, Address, Clients, Drain, Fallback, Socket};
 use crate::upstream::{self, Scheme, tls};
@@ -418,7 +418,13 @@ impl Parts<'_> {
                 .iter()
                 .map(|cloud| config.raw_links.get(&cloud.name).cloned().unwrap_or_default())
                 .collect(),
-            tokens: TokenCache::new(clouds, config.timeouts.keystone, runtime.clone(), observer),
+            tokens: TokenCache::new(
+                clouds,
+                config.tokens.clone().map(Store::new),
+                config.timeouts.keystone,
+                runtime.clone(),
+                observer,
+            ),
             discovery: self.discovery.clone(),
             clients,
             draining: Arc::clone(&self.draining),
@@ -441,10 +447,12 @@ fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
                 .with_label_values(&[cloud.as_str(), reason.as_str(), outcome.as_str()])
                 .inc();
             metrics.token_request_duration.with_label_values(&[cloud]).observe(took.as_secs_f64());
-            if let Some(at) = expires_at {
-                #[expect(clippy::cast_precision_loss, reason = "a time in this millennium")]
-                metrics.token_expiry.with_label_values(&[cloud]).set(*at as f64);
-            }
+            show_end(metrics, cloud, *expires_at);
+        }
+        Event::Restored { cloud, expires_at } => {
+            let Some(cloud) = clouds.get(*cloud) else { return };
+            metrics.tokens_restored.with_label_values(&[cloud]).inc();
+            show_end(metrics, cloud, *expires_at);
         }
         // Counted once per request, by the gateway.
         Event::Saved { .. } => {}
@@ -471,6 +479,13 @@ fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
             metrics.refusals_capped.with_label_values(&[cloud]).inc();
         }
     }
+}
+
+/// The end of a cloud's own token, UNIX seconds.
+fn show_end(metrics: &Metrics, cloud: &str, expires_at: Option<i64>) {
+    let Some(at) = expires_at else { return };
+    #[expect(clippy::cast_precision_loss, reason = "a time in this millennium")]
+    metrics.token_expiry.with_label_values(&[cloud]).set(at as f64);
 }
 
 struct Worker {

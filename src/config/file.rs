@@ -194,7 +194,7 @@ impl File {
             let key = format!("{prefix}{name}");
             if let Some(setting) = SETTINGS.iter().copied().find(|setting| *setting == key) {
                 match (setting, value) {
-                    ("emulate_ports", Value::Boolean(flag)) => {
+                    ("emulate_ports" | "tokens.cache", Value::Boolean(flag)) => {
                         self.settings.insert(setting, flag.to_string());
                     }
                     ("emulate_ports", value) => {

@@ -30,6 +30,7 @@ mod file;
 mod listener;
 mod policy;
 mod problems;
+mod tokens;
 mod value;
 mod yaml;
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub cloud_policies: BTreeMap<String, Arc<Policy>>,
     /// `[facade]`, `[login.NAME]`, and what clients see of each cloud.
     pub facade: crate::facade::Config,
+    /// Where the clouds' tokens outlive the process, if they do.
+    pub tokens: Option<keystone::store::Config>,
     /// Services whose answers keep the links that they wrote, by the cloud's name; `*` for all of a cloud.
     pub raw_links: BTreeMap<String, Vec<String>>,
     /// What is logged, and how.
@@ -230,6 +233,8 @@ pub struct Overrides {
     pub admin: Option<String>,
     /// `--emulate-ports`.
     pub emulate_ports: Option<String>,
+    /// `--tokens-cache`.
+    pub tokens_cache: Option<String>,
     /// `--workers`.
     pub workers: Option<String>,
     /// `--log-format`.
@@ -240,7 +245,7 @@ pub struct Overrides {
 
 /// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
 /// `_` for the dot.
-const SETTINGS: [&str; 28] = [
+const SETTINGS: [&str; 30] = [
     "listen",
     "admin",
     "emulate_ports",
@@ -269,6 +274,8 @@ const SETTINGS: [&str; 28] = [
     "timeouts.proof",
     "facade.token_life",
     "facade.state",
+    "tokens.cache",
+    "tokens.cache_key",
 ];
 
 /// hyper's smallest read buffer, which a request's head must be able to fill.
@@ -303,6 +310,7 @@ impl Config {
         let mut config = layers.settings(listeners, admin);
         config.check(&mut layers);
         config.facade = layers.facade(!with_clouds, &mut warnings);
+        config.tokens = layers.tokens(config.facade.state.as_deref(), !with_clouds, &mut warnings);
         if config.listeners.iter().chain([&config.admin]).any(|listener| listener.entry.required.is_some()) {
             exposure::warn(&file.path, env, &mut warnings);
         }
@@ -428,6 +436,7 @@ impl Layers<'_> {
             clouds: Vec::new(),
             cloud_policies: BTreeMap::new(),
             facade: crate::facade::Config::default(),
+            tokens: None,
             raw_links: BTreeMap::new(),
             log: Log {
                 format: self.setting("log.format", log.format, log_format),
@@ -524,6 +533,7 @@ impl Layers<'_> {
             "listen" => &self.overrides.listen,
             "admin" => &self.overrides.admin,
             "emulate_ports" => &self.overrides.emulate_ports,
+            "tokens.cache" => &self.overrides.tokens_cache,
             "workers" => &self.overrides.workers,
             "log.format" => &self.overrides.log_format,
             "log.level" => &self.overrides.log_level,

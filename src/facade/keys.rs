@@ -15,12 +15,11 @@ use std::{fmt, io};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use ring::hmac;
-use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::state::{self, Journal, Revocation, StateError};
+use super::state::{self, Journal, Revocation};
 use super::{Config, Login, Session, Unusable, Vouched};
+use crate::private::{self, Key, derive, random};
 use crate::secret;
 
 /// How each of our tokens begins, as Keystone's Fernet tokens do: 0x80 and a time before the year 4147.
@@ -34,9 +33,6 @@ const BLOCK: usize = 16;
 const HEAD: usize = 1 + 8 + 16;
 /// The tag and more random bytes.
 const TAIL: usize = 16 + 16;
-
-/// A key that seals, 32 random bytes.
-pub(super) type Key = Zeroizing<[u8; 32]>;
 
 /// Tokens that are remembered as revoked. Where there are more, all that were issued until then are revoked:
 /// their clients log in again.
@@ -82,7 +78,7 @@ impl Keys {
     pub fn load(config: &Config) -> Self {
         let Some(directory) = &config.state else { return Self::default() };
         let keys = match state::read_keys(directory) {
-            Ok(None) => state::may_write(directory).map(|()| None),
+            Ok(None) => private::may_write(directory).map(|()| None),
             read => read,
         };
         let keys = match keys {
@@ -160,7 +156,7 @@ impl Keys {
     fn adopt(&self, mut keys: Vec<Key>, old: &[Key]) {
         let more: Vec<_> = old.iter().filter(|key| !keys.contains(key)).cloned().collect();
         keys.extend(more);
-        keys.truncate(state::MAX_KEYS);
+        keys.truncate(private::MAX_KEYS);
         *lock(&self.keys) = keys.into();
     }
 
@@ -373,7 +369,7 @@ impl fmt::Debug for Keys {
 }
 
 #[cold]
-fn cannot_keep(error: &StateError) {
+fn cannot_keep(error: &private::Error) {
     let why = secret::causes(error);
     tracing::warn!(
         "{why}: tokens of keyway's own end with this process; set facade.state to a directory that it may write to"
@@ -403,27 +399,9 @@ fn proof(key: &Key, login: &Login) -> [u8; 16] {
     tag.as_ref()[..16].try_into().expect("16 of 32 bytes")
 }
 
-/// Each part with its length, so that no two lists of parts are the same bytes.
-fn derive(key: &Key, parts: &[&[u8]]) -> hmac::Tag {
-    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()));
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
-    }
-    context.sign()
-}
-
 /// A new session's id.
 pub fn random_id() -> [u8; 16] {
     random()
-}
-
-/// # Panics
-/// The system has no random numbers, without which nothing here is safe.
-pub(super) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).expect("the system gives random numbers");
-    bytes
 }
 
 /// UNIX seconds.

@@ -11,7 +11,7 @@ use ring::hmac;
 use zeroize::Zeroizing;
 
 use super::Login;
-use super::keys::random;
+use crate::private::random;
 
 /// The configured logins, by hashes that are keyed anew each time.
 pub struct Passwords {

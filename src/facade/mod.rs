@@ -22,7 +22,7 @@ pub use self::keys::{Keys, LONGEST_LIFE, TOKEN_START, random_id};
 pub use self::login::{Attempts, Passwords};
 pub use self::reply::Refusal;
 pub use self::session::{Session, Unusable, Vouched};
-pub use self::state::{StateError, check as check_state};
+pub use self::state::check as check_state;
 use crate::keystone::{Asked, Interface, Named, Scope, Secret};
 
 /// Who may log in at a listener.

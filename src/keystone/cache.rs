@@ -11,6 +11,7 @@
 //! that wait for them. Nothing here knows about routes or downstream clients.
 
 mod breaker;
+mod kept;
 mod slot;
 
 use std::fmt;
@@ -26,7 +27,7 @@ use self::breaker::{Breaker, Permit, Verdict};
 use self::slot::{Login, Slot, Trouble};
 use super::{
     Auth, AuthError, Catalog, Client, Config, Destination, Domain, Method, Named, NoEndpoint, Project,
-    ProjectInfo, Scope, Token, TokenId, catalog,
+    ProjectInfo, Scope, Store, Token, TokenId, catalog,
 };
 use crate::upstream;
 
@@ -102,6 +103,13 @@ pub enum Event {
         /// How long it took.
         took: Duration,
         /// The end of the new token, UNIX seconds, if this was for the cloud's own scope.
+        expires_at: Option<i64>,
+    },
+    /// A token of an earlier login was found on disk, so that Keystone was not asked.
+    Restored {
+        /// Of which cloud.
+        cloud: usize,
+        /// Its end, UNIX seconds, if this was for the cloud's own scope.
         expires_at: Option<i64>,
     },
     /// Someone got a token, or waits for one, without a call of its own. Readers of a
@@ -260,6 +268,8 @@ pub struct TokenCache {
 /// What the cache's slots and tasks share.
 struct Shared {
     clouds: Vec<Cloud>,
+    /// Where tokens outlive the process.
+    store: Option<Arc<Store>>,
     /// Scopes beside the clouds' own that Keystone granted. A slot may be there under several keys: those
     /// that its token is good for.
     scopes: moka::sync::Cache<Key, Arc<Slot>>,
@@ -372,9 +382,10 @@ impl fmt::Debug for TokenCache {
 impl TokenCache {
     /// A cache for these clouds, each with the client for its TLS configuration. Logins run on
     /// `runtime`. Nothing is asked of any Keystone before someone needs a token or
-    /// [`warm`](Self::warm) is called.
+    /// [`warm`](Self::warm) is called, and then only for what `store` does not have.
     pub fn new(
         clouds: Vec<(Config, upstream::Client)>,
+        store: Option<Store>,
         deadline: Duration,
         runtime: Handle,
         observer: Observer,
@@ -400,11 +411,22 @@ impl TokenCache {
                 (config, source)
             })
             .collect();
-        Self::with_sources(clouds, deadline, runtime, observer)
+        Self::with_store(clouds, store.map(Arc::new), deadline, runtime, observer)
     }
 
+    #[cfg(test)]
     fn with_sources(
         clouds: Vec<(Config, Source)>,
+        deadline: Duration,
+        runtime: Handle,
+        observer: Observer,
+    ) -> Self {
+        Self::with_store(clouds, None, deadline, runtime, observer)
+    }
+
+    fn with_store(
+        clouds: Vec<(Config, Source)>,
+        store: Option<Arc<Store>>,
         deadline: Duration,
         runtime: Handle,
         observer: Observer,
@@ -427,7 +449,8 @@ impl TokenCache {
         let clouds = clouds.into_iter().enumerate().map(cloud).collect();
         let [scopes, tried] = [(); 2].map(|()| moka::sync::Cache::new(MOST_SCOPES));
         let version = AtomicU64::new(0);
-        Self { shared: Arc::new(Shared { clouds, scopes, tried, version, deadline, runtime, observer }) }
+        let shared = Shared { clouds, store, scopes, tried, version, deadline, runtime, observer };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Starts to log in to every cloud, in the background. Where that fails it is tried again until
@@ -697,7 +720,8 @@ impl Shared {
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    /// One login: finds the project, if that is still to be done, and asks Keystone for its token.
+    /// One login: finds the project, if that is still to be done, and asks Keystone for its token, unless one
+    /// was kept.
     async fn log_in(self: &Arc<Self>, login: &mut Login) -> Result<Token, Trouble> {
         let cloud = self.clouds.get(login.key.cloud).ok_or(Trouble::NotAsked(AuthError::NoSuchCloud))?;
         let (Source::Keystone(keystone), Auth::Identity(identity)) = (&cloud.source, &cloud.config.auth)
@@ -717,7 +741,7 @@ impl Shared {
                 Scope::Project(Project::Id(id))
             }
         };
-        self.authenticate(cloud, keystone.as_ref(), &scope, login).await
+        self.obtain(cloud, identity, keystone.as_ref(), &scope, login).await
     }
 
     /// Asks Keystone for a token when its turn comes.

@@ -11,6 +11,7 @@ pub mod error;
 mod proof;
 pub mod protocol;
 pub mod service_type;
+pub mod store;
 pub mod token;
 
 pub use cache::{Asked, Event, Key, Observer, Outcome, Reason, Status, TokenCache};
@@ -24,4 +25,5 @@ pub use discovery::Discovery;
 pub use error::AuthError;
 pub use proof::Factor;
 pub use protocol::ProjectInfo;
+pub use store::Store;
 pub use token::{InvalidToken, Named, Token, TokenId};

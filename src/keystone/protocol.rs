@@ -128,12 +128,37 @@ pub fn read_v3_token(answer: &Response<Bytes>, sent: Sent) -> Result<Token, Auth
     let catalog = Catalog::from_v3(&token["catalog"]);
     let (expires, issued) = times(&token["expires_at"], &token["issued_at"], answer, sent)?;
     let mut read = living(id, catalog, expires, issued, sent)?;
+    describe(&mut read, token);
+    Ok(read)
+}
+
+/// Notes what the `token` object of Identity v3 says of a token.
+fn describe(read: &mut Token, token: &mut Value) {
     read.project = named(&token["project"], "name");
     read.domain = named(&token["domain"], "name");
     read.system = token["system"]["all"] == true;
     read.user = named(&token["user"], "name");
     read.document = Some(without(token, &read.id));
-    Ok(read)
+}
+
+/// A token from its own [`document`](Token::document), with a life of `lifetime` that began at `born`. `None`
+/// for what is no such document.
+pub(super) fn read_document(
+    id: TokenId,
+    document: &[u8],
+    by_v2: bool,
+    born: Instant,
+    lifetime: Duration,
+) -> Option<Token> {
+    let mut token: Value = serde_json::from_slice(document).ok()?;
+    let expires = token["expires_at"].as_str().and_then(parse_time)?;
+    let mut read = Token::new(id, Catalog::from_v3(&token["catalog"]), born, lifetime);
+    read.expires_at = Some(expires.as_second());
+    read.by_v2 = by_v2;
+    describe(&mut read, &mut token);
+    // A document that was made for Identity v2.0 has a user, known or not.
+    read.user.take_if(|user| by_v2 && user.id.is_empty());
+    Some(read)
 }
 
 /// The token of a successful `POST /v2.0/tokens`.
@@ -245,7 +270,8 @@ fn v3_catalog(catalog: &Value) -> Value {
         let (kind, name) = (text(&service["type"]), text(&service["name"]));
         let mut endpoints = Vec::new();
         for (index, endpoint) in service["endpoints"].as_array().into_iter().flatten().enumerate() {
-            let region = &endpoint["region"];
+            let region = Some(&endpoint["region"]).filter(|region| region.is_string());
+            let region = region.unwrap_or(&endpoint["region_id"]);
             let own_id = endpoint["id"].as_str().filter(|id| !id.is_empty());
             for interface in [Interface::Public, Interface::Internal, Interface::Admin] {
                 let url = &endpoint[format!("{interface}URL")];

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tokio::runtime::Runtime;
 
-use crate::properties::{answer, config, headers, links, path, policy, session, stack, token};
+use crate::properties::{answer, config, headers, kept, links, path, policy, session, stack, token};
 
 /// The seeds of a target.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -114,6 +114,14 @@ fn no_answer_of_keystone_leads_out_of_its_catalog_or_quotes_a_secret() {
 fn nobody_but_keyway_makes_its_tokens() {
     seeds("session").iter().for_each(|seed| session::check(seed));
     try_spliced("session", 2000, &["", "gAAAAA", "=", "==", "%3D", "\0", "A"], session::check);
+}
+
+// Promises 72, 84.
+#[test]
+fn nothing_on_disk_is_a_token_but_what_keyway_left_there() {
+    seeds("kept").iter().for_each(|seed| kept::check(seed));
+    let between = &["", "\n", "\0", "{", "}", "null", "-1", "18446744073709551615", "keyway token v1\n"];
+    try_spliced("kept", 1000, between, kept::check);
 }
 
 // Promises 72, 76.

@@ -21,6 +21,7 @@ mod failure;
 mod fuzzed;
 mod h2_wire;
 mod http2;
+mod kept;
 mod limits;
 mod links;
 mod listeners;

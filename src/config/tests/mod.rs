@@ -9,6 +9,7 @@ mod listeners;
 mod login;
 mod policies;
 mod settings;
+mod tokens;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

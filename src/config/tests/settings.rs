@@ -155,11 +155,14 @@ fn every_setting_is_a_variable_too() {
             "limits.head" | "limits.target" => "9KiB",
             "facade.token_life" => "2d",
             "facade.state" => "~/state",
+            "tokens.cache" => "~/tokens",
+            "tokens.cache_key" => "~/key",
             _ => "77",
         };
         format!("{}={value}", variable(key))
     });
-    let config = Setup::new().vars(PASSWORD).vars(&variables.join("\n")).config();
+    let setup = Setup::new().vars(PASSWORD).file("home/key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    let config = setup.vars(&variables.join("\n")).config();
     assert_eq!((port(&config.listeners[0]), port(&config.admin), config.workers), (1, 2, 3));
     assert_eq!(port(&config.listeners[1]), 9001);
     let eleven = Duration::from_secs(11);
@@ -171,6 +174,8 @@ fn every_setting_is_a_variable_too() {
     assert_eq!((config.body_limits.default, config.limits.head), (Some(77), 9 << 10));
     assert_eq!(config.facade.token_life, 4 * Duration::from_secs(12 * 3600));
     assert!(config.facade.state.is_some_and(|state| state.ends_with("home/state")));
+    let tokens = config.tokens.expect("they are kept");
+    assert!(tokens.directory.ends_with("home/tokens") && tokens.key_file.ends_with("home/key"));
     assert_eq!(config.warnings, [""; 0]);
 }
 

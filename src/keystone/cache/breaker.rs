@@ -220,12 +220,29 @@ impl Breaker {
         state.doubted = false;
         state.accepted.retain(|(_, known)| known != scope);
         state.accepted.insert(0, (now(), scope.clone()));
+        self.forget_others(&mut state);
+        state.failure.take().is_some()
+    }
+
+    /// There is a token for `scope` from an earlier login. That proves nothing about the credentials now, but it
+    /// is something to ask for when they are in doubt.
+    pub(super) fn was_accepted(&self, scope: &Scope) {
+        let mut state = self.lock();
+        if let Some(long_ago) = now().checked_sub(PROOF)
+            && state.accepted.iter().all(|(_, known)| known != scope)
+        {
+            state.accepted.push((long_ago, scope.clone()));
+            self.forget_others(&mut state);
+        }
+    }
+
+    /// Keeps the latest two beside the cloud's own.
+    fn forget_others(&self, state: &mut State) {
         let mut others = 0;
         state.accepted.retain(|(_, known)| {
             others += usize::from(*known != self.own);
             *known == self.own || others <= 2
         });
-        state.failure.take().is_some()
     }
 
     /// Keystone did not answer what was sent at `sent`, or rejected the credentials. What failed

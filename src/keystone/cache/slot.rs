@@ -65,6 +65,10 @@ pub(super) struct Login {
     pub(super) reason: Reason,
     pub(super) project_id: Option<String>,
     pub(super) lister: Option<Arc<Token>>,
+    /// The token that there is, and that a new one is wanted for.
+    pub(super) present: Option<TokenId>,
+    /// What came of it is a token that was kept: Keystone was not asked.
+    pub(super) restored: bool,
     /// Not before this; and not for longer than a login may take after it.
     pub(super) start: Instant,
 }
@@ -310,7 +314,9 @@ impl Slot {
         let start = soonest.map_or(now(), |soonest| soonest.max(now()));
         state.asked = Some(start);
         let (key, project_id) = (self.key.clone(), state.project_id.clone());
-        let login = Login { key, known: state.token.is_some(), reason, project_id, lister, start };
+        let present = state.token.as_ref().map(|token| token.id.clone());
+        let known = present.is_some();
+        let login = Login { key, known, reason, project_id, lister, present, restored: false, start };
         shared.runtime.spawn(fly(Arc::clone(self), Arc::clone(shared), login, tell));
         answer
     }
@@ -383,7 +389,7 @@ impl Slot {
         let (mut state, now) = (self.lock(), now());
         let flight = state.flight.take();
         let (index, own, reason) = (self.key.cloud, self.key.scope == Asked::Own, login.reason);
-        state.project_id = login.project_id;
+        state.project_id.clone_from(&login.project_id);
         let cloud = &shared.clouds[index].config.name;
         let took = now.saturating_duration_since(login.start);
         let asked = |outcome, expires_at| Event::Asked { cloud: index, reason, outcome, took, expires_at };
@@ -394,7 +400,7 @@ impl Slot {
             Ok(token) => {
                 let token = Arc::new(token);
                 let first = state.token.is_none() || state.failure.is_some();
-                log_token(cloud, &token, state.token.as_deref(), reason, first);
+                log_token(cloud, &token, state.token.as_deref(), &login, first);
                 if state.failure.take().is_some() && own {
                     events.push(Event::Resumed { cloud: index });
                 }
@@ -403,7 +409,11 @@ impl Slot {
                 let alarm = renewal.map(|at| self.alarm_at(shared, at.max(now + SOONEST_RENEWAL)));
                 state.wake(alarm);
                 shared.changed();
-                events.push(asked(Outcome::Ok, token.expires_at.filter(|_| own)));
+                let expires_at = token.expires_at.filter(|_| own);
+                events.push(match login.restored {
+                    true => Event::Restored { cloud: index, expires_at },
+                    false => asked(Outcome::Ok, expires_at),
+                });
                 Ok(token)
             }
             Err(trouble) => {
@@ -496,13 +506,25 @@ async fn wait(mut answer: watch::Receiver<Option<Answer>>) -> Answer {
     Ok(token)
 }
 
-fn log_token(cloud: &str, token: &Token, replaced: Option<&Token>, reason: Reason, first: bool) {
+fn log_token(cloud: &str, token: &Token, replaced: Option<&Token>, login: &Login, first: bool) {
     let project = token.project.as_ref().map_or("none", |project| project.name.as_str());
     let user = token.user.as_ref().map_or("unknown", |user| user.name.as_str());
-    let (reason, life) = (reason.as_str(), token.lifetime().as_secs());
+    let (reason, life) = (login.reason.as_str(), token.lifetime().as_secs());
+    let left = token.life_left(now()).unwrap_or_default().as_secs();
     // Fingerprints: they tell tokens apart, and nothing about them.
     let (token, replaced) = (token.id.fingerprint(), replaced.map(|token| token.id.fingerprint()));
-    if first {
+    if login.restored {
+        tracing::info!(
+            cloud,
+            project,
+            user,
+            reason,
+            left_s = left,
+            token,
+            replaced,
+            "found a token that was kept"
+        );
+    } else if first {
         tracing::info!(
             cloud,
             project,

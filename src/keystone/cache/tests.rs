@@ -13,6 +13,7 @@ use super::*;
 use crate::keystone::{AllowHttp, ApplicationCredential, Identity, IdentityVersion, Interface, Secret, User};
 use crate::upstream::BaseUrl;
 
+mod kept;
 mod scopes;
 
 /// How long a login may take.

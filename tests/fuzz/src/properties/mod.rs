@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod config;
 pub mod headers;
+pub mod kept;
 pub mod links;
 pub mod path;
 pub mod policy;

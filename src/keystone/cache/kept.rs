@@ -1,0 +1,193 @@
+//! A token that an earlier login left on disk, or a new one, which is left there for the next.
+//!
+//! The disk is asked by the login's own task, on the threads for what blocks, and never for long: whatever
+//! becomes of it, there is a token as soon as Keystone gives one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::slot::{Login, Trouble, now};
+use super::{Cloud, Event, Issuer, Outcome, Reason, Shared};
+use crate::keystone::store::{self, Lock};
+use crate::keystone::{Identity, Scope, Store, Token};
+use crate::secret;
+
+/// How long the disk may take for anything.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The longest wait for another keyway that logs in for the same, and how often it is looked whether it is done.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(25);
+
+/// What is left at least of a token that serves for want of a new one.
+const LEAST_LEFT: Duration = Duration::from_secs(1);
+
+impl Shared {
+    /// The token for a scope: one that was kept and is no worse than a new one, else Keystone's, which is
+    /// kept. Of several keyways one asks, and the others find what it got.
+    pub(super) async fn obtain(
+        &self,
+        cloud: &Cloud,
+        identity: &Identity,
+        keystone: &dyn Issuer,
+        scope: &Scope,
+        login: &mut Login,
+    ) -> Result<Token, Trouble> {
+        let Some(entry) = Entry::of(self.store.as_ref(), cloud, identity, scope).await else {
+            return self.authenticate(cloud, keystone, scope, login).await;
+        };
+        if let Some(token) = entry.load().await
+            && is_as_good_as_new(&token, login)
+        {
+            return Ok(restored(cloud, scope, login, token));
+        }
+        let lock = entry.lock(now() + LONGEST_WAIT.min(self.deadline / 3)).await;
+        // Whoever had the lock may have logged in.
+        let kept = entry.load().await;
+        if let Some(token) = kept.as_ref().filter(|token| login.present.as_ref() == Some(&token.id))
+            && login.reason == Reason::Rejected
+        {
+            tracing::debug!(token = token.id.fingerprint(), "a kept token was refused, so it is removed");
+            entry.remove().await;
+        }
+        let spare = match kept {
+            Some(token) if is_as_good_as_new(&token, login) => {
+                entry.unlock(lock).await;
+                return Ok(restored(cloud, scope, login, token));
+            }
+            // One that is about to end serves as long as there is no other.
+            Some(token) => token.life_left(now()).filter(|left| *left > LEAST_LEFT).map(|_| token),
+            None => None,
+        };
+        match self.authenticate(cloud, keystone, scope, login).await {
+            Ok(token) => {
+                entry.save(&token, lock).await;
+                Ok(token)
+            }
+            Err(trouble) => {
+                entry.unlock(lock).await;
+                let Some(token) = spare.filter(|_| login.reason == Reason::Cold) else { return Err(trouble) };
+                let error = trouble.error();
+                if !matches!(trouble, Trouble::NotAsked(_)) {
+                    (self.observer)(&Event::Asked {
+                        cloud: login.key.cloud,
+                        reason: login.reason,
+                        outcome: Outcome::of(error),
+                        took: now().saturating_duration_since(login.start),
+                        expires_at: None,
+                    });
+                }
+                tracing::warn!(
+                    cloud = cloud.config.name,
+                    error = secret::causes(error),
+                    "no token from Keystone; the one that was kept serves until its end"
+                );
+                Ok(restored(cloud, scope, login, token))
+            }
+        }
+    }
+}
+
+/// Whether nobody would ask for another one yet.
+fn is_as_good_as_new(token: &Token, login: &Login) -> bool {
+    let now = now();
+    token.is_fresh(now)
+        && login.present.as_ref() != Some(&token.id)
+        && token.renew_at(0.0).is_none_or(|due| now < due)
+}
+
+fn restored(cloud: &Cloud, scope: &Scope, login: &mut Login, token: Token) -> Token {
+    cloud.breaker().was_accepted(scope);
+    login.restored = true;
+    token
+}
+
+/// The place of one token on disk.
+struct Entry {
+    store: Arc<Store>,
+    name: Arc<str>,
+}
+
+impl Entry {
+    async fn of(
+        store: Option<&Arc<Store>>,
+        cloud: &Cloud,
+        identity: &Identity,
+        scope: &Scope,
+    ) -> Option<Self> {
+        let store = store?;
+        let bearer = match store::bearer(&identity.method) {
+            Some(source) => Some(source.read().await.ok()?),
+            None => None,
+        };
+        let (identity, tls, scope) = (identity.clone(), cloud.config.tls.clone(), scope.clone());
+        let name =
+            in_time(store, move |store| store.name(&identity, &tls, &scope, bearer.as_ref())).await??;
+        Some(Self { store: Arc::clone(store), name: name.into() })
+    }
+
+    async fn load(&self) -> Option<Token> {
+        self.ask(|store, name| store.load(name)).await?
+    }
+
+    async fn remove(&self) {
+        self.ask(|store, name| store.remove(name)).await;
+    }
+
+    /// Writes the token down, and only then lets others look.
+    async fn save(&self, token: &Token, lock: Option<Lock>) {
+        let file = self.store.close(&self.name, token);
+        let save = |store: &Store, name: &str| {
+            if let Some(file) = file {
+                store.save(name, &file);
+            }
+            drop(lock);
+        };
+        self.ask(save).await;
+    }
+
+    /// Waits until nobody else logs in for this; without the lock, where that takes too long.
+    async fn lock(&self, until: Instant) -> Option<Lock> {
+        loop {
+            match self.ask(|store, name| store.try_lock(name)).await? {
+                Ok(Some(lock)) => return Some(lock),
+                Err(_) => return None,
+                Ok(None) if now() >= until => {
+                    tracing::debug!(
+                        "another keyway logs in for the same, and takes long: not waiting for it"
+                    );
+                    return None;
+                }
+                Ok(None) => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    async fn unlock(&self, lock: Option<Lock>) {
+        self.ask(|_, _| drop(lock)).await;
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Store, &str) -> T + Send + 'static,
+    ) -> Option<T> {
+        let name = Arc::clone(&self.name);
+        in_time(&self.store, move |store| question(store, &name)).await
+    }
+}
+
+/// What the disk says, if it answers.
+async fn in_time<T: Send + 'static>(
+    store: &Arc<Store>,
+    question: impl FnOnce(&Store) -> T + Send + 'static,
+) -> Option<T> {
+    let asked = Arc::clone(store);
+    let answer = tokio::task::spawn_blocking(move || question(&asked));
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer.ok(),
+        Err(_) => {
+            store.give_up();
+            None
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Tokens that were kept on disk: nothing opens that was not sealed, and what was sealed is a token that lives no longer
+//! than it says, or none.
+
+use std::time::{Duration, Instant};
+
+use keyway::keystone::Token;
+use keyway::keystone::store::{Moment, Seal, Unusable, read};
+use keyway::private::Key;
+use serde_json::Value;
+
+const NAME: &str = "0123456789abcdef0123456789abcdef.token";
+
+/// Takes the input for a file, for what was sealed in one, and for what somebody does to a good one.
+///
+/// # Panics
+/// If one of the above does not hold.
+pub fn check(input: &[u8]) {
+    let seal = Seal::new(&Key::new([7; 32]));
+    let now =
+        Moment { instant: Instant::now(), wall: 1_790_000_000_000, boot: Some(("b".to_owned(), 86_400_000)) };
+    let why = |file: Vec<u8>| seal.open(NAME, file, &now).err();
+    assert!(matches!(why(input.to_vec()), Some(Unusable::NoEntry | Unusable::Foreign)));
+    let begun = [b"keyway token v1\n", input].concat();
+    assert!(matches!(why(begun), Some(Unusable::NoEntry | Unusable::Foreign)));
+
+    let Ok(token) = read(input, &now) else { return };
+    check_token(&token, &now);
+    // Times are written in milliseconds; of a token that has less than one left, nothing is.
+    let Some(file) = seal.close(NAME, &token, &now) else {
+        assert!(token.life_left(now.instant).is_some_and(|left| left < Duration::from_millis(1)));
+        return;
+    };
+    let kept = seal.open(NAME, file.clone(), &now).expect("it was just sealed");
+    assert_eq!((&kept.id, kept.expires_at, kept.by_v2), (&token.id, token.expires_at, token.by_v2));
+    assert_eq!(kept.document, token.document);
+    assert!(kept.life_left(now.instant) <= token.life_left(now.instant));
+    let id = token.id.expose().as_bytes();
+    // A shorter one may be anywhere by chance.
+    assert!(id.len() < 8 || !file.windows(id.len()).any(|window| window == id), "it can be read");
+
+    let mut changed = file.clone();
+    for (index, byte) in input.iter().take(32).enumerate() {
+        let at = (index * 37 + usize::from(*byte) * 5) % changed.len();
+        changed[at] ^= byte;
+    }
+    if changed != file {
+        assert!(why(changed).is_some(), "it was changed");
+    }
+    assert!(why(file[..file.len() - 1 - input.len() % file.len()].to_vec()).is_some(), "it was cut");
+    assert!(seal.open(&NAME.replace('0', "1"), file.clone(), &now).is_err(), "it is another's");
+    let ended = now.instant + token.life_left(now.instant).expect("it has an end");
+    let later = Moment { instant: ended, wall: i64::MAX, ..now };
+    assert!(matches!(seal.open(NAME, file, &later), Err(Unusable::Expired)));
+}
+
+fn check_token(token: &Token, now: &Moment) {
+    let left = token.life_left(now.instant).expect("it has an end");
+    assert!(token.is_fresh(now.instant) && !left.is_zero() && left <= token.lifetime());
+    let (renew, end) = (token.renew_at(0.5).expect("an end"), token.expires().expect("an end"));
+    assert!(renew <= end, "it would be renewed after its end");
+    let id = token.id.expose();
+    assert_eq!(format!("{:?}", token.id), "TokenId(redacted)");
+    let document = token.document.as_deref().expect("Keystone said something");
+    let document: Value = serde_json::from_slice(document).expect("it is JSON");
+    assert!(document.is_object());
+    assert!(id.len() < 8 || !document.to_string().contains(id), "the document holds the token");
+    for endpoint in token.catalog.endpoints() {
+        let _ = endpoint.base_url();
+    }
+}
