@@ -34,6 +34,7 @@ mod routing;
 mod run;
 mod scopes;
 mod secrets;
+mod services;
 mod sessions;
 mod stopping;
 mod streaming;
