@@ -12,6 +12,7 @@ mod addresses;
 mod admin;
 mod answers;
 mod demo;
+mod endpoints;
 mod entry;
 mod env;
 mod errors;
