@@ -36,6 +36,12 @@ pub fn entries(cloud: &keystone::Config, is_default: bool, token: &Token) -> Vec
         }
         entries.push(entry(cloud, token, &official, None, format!("{prefix}/{official}")));
     }
+    for service in cloud.endpoint_overrides.keys() {
+        let official = service_type::canonical(service).into_owned();
+        if !entries.iter().any(|entry: &Entry| entry.service_type == official) {
+            entries.push(entry(cloud, token, &official, None, format!("{prefix}/{official}")));
+        }
+    }
     let own = entries.len();
     for region in token.catalog.regions() {
         for index in 0..own {

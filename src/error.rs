@@ -310,7 +310,10 @@ fn missing(error: &NoEndpoint) -> String {
             list(available)
         ),
         // These name what the catalog has.
-        NoEndpoint::NoCatalog | NoEndpoint::BadUrl { .. } => error.to_string(),
+        NoEndpoint::NoCatalog
+        | NoEndpoint::NoName { .. }
+        | NoEndpoint::NoVersion { .. }
+        | NoEndpoint::BadUrl { .. } => error.to_string(),
     }
 }
 

@@ -65,7 +65,7 @@ pub struct Metrics {
     workers: Mutex<Vec<Arc<WorkerMetrics>>>,
 }
 
-/// What became of a request that met a 401.
+/// What became of a request that met a 401, or why it went out again for another reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     /// Sent once more with a new token, and accepted.
@@ -76,6 +76,10 @@ pub enum Retry {
     BodyGone,
     /// Not sent again: no new token was to be had.
     NoToken,
+    /// Sent again, as configured: no connection came about.
+    Connect,
+    /// Sent again, as configured: the service answered that it can't do it now.
+    Status,
 }
 
 impl Retry {
@@ -86,6 +90,8 @@ impl Retry {
             Self::Refused => "refused",
             Self::BodyGone => "body_gone",
             Self::NoToken => "no_token",
+            Self::Connect => "connect",
+            Self::Status => "status",
         }
     }
 }
@@ -276,7 +282,7 @@ impl Metrics {
             ),
             retries: counters(
                 "keyway_retries_total",
-                "Requests that met a 401, by what became of them",
+                "Requests that met a 401 or went out again, by what became of them or why",
                 &["cloud", "service", "result"],
             ),
             errors: counters(

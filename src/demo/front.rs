@@ -25,6 +25,8 @@ impl Cloud {
             region: Some("RegionOne".to_owned()),
             interfaces: vec![Interface::Public],
             endpoint_overrides: std::collections::BTreeMap::new(),
+            services: Default::default(),
+            retries: Default::default(),
             tls: tls::Config::default(),
             allow_http: AllowHttp::Never,
         }

@@ -144,8 +144,8 @@ fn override_endpoints(services: &mut Vec<Value>, cloud: &keystone::Config) {
                 continue;
             }
             let own = cloud
-                .region
-                .clone()
+                .region_of(overridden)
+                .map(str::to_owned)
                 .or_else(|| items(&service["endpoints"]).first().and_then(region_of).map(str::to_owned));
             for endpoint in endpoints_of(service).into_iter().flatten() {
                 if endpoint.is_object() && region_of(endpoint) == own.as_deref() {
@@ -156,8 +156,9 @@ fn override_endpoints(services: &mut Vec<Value>, cloud: &keystone::Config) {
         }
         if !known {
             let id = format!("keyway-{overridden}");
+            let region = cloud.region_of(overridden);
             let endpoint = json!({"id": format!("{id}-public"), "interface": "public",
-                                  "region": cloud.region, "region_id": cloud.region, "url": url});
+                                  "region": region, "region_id": region, "url": url});
             services.push(json!({"id": id, "type": overridden, "name": overridden, "endpoints": [endpoint]}));
         }
     }
@@ -269,6 +270,8 @@ mod tests {
                 .iter()
                 .map(|(name, text)| ((*name).to_owned(), url(text)))
                 .collect(),
+            services: Default::default(),
+            retries: Default::default(),
             tls: tls::Config::default(),
             allow_http: AllowHttp::Never,
         }

@@ -39,7 +39,7 @@ use crate::policy::{Denied, Policy, View};
 use crate::proxy::headers::{self, Fields};
 use crate::proxy::links::{Here, Mapping, There};
 use crate::proxy::origins::{self, Origins, Place};
-use crate::proxy::{self, Answer, BodyLimits, Destination, Proxy, rewrite};
+use crate::proxy::{self, Answer, BodyLimits, Destination, Extras, Proxy, rewrite};
 use crate::route::{Form, Route};
 use crate::server;
 use crate::upstream::{self, BaseUrl, Scheme};
@@ -312,8 +312,9 @@ impl Gateway {
         record.service = Arc::clone(&destination.metrics);
         record.cached_token = cached_token;
         let at_endpoint = route.form == Form::Endpoint;
+        let versions;
         let current = if at_endpoint && destination.base.needs_version(route.rest) {
-            match self.shared.discovery.known(&destination.url) {
+            versions = match self.shared.discovery.known(&destination.unversioned) {
                 Some(known) => known,
                 None => {
                     // The question carries a token too, so nobody asks it for a request that is denied.
@@ -321,16 +322,19 @@ impl Gateway {
                     let likely = destination.base.target(route.rest, Some("v1"));
                     destination.permits(listener, &parts.method, &likely)?;
                     let client = &self.shared.clients[destination.key.cloud];
-                    let asked =
-                        self.shared.discovery.current(client, &destination.url, Some(&destination.token.id));
-                    Box::pin(asked).await
+                    let token = Some(&destination.token.id);
+                    let asked = self.shared.discovery.versions(client, &destination.unversioned, token);
+                    let versions = Box::pin(asked).await;
+                    destination.warn_without_versions(&versions);
+                    versions
                 }
-            }
+            };
+            destination.segment(&versions)?
         } else {
             None
         };
         let mut target = match route.form {
-            Form::Endpoint => destination.base.target(route.rest, current.as_deref()),
+            Form::Endpoint => destination.base.target(route.rest, current),
             Form::Root => verbatim(destination.base.root(), route.rest, parts),
             Form::Origin => verbatim("", route.rest, parts),
         };
@@ -476,14 +480,15 @@ impl Gateway {
             });
         }
         let origins = self.origins(session, cloud, &token);
+        let asked_service = if route.form == Form::Origin { None } else { Some(route.service()?) };
         let at_origin = match route.origin()? {
             None => None,
             Some(id) => Some(at_origin(&origins, &id, route.rest).ok_or_else(|| no_origin(&token))?),
         };
         let found = match &at_origin {
             None => {
-                let (service, region) = (route.service()?, route.region()?);
-                keystone::catalog::choose(cloud, &token.catalog, &service, region.as_deref())?
+                let (service, region) = (asked_service.as_deref().unwrap_or_default(), route.region()?);
+                keystone::catalog::choose(cloud, &token.catalog, service, region.as_deref())?
             }
             Some((place, entry)) => {
                 let origins::Entry { service_type, region, url, .. } = &place.entries()[*entry];
@@ -505,7 +510,13 @@ impl Gateway {
             let project = project.map(|project| (project.id.as_str(), project.name.as_str()));
             Some(policies.into_iter().map(|policy| policy.map(|policy| policy.at(&views, project))).collect())
         };
+        let asked_service = asked_service.as_deref().unwrap_or(found.service_type);
+        let asked_version = cloud.api_version_of(asked_service);
+        let base = base.wanting(asked_version);
         let destination = Arc::new(Destination {
+            unversioned: found.url.with_path(base.without_version()),
+            asked_version,
+            extras: Extras::new(cloud, [found.service_type, asked_service]),
             base,
             policies,
             pool: self.clients[index].pool(found.url.origin()).map_err(ProxyError::Upstream)?,

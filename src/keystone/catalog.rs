@@ -37,6 +37,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Whether its service may be the one with that name: an older catalog has none.
+    fn may_have_name(&self, name: Option<&str>) -> bool {
+        name.is_none_or(|name| self.service_name.is_empty() || self.service_name == name)
+    }
+
     /// The URL.
     ///
     /// # Errors
@@ -88,6 +93,35 @@ pub enum NoEndpoint {
         /// The interfaces asked for.
         asked: Vec<String>,
         /// The interfaces that there are.
+        available: Vec<String>,
+    },
+    /// The services of that type have other names, and the operator chose one by its name.
+    #[error(
+        "the catalog has no `{service}` with the name `{asked}`; it has {}: change the cloud's `{}_service_name`",
+        List(available),
+        service.replace('-', "_")
+    )]
+    NoName {
+        /// The service, as asked for.
+        service: String,
+        /// The name that the operator chose.
+        asked: String,
+        /// The names that there are.
+        available: Vec<String>,
+    },
+    /// The service has other versions than the one that the operator chose.
+    #[error(
+        "`{service}` offers no version {asked}; it offers {}: name one of these in the path, or change the \
+         cloud's `{}_api_version`",
+        List(available),
+        service.replace('-', "_")
+    )]
+    NoVersion {
+        /// The service, by its official type.
+        service: String,
+        /// The major version that the operator chose.
+        asked: u32,
+        /// The versions that the service offers.
         available: Vec<String>,
     },
     /// The catalog's text is no URL that a token may be sent to.
@@ -207,6 +241,20 @@ impl Catalog {
         region: Option<&str>,
         interfaces: &[Interface],
     ) -> Result<&Endpoint, NoEndpoint> {
+        self.endpoint_named(service, None, region, interfaces)
+    }
+
+    /// The same among the services with this `name` only, and those without any.
+    ///
+    /// # Errors
+    /// What is missing, and what there is instead.
+    pub fn endpoint_named(
+        &self,
+        service: &str,
+        name: Option<&str>,
+        region: Option<&str>,
+        interfaces: &[Interface],
+    ) -> Result<&Endpoint, NoEndpoint> {
         if let [only] = &self.endpoints[..]
             && self.single
         {
@@ -218,10 +266,11 @@ impl Catalog {
         let in_region = |endpoint: &Endpoint| region.is_none() || endpoint.region.as_deref() == region;
         // Region and interface come first, so that a type without an endpoint there does not hide an
         // alias that has one.
+        let fits = |endpoint: &Endpoint| in_region(endpoint) && endpoint.may_have_name(name);
         let find = |matches: &dyn Fn(&Endpoint) -> bool| {
             interfaces.iter().find_map(|interface| {
                 self.endpoints.iter().find(|endpoint| {
-                    endpoint.interface == Some(*interface) && in_region(endpoint) && matches(endpoint)
+                    endpoint.interface == Some(*interface) && fits(endpoint) && matches(endpoint)
                 })
             })
         };
@@ -233,10 +282,16 @@ impl Catalog {
             endpoint.base_url()?;
             return Ok(endpoint);
         }
-        Err(self.why_not(service, region, interfaces))
+        Err(self.why_not(service, name, region, interfaces))
     }
 
-    fn why_not(&self, service: &str, region: Option<&str>, interfaces: &[Interface]) -> NoEndpoint {
+    fn why_not(
+        &self,
+        service: &str,
+        name: Option<&str>,
+        region: Option<&str>,
+        interfaces: &[Interface],
+    ) -> NoEndpoint {
         let of_type = |endpoint: &&Endpoint| service_type::related(&endpoint.service_type, service);
         let of_name = |endpoint: &&Endpoint| service_type::same(&endpoint.service_name, service);
         let mut endpoints: Vec<_> = self.endpoints.iter().filter(of_type).collect();
@@ -246,6 +301,17 @@ impl Catalog {
         if endpoints.is_empty() {
             return NoEndpoint::NoService { asked: service.to_owned(), available: self.official_types() };
         }
+        if let Some(asked) = name
+            && !endpoints.iter().any(|endpoint| endpoint.may_have_name(name))
+        {
+            let available = distinct(endpoints.iter().map(|endpoint| endpoint.service_name.as_str()));
+            return NoEndpoint::NoName {
+                service: service.to_owned(),
+                asked: asked.to_owned(),
+                available: available.into_iter().map(str::to_owned).collect(),
+            };
+        }
+        endpoints.retain(|endpoint| endpoint.may_have_name(name));
         if let Some(asked) = region
             && !endpoints.iter().any(|endpoint| endpoint.region.as_deref() == Some(asked))
         {
@@ -280,8 +346,9 @@ pub struct Destination<'a> {
 
 /// Chooses where requests for a service go: an endpoint override of the cloud, else the catalog,
 /// else, for Keystone itself, `auth_url`. `region` is the one that was asked for; without it the
-/// cloud's own counts. An override stands for the cloud's own region only: who asks for another
-/// region gets the catalog's endpoint there.
+/// cloud's own for that service counts. An override stands for that own region only: who asks for
+/// another region gets the catalog's endpoint there. The cloud's options for the service say which
+/// interfaces there are to choose from, and by which type and name the catalog has it.
 ///
 /// # Errors
 /// What is missing, and what there is instead.
@@ -291,16 +358,18 @@ pub fn choose<'a>(
     service: &str,
     region: Option<&str>,
 ) -> Result<Destination<'a>, NoEndpoint> {
-    let region = region.or(cloud.region.as_deref());
-    if region == cloud.region.as_deref() {
+    let own = cloud.region_of(service);
+    let region = region.or(own);
+    if region == own {
         let overridden = service_type::candidates(service).find_map(|name| {
             cloud.endpoint_overrides.iter().find(|(overridden, _)| service_type::same(overridden, name))
         });
         if let Some((service_type, url)) = overridden {
-            return Ok(Destination { service_type, region: cloud.region.as_deref(), url });
+            return Ok(Destination { service_type, region: own, url });
         }
     }
-    let missing = match catalog.endpoint(service, region, &cloud.interfaces) {
+    let (wanted, interfaces) = (cloud.type_of(service), cloud.interfaces_of(service));
+    let missing = match catalog.endpoint_named(wanted, cloud.name_of(service), region, interfaces) {
         Ok(endpoint) => {
             return Ok(Destination {
                 service_type: &endpoint.service_type,
@@ -378,7 +447,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::keystone::Secret;
+    use crate::keystone::{Secret, ServiceOptions};
 
     const PUBLIC: &[Interface] = &[Interface::Public];
 
@@ -530,23 +599,32 @@ pub(super) mod tests {
         }
     }
 
-    #[test]
-    fn an_override_wins_and_keystone_is_found_without_a_catalog() {
-        let url = |text| BaseUrl::parse(text).unwrap();
-        let mut cloud = Config {
+    /// A cloud that says nothing about any service.
+    pub(in crate::keystone) fn config() -> Config {
+        let auth_url = BaseUrl::parse("http://127.0.0.1:5000/v3").unwrap();
+        Config {
             name: "lab".to_owned(),
             auth: Auth::Identity(crate::keystone::Identity {
-                auth_url: url("http://127.0.0.1:5000/v3"),
+                auth_url,
                 version: crate::keystone::IdentityVersion::Discover,
                 method: crate::keystone::Method::Token(Secret::new("t").into()),
                 scope: crate::keystone::Scope::Default,
             }),
             region: Some("RegionOne".to_owned()),
             interfaces: PUBLIC.to_vec(),
-            endpoint_overrides: [("volume".to_owned(), url("http://10.0.0.9/volume"))].into(),
+            endpoint_overrides: [].into(),
+            services: [].into(),
+            retries: crate::keystone::Retries::default(),
             tls: crate::upstream::tls::Config::default(),
             allow_http: crate::keystone::AllowHttp::Never,
-        };
+        }
+    }
+
+    #[test]
+    fn an_override_wins_and_keystone_is_found_without_a_catalog() {
+        let url = |text| BaseUrl::parse(text).unwrap();
+        let mut cloud = config();
+        cloud.endpoint_overrides.insert("volume".to_owned(), url("http://10.0.0.9/volume"));
         let catalog = Catalog::from_v3(&v3());
         let chosen = |cloud: &Config, catalog: &Catalog, service: &str, region: Option<&str>| {
             choose(cloud, catalog, service, region).map(|destination| destination.url.to_string())
@@ -563,5 +641,54 @@ pub(super) mod tests {
         cloud.auth = Auth::Fixed { endpoint: url("http://10.0.0.7"), token: Secret::new("t") };
         let single = Catalog::single(url("http://10.0.0.7"));
         assert_eq!(chosen(&cloud, &single, "identity", None).unwrap(), "http://10.0.0.7");
+    }
+
+    #[test]
+    fn a_services_options_choose_its_endpoint() {
+        let catalog = Catalog::from_v3(&v3());
+        let chosen = |service: &str, change: &dyn Fn(&mut ServiceOptions), region: Option<&str>| {
+            let mut options = ServiceOptions::default();
+            change(&mut options);
+            let cloud = Config { services: [(service.to_owned(), options)].into(), ..config() };
+            choose(&cloud, &catalog, service, region)
+                .map(|found| found.url.to_string())
+                .map_err(|why| why.to_string())
+        };
+        let two = |options: &mut ServiceOptions| options.region = Some("RegionTwo".to_owned());
+        assert_eq!(chosen("compute", &two, None).unwrap(), "http://localhost:8774/v2.1/164b");
+        assert_eq!(chosen("compute", &two, Some("RegionOne")).unwrap(), "http://127.0.0.1:8774/v2.1");
+        let inside = |options: &mut ServiceOptions| {
+            options.interfaces = vec![Interface::Admin, Interface::Internal];
+        };
+        assert_eq!(chosen("compute", &inside, None).unwrap(), "http://10.0.0.1:8774/v2.1");
+        let old = |options: &mut ServiceOptions| options.service_type = Some("volumev2".to_owned());
+        assert_eq!(chosen("block-storage", &old, None).unwrap(), "http://127.0.0.1:8776/v2/164b");
+        let odd = |options: &mut ServiceOptions| options.service_type = Some("rax:database".to_owned());
+        assert_eq!(chosen("database", &odd, None).unwrap(), "http://127.0.0.1:1/v1");
+        let named = |options: &mut ServiceOptions| options.service_name = Some("cinderv2".to_owned());
+        assert_eq!(chosen("block-storage", &named, None).unwrap(), "http://127.0.0.1:8776/v2/164b");
+        assert_eq!(chosen("dns", &named, None).unwrap(), "http://127.0.0.1:9001", "it has no name");
+        let wrong = |options: &mut ServiceOptions| options.service_name = Some("nova2".to_owned());
+        assert_eq!(
+            chosen("compute", &wrong, None).unwrap_err(),
+            "the catalog has no `compute` with the name `nova2`; it has nova: change the cloud's \
+             `compute_service_name`"
+        );
+    }
+
+    #[test]
+    fn an_override_stands_for_the_services_own_region() {
+        let catalog = Catalog::from_v3(&v3());
+        let url = BaseUrl::parse("http://10.0.0.9").unwrap();
+        let two = ServiceOptions { region: Some("RegionTwo".to_owned()), ..ServiceOptions::default() };
+        let cloud = Config {
+            services: [("compute".to_owned(), two)].into(),
+            endpoint_overrides: [("compute".to_owned(), url.clone())].into(),
+            ..config()
+        };
+        let found = choose(&cloud, &catalog, "compute", None).unwrap();
+        assert_eq!((found.url, found.region), (&url, Some("RegionTwo")));
+        let found = choose(&cloud, &catalog, "compute", Some("RegionOne")).unwrap();
+        assert_eq!(found.url.to_string(), "http://127.0.0.1:8774/v2.1");
     }
 }

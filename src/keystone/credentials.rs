@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use super::{Retries, ServiceOptions};
 pub use crate::secret::{Secret, Source};
 use crate::upstream::{BaseUrl, tls};
 
@@ -20,6 +21,10 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// `<service>_endpoint_override`, by service type as the operator wrote it, with `-` for `_`.
     pub endpoint_overrides: BTreeMap<String, BaseUrl>,
+    /// What else is decided for one service, by service type in the same way.
+    pub services: BTreeMap<String, ServiceOptions>,
+    /// When a request to any service goes out again.
+    pub retries: Retries,
     /// TLS towards Keystone and the services.
     pub tls: tls::Config,
     /// Plain-http origins that may get a token although `auth_url` is https.

@@ -1,8 +1,13 @@
-//! Which version is current where the catalog names none?
+//! Which versions does a service have, where the catalog does not name the right one?
 //!
-//! Many catalogs hold unversioned URLs. The service's own version document, at the root of such a
-//! URL, says which path segment the current version has. Only that segment is taken from it: scheme,
-//! host and path stay the catalog's, since documents often have the wrong ones behind proxies.
+//! Many catalogs hold unversioned URLs, and an operator may choose another version than the
+//! catalog's. The service's own version document, at the root of its URL, says which path segment a
+//! version has. Only that segment is taken from it: scheme, host and path stay the catalog's, since
+//! documents often have the wrong ones behind proxies. So nothing that a document says leads to
+//! another place, and neither does a redirect, which is not followed.
+//!
+//! What is no document (a page in HTML, a list of containers, an error) says nothing, and neither do
+//! entries without a status, an id or a link to themselves. An empty link leads to the root itself.
 //!
 //! A question runs in a task of its own, outlives the request that caused it, and is shared by all
 //! that need its answer. A service that is slow or broken costs those requests a bounded wait, and
@@ -44,16 +49,85 @@ const LONGEST_DOCUMENT: usize = 256 << 10;
 /// How many base URLs are remembered.
 const MOST_URLS: u64 = 4096;
 
-/// The path segment of the current version, from a service's version document: of those entries that
-/// are CURRENT or stable, else SUPPORTED, else DEPRECATED, the highest one. `None` where the text is
-/// no such document, or where the version has no path of its own (placement).
-pub fn current_version(document: &[u8]) -> Option<String> {
-    let document: Value = serde_json::from_slice(document).ok()?;
-    let best = version_entries(&document)?
-        .iter()
-        .filter_map(|entry| Some((standing(entry["status"].as_str()?)?, number(entry), entry)))
-        .max_by_key(|(standing, number, _)| (*standing, *number))?;
-    version_segment(best.2).map(str::to_owned)
+/// What a service's version document says. The default is a service without one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// Those that anybody may use, as the document has them.
+    usable: Vec<Version>,
+    /// The path segment of the one for those who ask for none.
+    current: Option<Box<str>>,
+}
+
+/// One version of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Version {
+    number: (u32, u32),
+    standing: u8,
+    /// `None` where it has no path of its own (placement).
+    segment: Option<Box<str>>,
+}
+
+impl Versions {
+    /// Reads a document in any of its shapes. `None` where the text is none.
+    pub fn read(document: &[u8]) -> Option<Self> {
+        let document: Value = serde_json::from_slice(document).ok()?;
+        let entries = match version_entries(&document) {
+            Some(entries) => entries,
+            // An older ironic answers with the bare entry, and without a status.
+            None if document["id"].is_string() && document["links"].is_array() => {
+                let version = Version::read(&document, 3)?;
+                return Some(Self { current: version.segment.clone(), usable: vec![version] });
+            }
+            None => return None,
+        };
+        let usable: Vec<_> = entries
+            .iter()
+            .filter_map(|entry| Version::read(entry, standing(entry["status"].as_str()?)?))
+            .collect();
+        let current = usable.iter().max_by_key(|version| (version.standing, version.number));
+        Some(Self { current: current.and_then(|version| version.segment.clone()), usable })
+    }
+
+    /// The path segment to put in for those who ask for no version: of those entries that are CURRENT or
+    /// stable, else SUPPORTED, else DEPRECATED, the highest one's; or, of the `major` version, the
+    /// highest one's, which is empty where that is at the root. `None` where the catalog's URL is to stay
+    /// as it is.
+    ///
+    /// # Errors
+    /// The service has other versions only: these.
+    pub fn segment(&self, major: Option<u32>) -> Result<Option<&str>, Vec<String>> {
+        let Some(major) = major.filter(|_| !self.usable.is_empty()) else {
+            return Ok(self.current.as_deref());
+        };
+        let fits = self.usable.iter().filter(|version| version.number.0 == major);
+        match fits.max_by_key(|version| version.number) {
+            Some(version) => Ok(Some(version.segment.as_deref().unwrap_or_default())),
+            None => Err(self.usable.iter().map(Version::to_string).collect()),
+        }
+    }
+
+    /// Whether there is no version to be used, most likely since there is no document.
+    pub fn is_empty(&self) -> bool {
+        self.usable.is_empty()
+    }
+}
+
+impl Version {
+    fn read(entry: &Value, standing: u8) -> Option<Self> {
+        let id = entry["id"].as_str()?;
+        let links = entry["links"].as_array()?;
+        let is_self =
+            |link: &&Value| link["rel"].as_str().is_some_and(|rel| rel.eq_ignore_ascii_case("self"));
+        links.iter().find(is_self)?["href"].as_str()?;
+        let segment = version_segment(entry).map(Box::from);
+        Some(Self { number: number(id), standing, segment })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.number.0, self.number.1)
+    }
 }
 
 /// How good a version's status is; `None` for EXPERIMENTAL and whatever else there may be.
@@ -67,8 +141,8 @@ fn standing(status: &str) -> Option<u8> {
 }
 
 /// `v2.17` as numbers; zero for what is none.
-fn number(entry: &Value) -> (u32, u32) {
-    let id = entry["id"].as_str().unwrap_or_default().trim_start_matches('v');
+fn number(id: &str) -> (u32, u32) {
+    let id = id.trim_start_matches('v');
     let (major, minor) = id.split_once('.').unwrap_or((id, "0"));
     (major.parse().unwrap_or(0), minor.parse().unwrap_or(0))
 }
@@ -87,7 +161,7 @@ type Asking = HashMap<BaseUrl, watch::Receiver<()>>;
 
 /// What a service said, or that it did not.
 struct Found {
-    segment: Option<Arc<str>>,
+    versions: Arc<Versions>,
     until: Instant,
     /// How often it could not answer since it last did.
     failures: u32,
@@ -106,26 +180,26 @@ impl Discovery {
         Self { found: moka::sync::Cache::new(MOST_URLS), asking: Arc::default(), turns, runtime }
     }
 
-    /// What is remembered of `base`: `None` when it has to be asked, `Some(None)` when it has no
-    /// version to put in. Asks nobody.
-    pub fn known(&self, base: &BaseUrl) -> Option<Option<Arc<str>>> {
+    /// What is remembered of `base`, a service's URL without a version; `None` when it has to be asked.
+    /// Asks nobody.
+    pub fn known(&self, base: &BaseUrl) -> Option<Arc<Versions>> {
         let found = self.found.get(base).filter(|found| now() < found.until)?;
-        Some(found.segment.clone())
+        Some(Arc::clone(&found.versions))
     }
 
-    /// The path segment of the current version below `base`, where there is one. Callers that come
-    /// together share one question; where the last answer named a version, nobody waits for the next.
+    /// The versions below `base`. Callers that come together share one question; where the last answer
+    /// named a version, nobody waits for the next.
     /// The service is asked without a token first, since most answer anyone, and once more with `token`
     /// if it wants one. Pass none for an endpoint that must not get it. `http` must be watched on the
     /// runtime that this was made with.
-    pub async fn current(
+    pub async fn versions(
         &self,
         http: &upstream::Client,
         base: &BaseUrl,
         token: Option<&TokenId>,
-    ) -> Option<Arc<str>> {
+    ) -> Arc<Versions> {
         let (http, origin) = (http.clone(), base.origin().clone());
-        self.current_with(base, token, move |request| {
+        self.versions_with(base, token, move |request| {
             let (http, origin) = (http.clone(), origin.clone());
             async move {
                 let answer = http.fetch(&origin, request, LONGEST_DOCUMENT).await;
@@ -135,7 +209,7 @@ impl Discovery {
         .await
     }
 
-    async fn current_with<A, F>(&self, base: &BaseUrl, token: Option<&TokenId>, ask: A) -> Option<Arc<str>>
+    async fn versions_with<A, F>(&self, base: &BaseUrl, token: Option<&TokenId>, ask: A) -> Arc<Versions>
     where
         A: Fn(Request<Bytes>) -> F + Send + Sync + 'static,
         F: Future<Output = Option<Response<Bytes>>> + Send + 'static,
@@ -156,13 +230,13 @@ impl Discovery {
                 }
             }
         };
-        let last = || self.found.get(base).and_then(|found| found.segment.clone());
-        if let Some(segment) = last() {
-            return Some(segment);
+        let last = || self.found.get(base).map(|found| Arc::clone(&found.versions));
+        if let Some(versions) = last().filter(|versions| !versions.is_empty()) {
+            return versions;
         }
         // Nothing is ever sent: this waits for the end of the question, however it ends.
         let _ = answer.changed().await;
-        last()
+        last().unwrap_or_default()
     }
 
     /// One question's task.
@@ -179,17 +253,17 @@ impl Discovery {
             tracing::debug!(%base, "no version document in time");
             Err(Unanswered)
         });
-        let (segment, good_for, failures) = match outcome {
-            Ok(Some(segment)) => (Some(Arc::from(segment)), KNOWN, 0),
-            Ok(None) => (None, UNKNOWN, 0),
+        let (versions, good_for, failures) = match outcome {
+            Ok(versions) if versions.is_empty() => (Arc::default(), UNKNOWN, 0),
+            Ok(versions) => (Arc::new(versions), KNOWN, 0),
             Err(Unanswered) => {
                 let last = self.found.get(&base);
                 let failures = last.as_ref().map_or(0, |found| found.failures);
                 let wait = UNANSWERED.saturating_mul(1 << failures.min(16)).min(UNKNOWN);
-                (last.and_then(|found| found.segment.clone()), wait, failures + 1)
+                (last.map(|found| Arc::clone(&found.versions)).unwrap_or_default(), wait, failures + 1)
             }
         };
-        let found = Found { segment, until: now() + good_for, failures };
+        let found = Found { versions, until: now() + good_for, failures };
         self.found.insert(base.clone(), Arc::new(found));
         lock(&self.asking).remove(&base);
         drop(ended);
@@ -203,30 +277,44 @@ fn lock(asking: &Mutex<Asking>) -> MutexGuard<'_, Asking> {
 /// The service is down, busy, or does not like the token: that says nothing about its versions.
 struct Unanswered;
 
-/// Asks once, or twice where a token is wanted.
+/// Looks for the document at the root, with a `/` at its end and, where there is no document at that,
+/// without.
 async fn discover<F: Future<Output = Option<Response<Bytes>>>>(
     base: &BaseUrl,
     token: Option<&TokenId>,
     ask: impl Fn(Request<Bytes>) -> F,
-) -> Result<Option<String>, Unanswered> {
-    let mut answer = ask(request(base, None)).await.ok_or(Unanswered)?;
+) -> Result<Versions, Unanswered> {
+    let path = base.path();
+    let mut found = look(&format!("{path}/"), token, &ask).await?;
+    if found.is_none() && !path.is_empty() {
+        // The service did answer, so whatever comes now is no reason to ask again soon.
+        found = look(path, token, &ask).await.unwrap_or_default();
+    }
+    Ok(found.unwrap_or_default())
+}
+
+/// Asks once, or twice where a token is wanted.
+async fn look<F: Future<Output = Option<Response<Bytes>>>>(
+    path: &str,
+    token: Option<&TokenId>,
+    ask: &impl Fn(Request<Bytes>) -> F,
+) -> Result<Option<Versions>, Unanswered> {
+    let mut answer = ask(request(path, None)).await.ok_or(Unanswered)?;
     if answer.status() == StatusCode::UNAUTHORIZED
         && let Some(token) = token
     {
-        answer = ask(request(base, Some(token))).await.ok_or(Unanswered)?;
+        answer = ask(request(path, Some(token))).await.ok_or(Unanswered)?;
     }
     match answer.status() {
-        StatusCode::OK | StatusCode::MULTIPLE_CHOICES => Ok(current_version(answer.body())),
+        StatusCode::OK | StatusCode::MULTIPLE_CHOICES => Ok(Versions::read(answer.body())),
         StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => Err(Unanswered),
         status if status.is_server_error() => Err(Unanswered),
         _ => Ok(None),
     }
 }
 
-fn request(base: &BaseUrl, token: Option<&TokenId>) -> Request<Bytes> {
-    let mut request = Request::get(format!("{}/", base.path()))
-        .body(Bytes::new())
-        .expect("a base URL's path was parsed as one");
+fn request(path: &str, token: Option<&TokenId>) -> Request<Bytes> {
+    let mut request = Request::get(path).body(Bytes::new()).expect("a base URL's path was parsed as one");
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
     if let Some(token) = token {
         request.headers_mut().insert("x-auth-token", token.header().clone());
@@ -244,7 +332,8 @@ mod tests {
 
     #[track_caller]
     fn check(document: &str, expected: Option<&str>) {
-        assert_eq!(current_version(document.as_bytes()).as_deref(), expected, "{document}");
+        let versions = Versions::read(document.as_bytes()).unwrap_or_default();
+        assert_eq!(versions.segment(None), Ok(expected), "{document}");
     }
 
     const GLANCE: &str = r#"{"versions": [
@@ -319,6 +408,93 @@ mod tests {
         check(elsewhere, None);
     }
 
+    /// A document with these versions: id, status, and the self link.
+    fn document(entries: &[(&str, &str, &str)]) -> String {
+        let entry = |(id, status, link): &(&str, &str, &str)| serde_json::json!({"id": id, "status": status, "links": [{"rel": "self", "href": link}]});
+        serde_json::json!({"versions": entries.iter().map(entry).collect::<Vec<_>>()}).to_string()
+    }
+
+    // Promise 17.
+    #[test]
+    fn a_document_with_wrong_hosts_and_schemes_gives_nothing_but_a_segment() {
+        for link in [
+            "http://h/v2/",
+            "https://evil.example:1/else/where/v2",
+            "//other/v2",
+            "/v2/",
+            "v2",
+            "http://10.0.0.1/v2/?a=/v9#/v8",
+        ] {
+            check(&document(&[("v2.1", "CURRENT", link)]), Some("v2"));
+        }
+        for link in
+            ["http://h/v2/../admin", "http://h/v2%2F..%2Fadmin", "http://h/v2;x", "javascript:v2", "http://h"]
+        {
+            check(&document(&[("v2.1", "CURRENT", link)]), None);
+        }
+    }
+
+    #[test]
+    fn an_entry_without_a_link_to_itself_counts_for_nothing_and_an_empty_link_is_the_root() {
+        let other =
+            r#"{"id": "v3.0", "status": "CURRENT", "links": [{"rel": "self", "href": "http://h/v3"}]}"#;
+        for broken in [
+            r#"{"id": "v4.0", "status": "CURRENT"}"#,
+            r#"{"id": "v4.0", "status": "CURRENT", "links": []}"#,
+            r#"{"id": "v4.0", "status": "CURRENT", "links": {}}"#,
+            r#"{"id": "v4.0", "status": "CURRENT", "links": [{"rel": "self"}]}"#,
+            r#"{"id": "v4.0", "status": "CURRENT", "links": [{"rel": "describedby", "href": "http://h/v4"}]}"#,
+            r#"{"id": "v4.0", "links": [{"rel": "self", "href": "http://h/v4"}]}"#,
+            r#"{"status": "CURRENT", "links": [{"rel": "self", "href": "http://h/v4"}]}"#,
+            r#"{"id": "v4.0", "status": "SHINY", "links": [{"rel": "self", "href": "http://h/v4"}]}"#,
+            r#"{"id": "v4.0", "status": 1, "links": [{"rel": "self", "href": "http://h/v4"}]}"#,
+            "null",
+            "[]",
+        ] {
+            check(&format!(r#"{{"versions": [{broken}, {other}]}}"#), Some("v3"));
+        }
+        check(&document(&[("v4.0", "CURRENT", ""), ("v3.0", "SUPPORTED", "http://h/v3")]), None);
+        let capital =
+            r#"{"versions": [{"id": "v1", "status": "current", "links": [{"rel": "Self", "href": "v1"}]}]}"#;
+        check(capital, Some("v1"));
+    }
+
+    #[test]
+    fn every_shape_of_a_document_is_read() {
+        let entry = r#"{"id": "v2.0", "status": "CURRENT", "links": [{"rel": "self", "href": "/v2.0/"}]}"#;
+        check(&format!(r#"{{"versions": {{"values": [{entry}]}}}}"#), Some("v2.0"));
+        check(&format!(r#"{{"versions": [{entry}]}}"#), Some("v2.0"));
+        check(&format!(r#"{{"version": {entry}}}"#), Some("v2.0"));
+        // An ironic of 2017, at /v1/.
+        let ironic =
+            r#"{"id": "v1", "links": [{"rel": "self", "href": "http://127.0.0.1:6385/v1/"}], "nodes": []}"#;
+        check(ironic, Some("v1"));
+        // What has an id is no document for that.
+        check(r#"{"id": "5", "name": "box"}"#, None);
+    }
+
+    #[track_caller]
+    fn check_major(document: &str, major: u32, expected: Result<Option<&str>, &[&str]>) {
+        let versions = Versions::read(document.as_bytes()).unwrap_or_default();
+        let expected = expected.map_err(|all| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
+        assert_eq!(versions.segment(Some(major)), expected, "{document} {major}");
+    }
+
+    #[test]
+    fn the_highest_usable_version_of_a_major_one_is_found() {
+        let nova = document(&[
+            ("v2.0", "SUPPORTED", "http://h/v2/"),
+            ("v2.1", "CURRENT", "http://h/v2.1/"),
+            ("v2.2", "EXPERIMENTAL", "http://h/v2.2/"),
+            ("v3", "DEPRECATED", "http://h/v3/"),
+        ]);
+        check_major(&nova, 2, Ok(Some("v2.1")));
+        check_major(&nova, 3, Ok(Some("v3")));
+        check_major(&nova, 1, Err(&["2.0", "2.1", "3.0"]));
+        check_major(&document(&[("v1.0", "CURRENT", "")]), 1, Ok(Some("")));
+        check_major("<html>", 2, Ok(None));
+    }
+
     /// Answers from a list, and keeps whether a token came with each request.
     struct Service {
         answers: Mutex<Vec<(u16, &'static str)>>,
@@ -358,7 +534,7 @@ mod tests {
             let service = Arc::clone(&service);
             async move { service.ask(request).await }
         };
-        discovery.current_with(&base(), token, ask).await.as_deref().map(str::to_owned)
+        discovery.versions_with(&base(), token, ask).await.current.as_deref().map(str::to_owned)
     }
 
     /// Lets every task go as far as it gets without time passing.
@@ -370,21 +546,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_shared_and_remembered_for_ten_minutes() {
-        let service = Service::new(&[(300, GLANCE), (404, ""), (200, GLANCE)]);
+        let service = Service::new(&[(300, GLANCE), (404, ""), (404, ""), (200, GLANCE)]);
         let discovery = discovery();
         let v2 = Some("v2".to_owned());
         let both =
             || async { tokio::join!(ask(&discovery, &service, None), ask(&discovery, &service, None)) };
         assert_eq!(both().await, (v2.clone(), v2.clone()));
         assert_eq!(*service.asked.lock().unwrap(), [("/image/".to_owned(), false)]);
-        assert_eq!(discovery.known(&base()).flatten().as_deref(), Some("v2"));
+        assert_eq!(discovery.known(&base()).unwrap().current.as_deref(), Some("v2"));
 
         tokio::time::advance(KNOWN).await;
         assert!(discovery.known(&base()).is_none());
         assert_eq!(both().await, (v2.clone(), v2.clone()), "nobody waits for the news");
         settle().await;
-        assert_eq!((both().await, service.asked()), ((None, None), 2));
-        assert_eq!(discovery.known(&base()), Some(None), "that there is none is remembered too");
+        assert_eq!((both().await, service.asked()), ((None, None), 3));
+        assert_eq!(discovery.known(&base()), Some(Arc::default()), "that there is none is remembered too");
         tokio::time::advance(UNKNOWN).await;
         assert_eq!(both().await, (v2.clone(), v2));
         assert!(lock(&discovery.asking).is_empty());
@@ -393,7 +569,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_service_that_could_not_answer_is_asked_again_soon_and_its_last_word_counts() {
         for (status, body) in [(500, ""), (503, GLANCE), (429, ""), (401, "")] {
-            let service = Service::new(&[(status, body), (200, GLANCE), (status, body), (404, "")]);
+            let service =
+                Service::new(&[(status, body), (200, GLANCE), (status, body), (404, ""), (404, "")]);
             let discovery = discovery();
             assert_eq!(ask(&discovery, &service, None).await, None, "{status}");
             assert_eq!((ask(&discovery, &service, None).await, service.asked()), (None, 1));
@@ -443,15 +620,15 @@ mod tests {
         for _ in 0..1000 {
             let discovery = discovery.clone();
             crowd.spawn(
-                async move { discovery.current_with(&base(), None, |_| std::future::pending()).await },
+                async move { discovery.versions_with(&base(), None, |_| std::future::pending()).await },
             );
         }
-        assert!(crowd.join_all().await.iter().all(Option::is_none));
+        assert!(crowd.join_all().await.iter().all(|versions| versions.is_empty()));
         assert_eq!(now() - started, DEADLINE);
 
         tokio::time::advance(UNANSWERED).await;
         let broken = |_| async { panic!("a defect") };
-        assert_eq!(discovery.current_with(&base(), None, broken).await, None);
+        assert!(discovery.versions_with(&base(), None, broken).await.is_empty());
         let service = Service::new(&[(200, GLANCE)]);
         assert_eq!(ask(&discovery, &service, None).await.as_deref(), Some("v2"));
     }
@@ -468,12 +645,10 @@ mod tests {
         assert_eq!((ask(&discovery(), &service, None).await, service.asked()), (None, 1));
 
         for (status, body) in [(302, ""), (200, "<html>"), (404, GLANCE)] {
-            let service = Service::new(&[(status, body), (200, GLANCE)]);
-            assert_eq!(
-                (ask(&discovery(), &service, Some(&token)).await, service.asked()),
-                (None, 1),
-                "{status}"
-            );
+            let service = Service::new(&[(status, body), (status, body), (200, GLANCE)]);
+            assert_eq!(ask(&discovery(), &service, Some(&token)).await, None, "{status}");
+            let asked = [("/image/".to_owned(), false), ("/image".to_owned(), false)];
+            assert_eq!(*service.asked.lock().unwrap(), asked, "{status}");
         }
     }
 }

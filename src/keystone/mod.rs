@@ -10,6 +10,7 @@ pub mod discovery;
 pub mod error;
 mod proof;
 pub mod protocol;
+pub mod service;
 pub mod service_type;
 pub mod store;
 pub mod token;
@@ -21,9 +22,10 @@ pub use credentials::{
     AllowHttp, ApplicationCredential, Auth, Config, Domain, Identity, IdentityVersion, Interface, Method,
     Project, Scope, Secret, Source, User,
 };
-pub use discovery::Discovery;
+pub use discovery::{Discovery, Versions};
 pub use error::AuthError;
 pub use proof::Factor;
 pub use protocol::ProjectInfo;
+pub use service::{Retries, ServiceOptions};
 pub use store::Store;
 pub use token::{InvalidToken, Named, Token, TokenId};

@@ -345,8 +345,9 @@ pub(super) fn version_entries(document: &Value) -> Option<&[Value]> {
 /// The last segment of the self link of an entry, if that is a version.
 pub(super) fn version_segment(entry: &Value) -> Option<&str> {
     let links = entry["links"].as_array()?;
-    let link = links.iter().find(|link| link["rel"].as_str() == Some("self"))?;
-    let segment = link["href"].as_str()?.trim_end_matches('/').rsplit('/').next()?;
+    let is_self = |link: &&Value| link["rel"].as_str().is_some_and(|rel| rel.eq_ignore_ascii_case("self"));
+    let path = links.iter().find(is_self)?["href"].as_str()?.split(['?', '#']).next()?;
+    let segment = path.trim_end_matches('/').rsplit('/').next()?;
     is_version(segment).then_some(segment)
 }
 

@@ -1,60 +1,41 @@
 //! Which names mean the same service?
 //!
 //! The official service types and their historical aliases, as the Service Types Authority
-//! publishes them (os-service-types 1.9.0, `service-types.json`). In every look-up `_` is `-` and
-//! case does not matter. A type that the table lacks is simply related to nothing but itself:
+//! publishes them (`service-types.json`, which is of os-service-types). In every look-up `_` is `-`
+//! and case does not matter. A type that the table lacks is simply related to nothing but itself:
 //! real catalogs hold many of those.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
-/// Official types, each with its aliases in order of preference.
-const SERVICE_TYPES: &[(&str, &[&str])] = &[
-    ("identity", &[]),
-    ("compute", &[]),
-    ("image", &[]),
-    ("load-balancer", &[]),
-    ("object-store", &[]),
-    ("clustering", &["resource-cluster", "cluster"]),
-    ("data-processing", &[]),
-    ("baremetal", &["bare-metal"]),
-    ("baremetal-introspection", &[]),
-    ("key-manager", &[]),
-    ("ec2-api", &[]),
-    ("resource-optimization", &["infra-optim"]),
-    ("message", &["messaging"]),
-    ("application-catalog", &[]),
-    ("container-infrastructure-management", &["container-infrastructure", "container-infra"]),
-    ("search", &[]),
-    ("dns", &[]),
-    ("workflow", &["workflowv2"]),
-    ("rating", &[]),
-    ("operator-policy", &["policy"]),
-    ("shared-file-system", &["sharev2", "share"]),
-    ("data-protection-orchestration", &[]),
-    ("orchestration", &[]),
-    ("block-storage", &["volumev3", "volumev2", "volume", "block-store"]),
-    ("alarm", &["alarming"]),
-    ("meter", &["metering", "telemetry"]),
-    ("event", &["events"]),
-    ("application-deployment", &["application_deployment"]),
-    ("multi-region-network-automation", &["tricircle"]),
-    ("database", &[]),
-    ("application-container", &["container"]),
-    ("log-management", &[]),
-    ("root-cause-analysis", &["rca"]),
-    ("nfv-orchestration", &[]),
-    ("network", &[]),
-    ("backup", &[]),
-    ("monitoring-logging", &["monitoring-log-api"]),
-    ("monitoring", &[]),
-    ("monitoring-events", &[]),
-    ("placement", &[]),
-    ("instance-ha", &["ha"]),
-    ("reservation", &[]),
-    ("function-engine", &[]),
-    ("accelerator", &[]),
-    ("admin-logic", &["registration"]),
-];
+use serde::Deserialize;
+
+/// The Service Types Authority's data, with their source and version; `service-types.py` writes them anew.
+const DATA: &str = include_str!("service-types.json");
+
+/// One official type.
+#[derive(Debug, Deserialize)]
+struct ServiceType<'a> {
+    /// The official name.
+    #[serde(rename = "type")]
+    official: &'a str,
+    /// What it was called before, the preferred name first.
+    #[serde(borrow)]
+    aliases: Vec<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Table<'a> {
+    #[serde(borrow)]
+    services: Vec<ServiceType<'a>>,
+}
+
+/// Read when the first name is looked up, which no request does that has a destination already.
+static SERVICE_TYPES: LazyLock<Vec<ServiceType<'static>>> = LazyLock::new(|| {
+    let table: Table<'static> =
+        serde_json::from_str(DATA).expect("the file is part of the program, and tests read it");
+    table.services
+});
 
 /// The ports at which services are by convention, by type: those of "Firewalls and default ports" in
 /// OpenStack's install guide. Three come from elsewhere: Keystone's admin port of old, which IANA has for
@@ -87,15 +68,17 @@ pub fn conventional_ports() -> impl Iterator<Item = (&'static str, &'static [u16
 
 /// The official type that a type or alias stands for; an unknown name is left as it is.
 pub fn canonical(name: &str) -> Cow<'_, str> {
-    match entry(name) {
-        Some((official, _)) => Cow::Borrowed(*official),
-        None => Cow::Borrowed(name),
-    }
+    entry(name).map_or(Cow::Borrowed(name), |entry| Cow::Borrowed(entry.official))
+}
+
+/// Whether a name is an official type or an alias of one.
+pub fn is_known(name: &str) -> bool {
+    entry(name).is_some()
 }
 
 /// The aliases of a type (which may itself be given by an alias), the preferred one first.
 pub fn aliases(name: &str) -> &'static [&'static str] {
-    entry(name).map_or(&[], |(_, aliases)| *aliases)
+    entry(name).map_or(&[], |entry| &entry.aliases)
 }
 
 /// Whether two names are the same one: `-` is `_`, and case does not matter.
@@ -106,22 +89,23 @@ pub fn same(a: &str, b: &str) -> bool {
 
 /// Whether two names are the same service: the same name, or aliases of the same type.
 pub fn related(a: &str, b: &str) -> bool {
-    same(a, b) || matches!((entry(a), entry(b)), (Some((a, _)), Some((b, _))) if a == b)
+    same(a, b) || matches!((entry(a), entry(b)), (Some(a), Some(b)) if std::ptr::eq(a, b))
 }
 
 /// The names under which a catalog may list what was asked for, the best match first: the name
 /// itself, its official type, then the aliases in order.
 pub fn candidates(asked: &str) -> impl Iterator<Item = &str> {
     let entry = entry(asked);
-    let official = entry.map(|(official, _)| *official);
-    let aliases = entry.map_or(&[][..], |(_, aliases)| *aliases);
+    let official = entry.map(|entry| entry.official);
+    let aliases = entry.map_or(&[][..], |entry| &entry.aliases);
     std::iter::once(asked).chain(official).chain(aliases.iter().copied())
 }
 
-fn entry(name: &str) -> Option<&'static (&'static str, &'static [&'static str])> {
-    SERVICE_TYPES
-        .iter()
-        .find(|(official, aliases)| same(official, name) || aliases.iter().any(|alias| same(alias, name)))
+fn entry(name: &str) -> Option<&'static ServiceType<'static>> {
+    let is = |known: &&ServiceType<'_>| {
+        same(known.official, name) || known.aliases.iter().any(|alias| same(alias, name))
+    };
+    SERVICE_TYPES.iter().find(is)
 }
 
 #[cfg(test)]
@@ -186,7 +170,7 @@ mod tests {
     fn no_name_belongs_to_two_types() {
         let mut names: Vec<String> = SERVICE_TYPES
             .iter()
-            .flat_map(|(official, aliases)| {
+            .flat_map(|ServiceType { official, aliases, .. }| {
                 let aliases = aliases.iter().filter(move |alias| !same(alias, official));
                 std::iter::once(official).chain(aliases).map(|name| name.replace('_', "-"))
             })
@@ -195,5 +179,16 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!((SERVICE_TYPES.len(), names.len()), (45, count));
+        assert!(names.iter().all(|name| !name.is_empty()));
+    }
+
+    #[test]
+    fn the_data_name_their_source_and_version() {
+        let data: serde_json::Value = serde_json::from_str(DATA).unwrap();
+        assert!(data["source"].as_str().unwrap().starts_with("os-service-types 1."), "{}", data["source"]);
+        for key in ["version", "sha", "refreshed_by"] {
+            assert!(data[key].as_str().is_some_and(|text| text.len() > 10), "{key}");
+        }
+        assert!(is_known("volumev3") && is_known("bare_metal") && !is_known("metric"));
     }
 }

@@ -22,7 +22,7 @@ pub use self::sent::Sent;
 use crate::body::{BodyError, Budget, RequestBody};
 use crate::error::ProxyError;
 use crate::incoming::Incoming;
-use crate::keystone::{self, AuthError, Token, TokenCache, service_type};
+use crate::keystone::{self, AuthError, NoEndpoint, Retries, Token, TokenCache, Versions, service_type};
 use crate::metrics::{Metrics, Retry, ServiceMetrics, WorkerMetrics};
 use crate::policy;
 use crate::upstream::{self, Head, Pool};
@@ -61,6 +61,12 @@ pub struct Destination {
     pub base: rewrite::Base,
     /// The endpoint's URL.
     pub url: crate::upstream::BaseUrl,
+    /// The same without version and account, where the service says which versions it has.
+    pub unversioned: crate::upstream::BaseUrl,
+    /// The major version that the operator chose for requests that name none.
+    pub asked_version: Option<u32>,
+    /// What else the operator decided for this service. `None` if nothing.
+    pub extras: Option<Box<Extras>>,
     /// Everything that the token's catalog refers to.
     pub origins: Arc<origins::Origins>,
     /// What may be done there: one for each listener, then the cloud's. `None` if there is no policy
@@ -76,7 +82,55 @@ pub struct Destination {
     pub metrics: Arc<ServiceMetrics>,
 }
 
+/// What an operator may decide for a service, and mostly does not.
+#[derive(Debug)]
+pub struct Extras {
+    /// The fields that say the default microversion.
+    microversion: Vec<(HeaderName, HeaderValue)>,
+    /// When a request goes out again. `None` if never.
+    retries: Option<Retries>,
+}
+
+impl Extras {
+    /// Those of a service that has these names; the first one is the catalog's.
+    pub fn new(cloud: &keystone::Config, names: [&str; 2]) -> Option<Box<Self>> {
+        let extras = Self { microversion: cloud.microversion_of(names), retries: cloud.retries_of(names) };
+        (!extras.microversion.is_empty() || extras.retries.is_some()).then(|| Box::new(extras))
+    }
+
+    /// The fields to add: none if the client says a microversion by itself, in any of them.
+    fn fields(&self, headers: &http::HeaderMap) -> &[(HeaderName, HeaderValue)] {
+        let said = self.microversion.iter().any(|(name, _)| headers.contains_key(name));
+        if said { &[] } else { &self.microversion }
+    }
+}
+
 impl Destination {
+    /// The path segment to put in for a request that names no version.
+    ///
+    /// # Errors
+    /// [`NoEndpoint::NoVersion`] where the service lacks the version that the operator chose.
+    pub fn segment<'a>(&self, versions: &'a Versions) -> Result<Option<&'a str>, NoEndpoint> {
+        versions.segment(self.asked_version).map_err(|available| NoEndpoint::NoVersion {
+            service: self.metrics.service.to_string(),
+            asked: self.asked_version.unwrap_or_default(),
+            available,
+        })
+    }
+
+    /// Says that the version which the operator chose can't be found out.
+    #[cold]
+    pub fn warn_without_versions(&self, versions: &Versions) {
+        if let Some(asked) = self.asked_version.filter(|_| versions.is_empty()) {
+            tracing::warn!(
+                cloud = self.metrics.cloud,
+                service = self.metrics.service,
+                "the service does not say which versions it has, so requests that name none go to the catalog's URL \
+                 and not to version {asked}"
+            );
+        }
+    }
+
     /// Asks the policies of a listener and of the cloud about a request with this path at the service.
     ///
     /// # Errors
@@ -199,6 +253,7 @@ impl Proxy {
             withhold: headers::is_withheld,
             listed: &listed,
             extra: Some((&headers::X_AUTH_TOKEN, sent.token.id.header())),
+            defaults: destination.extras.as_ref().map_or(&[], |extras| extras.fields(&parts.headers)),
             had_length: fields.content_lengths > 0,
             expect_continue: !body.is_whole(),
             read_ahead: !client_waits,
@@ -206,8 +261,14 @@ impl Proxy {
 
         // One for both attempts: what the service may have seen does not go out a third time.
         let mut once_more = true;
-        let sending = destination.pool.send(&head, body, &mut once_more);
-        let mut response = sending.await.map_err(unanswered)?;
+        let retries = destination.extras.as_ref().and_then(|extras| extras.retries.as_ref());
+        let sent_out = match retries {
+            None => destination.pool.send(&head, body, &mut once_more).await,
+            Some(retries) => {
+                Box::pin(self.persist(destination, retries, &mut head, body, &mut once_more)).await
+            }
+        };
+        let mut response = sent_out.map_err(unanswered)?;
         let mut at = Instant::now();
         let mut why_not_again = None;
         if response.status() != StatusCode::UNAUTHORIZED {
@@ -240,6 +301,54 @@ impl Proxy {
             response.headers_mut().insert(X_KEYWAY_RETRY, HeaderValue::from_static(why.as_str()));
         }
         Ok(Answer { response, at, sent })
+    }
+
+    /// Sends one request as often as the operator wants it: again where no connection came about, since
+    /// then the service has seen nothing of it, and again after an answer that says to come back later, if
+    /// the body is still there. What became of a request that went out and met with silence is not known,
+    /// so it does not go out again, whatever is configured.
+    async fn persist(
+        &self,
+        destination: &Destination,
+        retries: &Retries,
+        head: &mut Head<'_>,
+        body: &mut RequestBody,
+        once_more: &mut bool,
+    ) -> Result<Response<upstream::Body>, upstream::Error> {
+        let (mut unconnected, mut put_off) = (0, 0);
+        loop {
+            let outcome = destination.pool.send(head, body, once_more).await;
+            let (delay, why) = match &outcome {
+                Err(upstream::Error::Connect { .. }) if unconnected < retries.connect.unwrap_or_default() => {
+                    unconnected += 1;
+                    (Retries::delay(retries.connect_delay, unconnected - 1), Retry::Connect)
+                }
+                Ok(response)
+                    if put_off < retries.status.unwrap_or_default()
+                        && retries.is_retriable(response.status().as_u16())
+                        && body.rewind() =>
+                {
+                    put_off += 1;
+                    let named = wanted_delay(response.headers());
+                    (
+                        named.unwrap_or_else(|| Retries::delay(retries.status_delay, put_off - 1)),
+                        Retry::Status,
+                    )
+                }
+                _ => return outcome,
+            };
+            drop(outcome);
+            self.count(destination, why);
+            tracing::debug!(
+                cloud = destination.metrics.cloud,
+                service = destination.metrics.service,
+                ?delay,
+                why = why.as_str(),
+                "the request goes out again"
+            );
+            tokio::time::sleep(delay).await;
+            head.expect_continue = !body.is_whole();
+        }
     }
 
     /// The destination's token; for a body that can't go twice, one that is known to be good.
@@ -296,6 +405,12 @@ impl Proxy {
         let metrics = &destination.metrics;
         self.metrics.retries.with_label_values(&[&metrics.cloud, &metrics.service, retry.as_str()]).inc();
     }
+}
+
+/// What a service says of when to come back, in seconds.
+fn wanted_delay(headers: &http::HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(keystone::service::LONGEST_DELAY))
 }
 
 /// Why a request's body was not read to its end.

@@ -73,7 +73,7 @@ impl Origins {
             Some((endpoint.service_type.as_str(), endpoint.region.as_deref(), url))
         });
         let overrides = cloud.endpoint_overrides.iter();
-        let overrides = overrides.map(|(name, url)| (name.as_str(), cloud.region.as_deref(), url));
+        let overrides = overrides.map(|(name, url)| (name.as_str(), cloud.region_of(name), url));
         let identity = match &cloud.auth {
             Auth::Identity(identity) => Some(("identity", None, &identity.auth_url)),
             Auth::Fixed { .. } => None,
@@ -230,6 +230,8 @@ mod tests {
                 .iter()
                 .map(|(name, text)| ((*name).to_owned(), url(text)))
                 .collect(),
+            services: Default::default(),
+            retries: Default::default(),
             tls: crate::upstream::tls::Config::default(),
             allow_http: keystone::AllowHttp::Never,
         }

@@ -3,7 +3,9 @@
 //! The rest of the client's path is appended to the catalog URL's, byte for byte. Two conveniences,
 //! nothing more: a leading version (and project id) that the catalog URL already ends with is not
 //! doubled, and a different one replaces it; and where the catalog URL has no version and the rest
-//! does not start with one, the service's current version is put in.
+//! does not start with one, the service's current version is put in. The operator may have chosen
+//! another version than the catalog's: then that one takes the place of the catalog's or of the
+//! current one. What a client writes into its path counts whatever anybody chose.
 
 /// A catalog URL's path, taken apart: `{root}/{version}/{account}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct Base {
     account_mark: String,
     /// The token's project.
     project: Option<String>,
+    /// The operator chose another version than this one, so the service has to be asked for it.
+    other_version: bool,
 }
 
 /// What a path has below an endpoint, see [`Base::below`].
@@ -42,14 +46,17 @@ impl Base {
             account: String::new(),
             account_mark: String::new(),
             project: project.map(str::to_owned),
+            other_version: false,
         };
         let Some((before, last)) = cut_last(path) else { return whole(path) };
         if is_version(&last[1..]) {
             return Self { version: last.to_owned(), ..whole(before) };
         }
-        // The last segment is an account if it ends with the project's id, or follows a version.
+        // The last segment is an account if it is the project's id, or follows a version and ends with an id.
         let Some((root, version)) = cut_last(before).filter(|(_, version)| is_version(&version[1..])) else {
-            return whole(path);
+            let own = project.is_some_and(|id| last[1..] == *id && !id.is_empty());
+            let (account, account_mark) = (last.to_owned(), "/".to_owned());
+            return if own { Self { account, account_mark, ..whole(before) } } else { whole(path) };
         };
         let id =
             project.filter(|id| !id.is_empty() && last.ends_with(id)).map_or_else(|| id_in(last), str::len);
@@ -64,13 +71,24 @@ impl Base {
         }
     }
 
-    /// Whether the service's current version has to be known to serve `rest`.
+    /// The same, where the operator chose a major version for requests that name none. A catalog URL that
+    /// has it already, in whichever minor version, stays as it is.
+    pub fn wanting(self, major: Option<u32>) -> Self {
+        let own = self.version.strip_prefix("/v").and_then(|number| number.split('.').next()?.parse().ok());
+        Self { other_version: own.is_some() && major.is_some() && own != major, ..self }
+    }
+
+    /// Whether the service has to be asked for its versions to serve `rest`: for the current one, or the
+    /// one that the operator chose.
     pub fn needs_version(&self, rest: &str) -> bool {
-        self.version.is_empty() && !matches!(rest, "" | "/") && version_of(rest).is_none()
+        (self.version.is_empty() || self.other_version)
+            && !matches!(rest, "" | "/")
+            && version_of(rest).is_none()
     }
 
     /// The path at the service, for a `rest` that is empty or starts with `/`; never empty.
-    /// `current` is the service's current version (`v2`), which is asked for with [`Base::needs_version`].
+    /// `current` is the path segment of the service's current or chosen version (`v2`, or nothing if that
+    /// is at the root), which is asked for with [`Base::needs_version`].
     pub fn target(&self, rest: &str, current: Option<&str>) -> String {
         let pieces = self.pieces(rest, current);
         let mut target = String::with_capacity(pieces.iter().map(|piece| piece.len()).sum::<usize>().max(1));
@@ -98,22 +116,27 @@ impl Base {
     fn pieces<'a>(&'a self, rest: &'a str, current: Option<&'a str>) -> [&'a str; 6] {
         let Self { root, version, account, .. } = self;
         match version_of(rest) {
-            Some(asked) if !version.is_empty() => {
+            Some(asked) if !version.is_empty() || !account.is_empty() => {
                 let after = &rest[asked.len()..];
                 // The version alone is its document, which lies outside any account.
                 let outside = matches!(after, "" | "/") || self.starts_with_account(after);
                 [root, asked, if outside { "" } else { account }, "", "", after]
             }
-            _ => {
-                let current = current.filter(|_| self.needs_version(rest));
-                let (slash, current) = current.map_or(("", ""), |current| ("/", current));
-                [root, version, account, slash, current, rest]
-            }
+            _ => match current.filter(|_| self.needs_version(rest)) {
+                None => [root, version, account, "", "", rest],
+                Some("") => [root, "", account, "", "", rest],
+                Some(current) => [root, "/", current, account, "", rest],
+            },
         }
     }
 
     /// What comes before the version; empty, or a path that starts with `/`.
     pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// Where the service says which versions it has: the root, or a catalog URL's path that has no version.
+    pub fn without_version(&self) -> &str {
         &self.root
     }
 
@@ -279,6 +302,29 @@ mod tests {
         let base = Base::new("", None);
         assert_eq!(base.target("/resource_providers", None), "/resource_providers");
         assert!(base.needs_version("/images") && !base.needs_version("/") && !base.needs_version("/v1/x"));
+    }
+
+    #[test]
+    fn the_version_that_the_operator_chose_takes_the_place_of_the_catalogs() {
+        let base = |catalog: &str, major| Base::new(&catalog.replace("{id}", ID), Some(ID)).wanting(major);
+        let target =
+            |catalog: &str, rest: &str| base(catalog, Some(2)).target(rest, Some("v2.0")).replace(ID, "{id}");
+        assert_eq!(target("/x/v3/{id}", "/volumes"), "/x/v2.0/{id}/volumes");
+        assert_eq!(target("/v1", "/images/"), "/v2.0/images/");
+        assert_eq!(target("", "/networks"), "/v2.0/networks");
+        // It has that already, or the client says what it means.
+        assert_eq!(target("/v2.1", "/servers"), "/v2.1/servers");
+        assert_eq!(target("/v3", "/v1/images"), "/v1/images");
+        assert_eq!(target("/v3", "/"), "/v3/");
+        assert_eq!(target("/volume/{id}", "/volumes"), "/volume/v2.0/{id}/volumes");
+        assert_eq!(target("/{id}", "/v1/volumes"), "/v1/{id}/volumes");
+        assert_eq!(base("/{id}", None).target("/volumes", None), format!("/{ID}/volumes"));
+        assert_eq!(base("/x/v3/{id}", Some(1)).target("/volumes", Some("")), format!("/x/{ID}/volumes"));
+        assert_eq!(base("/x", Some(1)).target("/volumes", Some("")), "/x/volumes");
+        // There is none such, so the catalog's stays.
+        assert_eq!(base("/v3/{id}", Some(2)).target("/volumes", None), format!("/v3/{ID}/volumes"));
+        assert!(base("/v3", Some(2)).needs_version("/x") && !base("/v3", Some(3)).needs_version("/x"));
+        assert!(!base("/v3", None).needs_version("/x") && !base("/v3", Some(2)).needs_version("/v3/x"));
     }
 
     #[track_caller]

@@ -184,6 +184,7 @@ impl Client {
             withhold: |_: &HeaderName| false,
             listed: &[],
             extra: None,
+            defaults: &[],
             had_length: false,
             expect_continue: false,
             read_ahead: false,

@@ -34,6 +34,8 @@ pub struct Head<'a> {
     pub listed: &'a [HeaderName],
     /// One more field.
     pub extra: Option<(&'a HeaderName, &'a HeaderValue)>,
+    /// More fields, which the client did not send and no field of its own takes the place of.
+    pub defaults: &'a [(HeaderName, HeaderValue)],
     /// The client sent a Content-Length, which is worth repeating even if it was 0.
     pub had_length: bool,
     /// Ask with `Expect: 100-continue` before the body goes out (HTTP/1.1 only).

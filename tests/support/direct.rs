@@ -96,6 +96,8 @@ pub fn fixed_cloud(url: &str) -> keystone::Config {
         region: None,
         interfaces: vec![Interface::Public],
         endpoint_overrides: BTreeMap::new(),
+        services: Default::default(),
+        retries: Default::default(),
         tls: keyway::upstream::tls::Config::default(),
         allow_http: AllowHttp::Never,
     }

@@ -163,8 +163,12 @@ struct Shared {
 impl Line {
     /// To the service at `url`; without faults so far.
     pub async fn to(url: &str) -> Self {
+        Self::behind(TcpListener::bind("127.0.0.1:0").await.expect("a free port"), url)
+    }
+
+    /// The same behind a listener of the test's own.
+    pub fn behind(listener: TcpListener, url: &str) -> Self {
         let authority = url.split('/').nth(2).expect("a URL");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
             service: authority.parse().expect("the demo cloud is at addresses"),

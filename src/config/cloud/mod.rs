@@ -132,6 +132,8 @@ pub(super) fn check(
     let region = reader.text(&["region_name"]);
     let interfaces = reader.interfaces();
     let endpoint_overrides = reader.endpoint_overrides();
+    let services = reader.services();
+    let retries = reader.retries();
     let tls = reader.tls();
     let region = region.map(|region| region.text.split(',').next().unwrap_or_default().trim().to_owned());
     if let Some(Auth::Identity(Identity { auth_url, .. }) | Auth::Fixed { endpoint: auth_url, .. }) = &auth {
@@ -146,6 +148,8 @@ pub(super) fn check(
         region: region.filter(|region| !region.is_empty()),
         interfaces,
         endpoint_overrides,
+        services,
+        retries,
         tls,
         allow_http: AllowHttp::Never,
     })

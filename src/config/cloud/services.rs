@@ -1,11 +1,13 @@
-//! Which endpoints does a cloud's entry choose?
+//! Which endpoints does a cloud's entry choose, and what else does it decide for one service?
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Reader;
-use crate::keystone::Interface;
+use super::{Reader, Written};
+use crate::keystone::{Interface, Retries, ServiceOptions, service_type};
 use crate::upstream::BaseUrl;
 
 /// Options that end in `_endpoint` but belong to a login.
@@ -17,34 +19,58 @@ const LOGIN_ENDPOINTS: [&str; 5] = [
     "service_provider_endpoint",
 ];
 
+/// What options of one service end in, besides those for its endpoint. The old word for the interface
+/// stands first, so that the new one wins.
+const OPTIONS: [&str; 12] = [
+    "_endpoint_type",
+    "_interface",
+    "_region_name",
+    "_service_type",
+    "_service_name",
+    "_api_version",
+    "_default_microversion",
+    "_connect_retries",
+    "_connect_retry_delay",
+    "_status_code_retries",
+    "_status_code_retry_delay",
+    "_retriable_status_codes",
+];
+
+/// What openstacksdk has and keyway does not.
+const LEFT_OUT: [&str; 2] = ["rate_limit", "concurrency"];
+
+/// The most attempts and the longest delay in seconds that anyone means.
+const MOST_RETRIES: u32 = 100;
+const LONGEST_DELAY: f64 = 60.0;
+
 impl Reader<'_> {
     pub(super) fn interfaces(&mut self) -> Vec<Interface> {
+        let found = ["interface", "endpoint_type"].into_iter().find_map(|key| self.interfaces_at(key));
+        found.filter(|interfaces| !interfaces.is_empty()).unwrap_or_else(|| vec![Interface::Public])
+    }
+
+    /// A word or a list, each interface once. `None` where nothing is written.
+    fn interfaces_at(&mut self, key: &str) -> Option<Vec<Interface>> {
+        let texts: Vec<String> = match self.entry.values.get(key) {
+            Some(Value::String(text)) if !text.is_empty() => vec![text.clone()],
+            Some(Value::Array(items)) => {
+                items.iter().map(|item| item.as_str().unwrap_or_default().to_owned()).collect()
+            }
+            None | Some(Value::Null | Value::String(_)) => return None,
+            Some(_) => vec![String::new()],
+        };
         let mut interfaces = Vec::new();
-        for key in ["interface", "endpoint_type"] {
-            let texts: Vec<String> = match self.entry.values.get(key) {
-                Some(Value::String(text)) if !text.is_empty() => vec![text.clone()],
-                Some(Value::Array(items)) => {
-                    items.iter().map(|item| item.as_str().unwrap_or_default().to_owned()).collect()
-                }
-                None | Some(Value::Null | Value::String(_)) => continue,
-                Some(_) => vec![String::new()],
-            };
-            for text in texts {
-                match text.parse() {
-                    Ok(interface) if interfaces.contains(&interface) => {}
-                    Ok(interface) => interfaces.push(interface),
-                    Err(message) => {
-                        let (source, key) = self.entry.name_of(key, false);
-                        self.problems.add(source, key, message);
-                    }
+        for text in texts {
+            match text.parse() {
+                Ok(interface) if interfaces.contains(&interface) => {}
+                Ok(interface) => interfaces.push(interface),
+                Err(message) => {
+                    let (source, key) = self.entry.name_of(key, false);
+                    self.problems.add(source, key, message);
                 }
             }
-            break;
         }
-        if interfaces.is_empty() {
-            interfaces.push(Interface::Public);
-        }
-        interfaces
+        Some(interfaces)
     }
 
     pub(super) fn endpoint_overrides(&mut self) -> BTreeMap<String, BaseUrl> {
@@ -65,4 +91,228 @@ impl Reader<'_> {
         }
         overrides
     }
+
+    /// The options with a service's type in front, by that type.
+    pub(super) fn services(&mut self) -> BTreeMap<String, ServiceOptions> {
+        let mut services: BTreeMap<String, ServiceOptions> = BTreeMap::new();
+        let mut unknown: Vec<&str> = Vec::new();
+        for suffix in OPTIONS {
+            for key in self.entry.values.keys() {
+                let Some(service) = key.strip_suffix(suffix).filter(|service| !service.is_empty()) else {
+                    continue;
+                };
+                if !self.is_written(key) {
+                    continue;
+                }
+                if !service_type::is_known(service) && !unknown.contains(&service) {
+                    unknown.push(service);
+                    self.warnings.push(format!(
+                        "cloud {}: {key} is for a service of exactly this type: `{service}` is no type or alias of \
+                         OpenStack's",
+                        self.entry.name
+                    ));
+                }
+                let options = services.entry(service.replace('_', "-")).or_default();
+                self.service_option(key, suffix, options);
+            }
+        }
+        for (service, options) in &services {
+            let prefix = service.replace('-', "_");
+            self.check_retries(&format!("{prefix}_"), &options.retries, true);
+        }
+        self.warn_of_what_is_left_out();
+        services.retain(|_, options| *options != ServiceOptions::default());
+        services
+    }
+
+    /// Retries of services that say nothing else.
+    pub(super) fn retries(&mut self) -> Retries {
+        let mut options = ServiceOptions::default();
+        for suffix in OPTIONS.into_iter().filter(|suffix| suffix.contains("_retr")) {
+            let key = &suffix[1..];
+            if self.is_written(key) {
+                self.service_option(key, suffix, &mut options);
+            }
+        }
+        self.check_retries("", &options.retries, false);
+        options.retries
+    }
+
+    fn is_written(&self, key: &str) -> bool {
+        match self.entry.values.get(key) {
+            None | Some(Value::Null) => false,
+            Some(Value::String(text)) => !text.is_empty(),
+            Some(_) => true,
+        }
+    }
+
+    /// Reads the option at `key`, which has a value.
+    fn service_option(&mut self, key: &str, suffix: &str, options: &mut ServiceOptions) {
+        match suffix {
+            "_interface" | "_endpoint_type" => {
+                options.interfaces = self.interfaces_at(key).unwrap_or_default();
+            }
+            "_retriable_status_codes" => options.retries.statuses = self.statuses_at(key),
+            _ => {
+                let Some(at) = self.text(&[key]) else { return };
+                match suffix {
+                    "_region_name" => options.region = Some(at.text),
+                    "_service_type" => options.service_type = Some(at.text),
+                    "_service_name" => options.service_name = Some(at.text),
+                    "_api_version" => self.api_version(&at, key, options),
+                    "_default_microversion" => {
+                        let version = self.understood(&at, microversion(&at.text));
+                        if let (Some(version), Some(implied)) = (&version, &options.microversion)
+                            && version != implied
+                        {
+                            let prefix = key.strip_suffix(suffix).unwrap_or_default();
+                            self.problem_at(
+                                &at,
+                                format!(
+                                    "`{version}`, but {prefix}_api_version is the microversion {implied}: remove one of them"
+                                ),
+                            );
+                        }
+                        options.microversion = version;
+                    }
+                    "_connect_retries" => options.retries.connect = self.understood(&at, times(&at.text)),
+                    "_connect_retry_delay" => {
+                        options.retries.connect_delay = self.understood(&at, delay(&at.text));
+                    }
+                    "_status_code_retries" => options.retries.status = self.understood(&at, times(&at.text)),
+                    _ => options.retries.status_delay = self.understood(&at, delay(&at.text)),
+                }
+            }
+        }
+    }
+
+    fn understood<T>(&mut self, at: &Written, outcome: Result<T, impl Display>) -> Option<T> {
+        outcome.map_err(|message| self.problem_at(at, message)).ok()
+    }
+
+    /// `2` is a major version; `2.79` is a microversion of it, as openstacksdk has it, since no API has such
+    /// a number in its path that could be chosen.
+    fn api_version(&mut self, at: &Written, key: &str, options: &mut ServiceOptions) {
+        // What it means for the login, and whether it means anything, is the login's question.
+        let identity = key == "identity_api_version";
+        let text = if identity { at.text.trim_start_matches('v') } else { &at.text };
+        if text == "latest" {
+            self.warnings.push(format!(
+                "cloud {}: {} says nothing: a request without a version gets the catalog's, else the service's \
+                 current one",
+                self.entry.name, at.key
+            ));
+            return;
+        }
+        match numbers(text) {
+            Some((major, 0)) => options.api_version = Some(major),
+            Some((major, minor)) => {
+                options.api_version = Some(major);
+                options.microversion = (!identity).then(|| format!("{major}.{minor}"));
+            }
+            None if identity => {}
+            None => self.problem_at(
+                at,
+                format!(
+                    "`{}` is no API version: write a number such as 2, or 2.79 for a microversion",
+                    at.text
+                ),
+            ),
+        }
+    }
+
+    /// A list, or numbers with commas between them.
+    fn statuses_at(&mut self, key: &str) -> Option<Vec<u16>> {
+        let texts: Vec<String> = match self.entry.values.get(key)? {
+            Value::Array(items) => items
+                .iter()
+                .map(|item| match item {
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                })
+                .collect(),
+            _ => self.text(&[key])?.text.split(',').map(str::to_owned).collect(),
+        };
+        let (source, name) = self.entry.name_of(key, false);
+        let mut statuses = Vec::new();
+        for text in texts {
+            match text.trim().parse::<u16>() {
+                Ok(401) => self.problems.add(
+                    &source,
+                    &name,
+                    "401 can't be among them: keyway answers it with a new token and one more attempt",
+                ),
+                Ok(status @ 400..=599) => statuses.push(status),
+                _ => {
+                    let message = format!("`{}` is no status of an error: 400 to 599", text.trim());
+                    self.problems.add(&source, &name, message);
+                }
+            }
+        }
+        Some(statuses)
+    }
+
+    /// Warns of what has no effect because the number of attempts is missing.
+    fn check_retries(&mut self, prefix: &str, own: &Retries, falls_back: bool) {
+        let given = |reader: &Self, key: &str| falls_back && reader.is_written(key);
+        let needs = [
+            ("connect_retry_delay", own.connect_delay.is_some(), "connect_retries", own.connect),
+            ("status_code_retry_delay", own.status_delay.is_some(), "status_code_retries", own.status),
+            ("retriable_status_codes", own.statuses.is_some(), "status_code_retries", own.status),
+        ];
+        for (key, has, count, times) in needs {
+            let alone = has && times.is_none() && !given(self, count);
+            // Above all services, it may be meant for the one that has a number.
+            let elsewhere = || self.entry.values.keys().any(|other| other.ends_with(&format!("_{count}")));
+            if alone && (falls_back || !elsewhere()) {
+                self.warnings.push(format!(
+                    "cloud {}: {prefix}{key} has no effect without {prefix}{count}",
+                    self.entry.name
+                ));
+            }
+        }
+    }
+
+    fn warn_of_what_is_left_out(&mut self) {
+        for key in self.entry.values.keys() {
+            let of_one = |what: &&str| key.strip_suffix(*what).is_some_and(|service| service.ends_with('_'));
+            if LEFT_OUT.contains(&key.as_str()) || LEFT_OUT.iter().any(of_one) {
+                self.warnings.push(format!(
+                    "cloud {}: {key} has no effect: keyway sends what its clients send, as fast as they do",
+                    self.entry.name
+                ));
+            }
+        }
+    }
+}
+
+/// `2.79` as numbers; the second one is 0 where there is none.
+fn numbers(text: &str) -> Option<(u32, u32)> {
+    let number = |text: &str| {
+        let plain = (1..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| text.parse().ok()).flatten()
+    };
+    match text.split_once('.') {
+        Some((major, minor)) => Some((number(major)?, number(minor)?)),
+        None => Some((number(text)?, 0)),
+    }
+}
+
+fn microversion(text: &str) -> Result<String, String> {
+    match numbers(text) {
+        _ if text == "latest" => Ok(text.to_owned()),
+        Some((major, minor)) => Ok(format!("{major}.{minor}")),
+        None => Err(format!("`{text}` is no microversion: write for example 2.79, or latest")),
+    }
+}
+
+fn times(text: &str) -> Result<u32, String> {
+    let times = text.parse().ok().filter(|times| *times <= MOST_RETRIES);
+    times.ok_or_else(|| format!("`{text}` is no number of attempts: 0 to {MOST_RETRIES}"))
+}
+
+fn delay(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=LONGEST_DELAY).contains(seconds));
+    let delay = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    delay.ok_or_else(|| format!("`{text}` is no delay: 0 to {LONGEST_DELAY} seconds"))
 }

@@ -108,3 +108,121 @@ fn plain_http_across_a_network_is_warned_of() {
         assert_eq!(setup(url).config().warnings, [""; 0]);
     }
 }
+
+/// What the entry of the only cloud says of its services, with these options in it.
+fn services(options: &str) -> Config {
+    let text = yaml(&["prod"]).replace("auth:", &format!("{options}\n    auth:"));
+    Setup::new().clouds(&text).config()
+}
+
+#[test]
+fn a_services_own_options_are_read() {
+    let config = services(
+        "compute_region_name: two\n    compute_interface: [internal, public]\n    compute_service_type: compute_legacy\n    \
+         compute_service_name: nova2\n    compute_api_version: 2\n    compute_default_microversion: 2.79\n    \
+         block-storage-api-version: 3.60\n    volume_endpoint_type: adminURL\n    identity_api_version: 3\n    \
+         network_api_version: ''\n    share_default_microversion: latest",
+    );
+    let services = &config.clouds[0].services;
+    assert_eq!(
+        services.keys().collect::<Vec<_>>(),
+        ["block-storage", "compute", "identity", "share", "volume"]
+    );
+    let compute = keystone::ServiceOptions {
+        service_type: Some("compute_legacy".to_owned()),
+        service_name: Some("nova2".to_owned()),
+        region: Some("two".to_owned()),
+        interfaces: vec![Interface::Internal, Interface::Public],
+        api_version: Some(2),
+        microversion: Some("2.79".to_owned()),
+        retries: keystone::Retries::default(),
+    };
+    assert_eq!(services["compute"], compute);
+    let volume = (services["block-storage"].api_version, services["block-storage"].microversion.as_deref());
+    assert_eq!(volume, (Some(3), Some("3.60")), "a number with a minor one is a microversion");
+    assert_eq!(services["volume"].interfaces, [Interface::Admin]);
+    assert_eq!(services["share"].microversion.as_deref(), Some("latest"));
+    assert_eq!(config.warnings, [""; 0]);
+    let setup = Setup::new().vars(PASSWORD).vars("OS_COMPUTE_API_VERSION=2.60\nOS_IDENTITY_API_VERSION=3");
+    assert_eq!(setup.config().clouds[0].services["compute"].microversion.as_deref(), Some("2.60"));
+}
+
+#[test]
+fn retries_are_read_for_all_services_and_for_one() {
+    let config = services(
+        "connect_retries: 2\n    status_code_retry_delay: 0.5\n    image_status_code_retries: '5'\n    \
+         image_retriable_status_codes: 503, 504\n    image_connect_retry_delay: 1\n    image_connect_retries: 0\n    \
+         retriable_status_codes: [500, '502']",
+    );
+    let cloud = &config.clouds[0];
+    assert_eq!((cloud.retries.connect, cloud.retries.status), (Some(2), None));
+    assert_eq!(cloud.retries.status_delay, Some(Duration::from_millis(500)));
+    assert_eq!(cloud.retries.statuses.as_deref(), Some(&[500, 502][..]));
+    let image = &cloud.services["image"].retries;
+    assert_eq!((image.connect, image.status), (Some(0), Some(5)));
+    assert_eq!(image.statuses.as_deref(), Some(&[503, 504][..]));
+    assert_eq!(image.connect_delay, Some(Duration::from_secs(1)));
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn each_wrong_option_of_a_service_is_one_problem() {
+    let text = yaml(&["prod"]).replace(
+        "auth:",
+        "compute_interface: intern\n    compute_region_name: [a]\n    compute_api_version: v2\n    \
+         image_api_version: 2.x\n    image_default_microversion: two\n    volume_api_version: 3.60\n    \
+         volume_default_microversion: 3.59\n    dns_connect_retries: many\n    dns_connect_retry_delay: -1\n    \
+         dns_status_code_retries: 1000\n    dns_status_code_retry_delay: 1e9\n    \
+         dns_retriable_status_codes: [200, 401, x]\n    status_code_retries: -1\n    auth:",
+    );
+    let at = |key: &str| format!("{CLOUDS}: clouds.prod.{key}: ");
+    let expected = [
+        ("compute_interface", "`intern` is no interface"),
+        ("compute_region_name", "a list or a mapping where one value belongs"),
+        ("compute_api_version", "`v2` is no API version: write a number"),
+        ("image_api_version", "`2.x` is no API version"),
+        ("image_default_microversion", "`two` is no microversion: write for example 2.79, or latest"),
+        (
+            "volume_default_microversion",
+            "`3.59`, but volume_api_version is the microversion 3.60: remove one of them",
+        ),
+        ("dns_connect_retries", "`many` is no number of attempts: 0 to 100"),
+        ("dns_connect_retry_delay", "`-1` is no delay: 0 to 60 seconds"),
+        ("dns_status_code_retries", "`1000` is no number of attempts"),
+        ("dns_status_code_retry_delay", "`1e9` is no delay"),
+        ("dns_retriable_status_codes", "`200` is no status of an error: 400 to 599"),
+        ("dns_retriable_status_codes", "401 can't be among them: keyway answers it with a new token"),
+        ("dns_retriable_status_codes", "`x` is no status of an error"),
+        ("status_code_retries", "`-1` is no number of attempts"),
+    ];
+    let expected: Vec<_> = expected.iter().map(|(key, message)| at(key) + message).collect();
+    Setup::new().clouds(&text).check_problems(&expected.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_option_of_a_service_that_does_nothing_is_warned_of() {
+    for (option, warning) in [
+        ("comptue_region_name: two", "comptue_region_name is for a service of exactly this type"),
+        ("compute_api_version: latest", "compute_api_version says nothing"),
+        ("compute_rate_limit: 5", "compute_rate_limit has no effect"),
+        ("concurrency: {compute: 5}", "concurrency has no effect"),
+        (
+            "image_status_code_retry_delay: 1",
+            "image_status_code_retry_delay has no effect without image_status_code",
+        ),
+        ("retriable_status_codes: [503]", "retriable_status_codes has no effect without status_code_retries"),
+        ("connect_retry_delay: 2", "connect_retry_delay has no effect without connect_retries"),
+    ] {
+        let warnings = services(option).warnings;
+        assert_eq!(warnings.len(), 1, "{option}: {warnings:?}");
+        assert!(warnings[0].contains(warning), "{}", warnings[0]);
+    }
+    for fine in [
+        "connect_retries: 1\n    image_connect_retry_delay: 1",
+        "connect_retry_delay: 1\n    image_connect_retries: 3",
+        "retriable_status_codes: [503]\n    image_status_code_retries: 3",
+        "metric_endpoint_override: https://metric.example",
+    ] {
+        assert_eq!(services(fine).warnings, [""; 0], "{fine}");
+    }
+}

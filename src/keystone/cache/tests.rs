@@ -230,6 +230,8 @@ fn config(method: Method, scope: Scope) -> Config {
         region: None,
         interfaces: vec![Interface::Public],
         endpoint_overrides: [].into(),
+        services: Default::default(),
+        retries: Default::default(),
         tls: upstream::tls::Config::default(),
         allow_http: AllowHttp::Never,
     }

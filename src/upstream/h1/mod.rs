@@ -170,7 +170,9 @@ impl Connection {
         out.clear();
         if self.secret {
             // Once for all of it: a buffer that grows leaves what it held in freed memory.
-            let fields = head.fields().map(|(name, value)| name.as_str().len() + value.len() + 4);
+            let defaults = head.defaults.iter().map(|(name, value)| (name, value));
+            let fields =
+                head.fields().chain(defaults).map(|(name, value)| name.as_str().len() + value.len() + 4);
             out.reserve(
                 fields.sum::<usize>() + head.target.len() + head.authority.len() + behind + GENERATED,
             );
@@ -181,6 +183,9 @@ impl Connection {
         out.extend_from_slice(b" HTTP/1.1\r\n");
         field(out, b"host", head.authority.as_bytes());
         for (name, value) in head.fields() {
+            field(out, name.as_str().as_bytes(), value.as_bytes());
+        }
+        for (name, value) in head.defaults {
             field(out, name.as_str().as_bytes(), value.as_bytes());
         }
         if let Some((name, value)) = head.extra {

@@ -97,6 +97,7 @@ pub fn check(lines: &[u8]) {
         withhold: headers::is_withheld,
         listed: &listed,
         extra: Some((&headers::X_AUTH_TOKEN, &token)),
+        defaults: &[],
         had_length: counted.content_lengths > 0,
         expect_continue: false,
         read_ahead: false,

@@ -43,8 +43,11 @@ pub fn check(data: &[u8]) {
     for version in protocol::read_versions(answer.body()).into_iter().flatten() {
         assert!(protocol::is_version(&version), "{version:?}");
     }
-    if let Some(version) = discovery::current_version(answer.body()) {
-        assert!(version.starts_with('v') && !version.contains(['/', '%', '?', '#']), "{version:?}");
+    let versions = discovery::Versions::read(answer.body()).unwrap_or_default();
+    for major in [None, Some(1), Some(2), Some(3)] {
+        if let Ok(Some(version)) = versions.segment(major) {
+            assert!(version.starts_with('v') && !version.contains(['/', '%', '?', '#']), "{version:?}");
+        }
     }
 }
 
@@ -132,6 +135,8 @@ fn cloud() -> Config {
         region: None,
         interfaces: vec![Interface::Public, Interface::Internal],
         endpoint_overrides: BTreeMap::new(),
+        services: Default::default(),
+        retries: Default::default(),
         tls: keyway::upstream::tls::Config::default(),
         allow_http: AllowHttp::Never,
     }

@@ -1,0 +1,278 @@
+//! What an operator decided about one service, and what services say about their versions.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use keyway::demo::Cloud;
+use keyway::keystone::{self, Interface, Retries, ServiceOptions};
+use keyway::upstream::BaseUrl;
+use serde_json::json;
+use tokio::net::TcpSocket;
+
+use crate::support::faults::{Fault, Line};
+use crate::support::{TestKeyway, answering, cloud, eventually, request, statuses, targets};
+
+/// keyway for a cloud with these options of one service.
+async fn with(cloud: &Cloud, service: &str, options: ServiceOptions) -> TestKeyway {
+    TestKeyway::for_cloud(cloud, |config| {
+        config.services.insert(service.to_owned(), options);
+    })
+    .await
+}
+
+fn override_with(config: &mut keystone::Config, service: &str, url: &str) {
+    let url = BaseUrl::parse(url).expect("the test writes a URL");
+    config.endpoint_overrides.insert(service.to_owned(), url);
+}
+
+fn version(version: u32) -> ServiceOptions {
+    ServiceOptions { api_version: Some(version), ..ServiceOptions::default() }
+}
+
+/// What a service saw of a field, by request.
+fn seen(cloud: &Cloud, service: &str, name: &str) -> Vec<Vec<String>> {
+    let values = |headers: &http::HeaderMap| {
+        headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    };
+    cloud.requests(service).iter().map(|seen| values(&seen.headers)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn region_interface_type_and_name_of_a_service_choose_its_endpoint() {
+    let cloud = cloud().await;
+    let image = cloud.url("image");
+    let endpoint = |interface: &str, region: &str, path: &str| json!({"interface": interface, "region_id": region, "url": format!("{image}{path}")});
+    cloud.set_catalog(json!([
+        {"type": "compute", "name": "nova", "endpoints": [
+            endpoint("public", "RegionOne", "/one/v2"), endpoint("public", "RegionTwo", "/two/v2"),
+            endpoint("internal", "RegionOne", "/inside/v2")]},
+        {"type": "compute", "name": "nova2", "endpoints": [endpoint("public", "RegionOne", "/named/v2")]},
+        {"type": "compute_legacy", "endpoints": [endpoint("public", "RegionOne", "/legacy/v2")]},
+    ]));
+    let text = |text: &str| Some(text.to_owned());
+    for (options, target) in [
+        (ServiceOptions::default(), "/one/v2/servers"),
+        (ServiceOptions { region: text("RegionTwo"), ..Default::default() }, "/two/v2/servers"),
+        (
+            ServiceOptions { interfaces: vec![Interface::Admin, Interface::Internal], ..Default::default() },
+            "/inside/v2/servers",
+        ),
+        (ServiceOptions { service_name: text("nova2"), ..Default::default() }, "/named/v2/servers"),
+        (ServiceOptions { service_type: text("compute_legacy"), ..Default::default() }, "/legacy/v2/servers"),
+    ] {
+        let keyway = with(&cloud, "compute", options).await;
+        keyway.get("/compute/servers").await;
+        assert_eq!(targets(&cloud, "image").pop().as_deref(), Some(target));
+        // Who asks for a region gets that one.
+        if target.starts_with("/two") {
+            keyway.get("/region/RegionOne/compute/servers").await;
+            assert_eq!(targets(&cloud, "image").pop().as_deref(), Some("/one/v2/servers"));
+        }
+    }
+    let wrong = ServiceOptions { service_name: text("nova3"), ..Default::default() };
+    let message =
+        with(&cloud, "compute", wrong).await.get("/compute/servers").await.message(502, "no_endpoint");
+    assert!(message.contains("with the name `nova3`; it has nova, nova2"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_override_needs_no_entry_in_the_catalog() {
+    let cloud = cloud().await;
+    cloud.set_catalog(json!([{"type": "compute", "endpoints": [
+        {"interface": "public", "region_id": "RegionOne", "url": cloud.url("compute")}]}]));
+    let keyway = TestKeyway::for_cloud(&cloud, |config| {
+        override_with(config, "metric", &format!("{}/v2", cloud.url("image")));
+    })
+    .await;
+    keyway.get("/metric/images").await.passed_on(200);
+    let listed = keyway.admin_get("/services").await.text();
+    assert!(listed.contains("metric"), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_default_microversion_goes_with_requests_that_name_none() {
+    let cloud = cloud().await;
+    let options = ServiceOptions { microversion: Some("2.79".to_owned()), ..Default::default() };
+    let keyway = with(&cloud, "compute", options).await;
+    keyway.get("/compute/servers").await.passed_on(200);
+    keyway.post("/compute/servers", &json!({"server": {}})).await;
+    for (name, value) in [("OpenStack-API-Version", "compute 2.1"), ("X-OpenStack-Nova-API-Version", "2.1")] {
+        keyway.get_with("/compute/servers", &[(name, value)]).await.passed_on(200);
+    }
+    keyway.get("/image/images").await.passed_on(200);
+    let both = |text: &str| vec![text.to_owned()];
+    let (none, one) = (Vec::new(), both("2.1"));
+    assert_eq!(
+        seen(&cloud, "compute", "openstack-api-version"),
+        [both("compute 2.79"), both("compute 2.79"), both("compute 2.1"), none.clone()]
+    );
+    assert_eq!(
+        seen(&cloud, "compute", "x-openstack-nova-api-version"),
+        [both("2.79"), both("2.79"), none.clone(), one]
+    );
+    assert!(seen(&cloud, "image", "openstack-api-version").iter().all(|values| *values == none));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chosen_version_takes_the_place_of_the_catalogs() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::for_cloud(&cloud, |config| {
+        override_with(config, "image", &format!("{}/v1", cloud.url("image")));
+        config.services.insert("image".to_owned(), version(2));
+    })
+    .await;
+    for _ in 0..3 {
+        keyway.get("/image/images").await.passed_on(200);
+    }
+    keyway.get("/image/v2/images").await.passed_on(200);
+    // What a client writes counts.
+    keyway.get("/image/v1/images").await;
+    let expected = ["/", "/v2/images", "/v2/images", "/v2/images", "/v2/images", "/v1/images"];
+    assert_eq!(targets(&cloud, "image"), expected, "the service is asked once");
+    assert!(seen(&cloud, "image", "x-auth-token")[0].is_empty(), "and without the token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chosen_version_that_the_catalog_has_costs_no_question() {
+    let cloud = cloud().await;
+    let keyway = with(&cloud, "compute", version(2)).await;
+    keyway.get("/compute/servers").await.passed_on(200);
+    assert_eq!(targets(&cloud, "compute"), ["/v2.1/servers"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chosen_version_that_the_service_lacks_is_answered_with_those_that_it_has() {
+    let cloud = cloud().await;
+    let keyway = with(&cloud, "image", version(3)).await;
+    let message = keyway.get("/image/images").await.message(502, "no_endpoint");
+    assert!(message.contains("`image` offers no version 3; it offers 2.16, 2.17, 2.0"), "{message}");
+    assert!(message.contains("`image_api_version`"), "{message}");
+    keyway.get("/image/v2/images").await.passed_on(200);
+    assert_eq!(targets(&cloud, "image"), ["/", "/v2/images"]);
+}
+
+// Promises 17, 18.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_or_redirect_leads_to_no_other_host() {
+    let trap = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    trap.set_nonblocking(true).unwrap();
+    let address = trap.local_addr().unwrap();
+    let elsewhere = format!("http://{address}/v7/");
+    let document = json!({"versions": [{"id": "v7.0", "status": "CURRENT",
+        "links": [{"rel": "self", "href": elsewhere}, {"rel": "collection", "href": elsewhere}]}]});
+    let location: &[(&'static str, &str)] = &[("location", &elsewhere)];
+    for (status, headers, body, target) in [
+        (200, &[][..], document.to_string(), "/v7/images"),
+        (300, &[][..], document.to_string(), "/v7/images"),
+        (302, location, document.to_string(), "/images"),
+        (200, &[][..], "<html><a href='/v7/'>v7</a>".to_owned(), "/images"),
+        (200, &[][..], json!([{"name": "v7"}]).to_string(), "/images"),
+    ] {
+        let cloud = cloud().await;
+        cloud.set_trouble("image", answering(status, headers, &body));
+        let keyway = TestKeyway::in_front_of(&cloud).await;
+        keyway.get("/image/images").await;
+        assert_eq!(targets(&cloud, "image"), ["/", target], "{status} {body}");
+        assert!(seen(&cloud, "image", "x-auth-token")[0].is_empty());
+    }
+    assert!(trap.accept().is_err(), "somebody came");
+}
+
+fn retrying(retries: Retries) -> ServiceOptions {
+    ServiceOptions { retries, ..ServiceOptions::default() }
+}
+
+const SOON: Option<Duration> = Some(Duration::from_millis(20));
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_does_not_come_about_is_tried_again_as_often_as_configured() {
+    let cloud = cloud().await;
+    // A port that is taken, and where nobody listens yet.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    let start = async |times: u32| {
+        TestKeyway::for_cloud(&cloud, |config| {
+            override_with(config, "image", &format!("http://{address}/v2"));
+            let retries = Retries { connect: Some(times), connect_delay: SOON, ..Retries::default() };
+            config.services.insert("image".to_owned(), retrying(retries));
+        })
+        .await
+    };
+    const TRIED: &str = "keyway_retries_total{cloud=\"demo\",result=\"connect\",service=\"image\"}";
+    let keyway = start(3).await;
+    keyway.post("/image/images", &json!({"name": "x"})).await.message(502, "upstream_connect");
+    assert_eq!(keyway.metric(TRIED).await, 3.0);
+
+    // As soon as the service is there, a request that waits gets to it, once.
+    let keyway = start(100).await;
+    let body = json!({"name": "x", "disk_format": "raw", "container_format": "bare"});
+    let (created, line) = tokio::join!(keyway.post("/image/images", &body), async {
+        eventually("a second attempt", async || (keyway.metric(TRIED).await >= 1.0).then_some(())).await;
+        Line::behind(socket.listen(16).unwrap(), &cloud.url("image"))
+    });
+    created.passed_on(201);
+    assert_eq!(line.passed().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_says_later_is_asked_for_again_as_often_as_configured() {
+    let cloud = cloud().await;
+    let line = Line::to(&cloud.url("image")).await;
+    let keyway = TestKeyway::for_cloud(&cloud, |config| {
+        override_with(config, "image", &line.url("/v2"));
+        let retries = Retries { status: Some(2), status_delay: SOON, ..Retries::default() };
+        config.services.insert("image".to_owned(), retrying(retries));
+    })
+    .await;
+    let busy = || Fault::instead("503 Service Unavailable", "", "busy");
+    let late = || Fault::instead("429 Too Many Requests", "Retry-After: 0\r\n", "busy");
+
+    line.next([busy(), late()]);
+    keyway.get("/image/images").await.passed_on(200);
+    line.next([busy(), busy()]);
+    let body = json!({"name": "x", "disk_format": "raw", "container_format": "bare"});
+    keyway.post("/image/images", &body).await.passed_on(201);
+    assert_eq!(statuses(&cloud, "image"), [200, 201], "each reached the service once");
+
+    // Then the answer is the service's word, and so is any other status.
+    line.next([busy(), busy(), busy()]);
+    let answer = keyway.get("/image/images").await;
+    assert_eq!((answer.status, answer.text().as_str()), (503, "busy"));
+    line.next([Fault::instead("500 Internal Server Error", "", "broken")]);
+    assert_eq!(keyway.get("/image/images").await.status, 500);
+    assert_eq!(line.passed().len(), 3 + 3 + 3 + 1);
+    let retried =
+        keyway.metric("keyway_retries_total{cloud=\"demo\",result=\"status\",service=\"image\"}").await;
+    assert_eq!(retried, 6.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_gone_is_not_sent_again() {
+    let cloud = cloud().await;
+    let line = Line::to(&cloud.url("image")).await;
+    let mut config = cloud.keystone_config();
+    override_with(&mut config, "image", &line.url("/v2"));
+    config.retries = Retries { status: Some(5), status_delay: SOON, ..Retries::default() };
+    let keyway = TestKeyway::cold(vec![config], |config| config.limits.replay_buffer = 1024);
+    keyway.logged_in().await;
+    line.always(Fault::instead("503 Service Unavailable", "", "busy"));
+    let upload = request(Method::PUT, "/image/images/1/file", &[], Bytes::from(vec![b'x'; 100_000]));
+    assert_eq!(keyway.send(upload).await.status, 503);
+    assert_eq!(line.passed().len(), 1);
+    let small = request(Method::PUT, "/image/images/1/file", &[], "x");
+    assert_eq!(keyway.send(small).await.status, 503);
+    assert_eq!(line.passed().len(), 1 + 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_out_again_where_nothing_is_configured() {
+    let cloud = cloud().await;
+    let line = Line::to(&cloud.url("image")).await;
+    let keyway =
+        TestKeyway::for_cloud(&cloud, |config| override_with(config, "image", &line.url("/v2"))).await;
+    line.always(Fault::instead("503 Service Unavailable", "Retry-After: 0\r\n", "busy"));
+    assert_eq!(keyway.get("/image/images").await.status, 503);
+    assert_eq!(line.passed().len(), 1);
+}
