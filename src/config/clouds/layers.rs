@@ -17,8 +17,12 @@ use crate::secret;
 
 /// What an option comes to where nobody says anything, for templates that name it. Each is applied where
 /// its option is read.
-const DEFAULTS: [(&str, &str); 3] =
-    [("interface", "public"), ("network_api_version", "2"), ("object_store_api_version", "1")];
+const DEFAULTS: [(&str, &str); 4] = [
+    ("region_name", ""),
+    ("interface", "public"),
+    ("network_api_version", "2"),
+    ("object_store_api_version", "1"),
+];
 
 /// Login options that win beside `auth` over those in it, with their old names.
 const TOP_FIRST: [(&str, &[&str]); 10] = [
@@ -35,7 +39,7 @@ const TOP_FIRST: [(&str, &[&str]); 10] = [
 ];
 
 /// Login options that win in `auth`, with their old names.
-const AUTH_FIRST: [(&str, &[&str]); 32] = [
+const AUTH_FIRST: [(&str, &[&str]); 40] = [
     ("auth_url", &[]),
     ("username", &["user_name"]),
     ("user_id", &[]),
@@ -68,6 +72,14 @@ const AUTH_FIRST: [(&str, &[&str]); 32] = [
     ("oauth2_endpoint", &[]),
     ("oauth2_client_id", &[]),
     ("oauth2_client_secret", &[]),
+    ("consumer_key", &[]),
+    ("consumer_secret", &[]),
+    ("access_key", &[]),
+    ("access_secret", &[]),
+    ("mutual_auth", &[]),
+    ("identity_provider_url", &[]),
+    ("service_provider_endpoint", &[]),
+    ("service_provider_entity_id", &[]),
 ];
 
 /// A region that was asked for, and the variable that did.
@@ -280,16 +292,13 @@ fn replace(values: &mut Map<String, Value>, key: String, value: Value) {
     }
 }
 
-/// The same with `_` for `-` in its keys, and in those of `auth`.
+/// The same with `_` for `-` in its keys, and in those of all that is in it.
 pub(super) fn normalized(values: Map<String, Value>) -> Map<String, Value> {
-    let fold = |key: String| if key.contains('-') { key.replace('-', "_") } else { key };
     let mut folded = Map::new();
     for (key, value) in values {
-        let key = fold(key);
+        let key = if key.contains('-') { key.replace('-', "_") } else { key };
         let value = match value {
-            Value::Object(auth) if key == "auth" => {
-                Value::Object(auth.into_iter().map(|(key, value)| (fold(key), value)).collect())
-            }
+            Value::Object(members) => Value::Object(normalized(members)),
             value => value,
         };
         replace(&mut folded, key, value);
@@ -420,9 +429,13 @@ fn fill_in(entry: &mut Entry, problems: &mut Problems) -> Option<()> {
     let beside = entry.values.iter().map(|(key, value)| (false, key, value));
     let auth_url = auth.iter().filter(|(key, _)| *key == "auth_url").map(|(key, value)| (true, key, value));
     let look_up = |name: &str| {
-        let written = [&entry.values, auth].into_iter().find_map(|values| values.get(name)?.as_str());
+        let written = [&entry.values, auth].into_iter().find_map(|values| values.get(name));
         let default = || DEFAULTS.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
-        written.or_else(default).filter(|_| !may_be_secret(name))
+        let found = match written {
+            None | Some(Value::Null) => default(),
+            Some(value) => value.as_str(),
+        };
+        found.filter(|_| !may_be_secret(name))
     };
     let mut filled = Vec::new();
     let mut right = true;
@@ -431,7 +444,8 @@ fn fill_in(entry: &mut Entry, problems: &mut Problems) -> Option<()> {
         if may_be_secret(key) {
             continue;
         }
-        match expand(text, look_up) {
+        // Of what a URL becomes without its region, nobody has any use.
+        match expand(text, |name| look_up(name).filter(|value| key != "auth_url" || !value.is_empty())) {
             Ok(text) => filled.push((in_auth, key.clone(), text)),
             // Some systems have `OS_*` variables that nobody here reads.
             Err(_) if matches!(entry.place, Place::Environment) && !cloud::is_login(key) => {}
