@@ -40,5 +40,6 @@ mod stopping;
 mod streaming;
 mod tls;
 mod tokens;
+mod vendors;
 mod versions;
 mod wire;

@@ -230,31 +230,27 @@ struct Tally {
     usable: usize,
 }
 
-/// Asks both, and says how they differ.
-fn differ(
-    case: &Case,
-    oracle: &mut Oracle,
-    login_options: &BTreeSet<String>,
-    tally: &mut Tally,
-) -> Vec<String> {
-    let dir = TempDir::new().expect("a temporary directory");
-    let (question, env) = case.set_up(dir.path());
-    let sdk = oracle.ask(&question);
-    let overrides = Overrides::default();
-    let written = Config::written_clouds(&overrides, &env);
-    let loaded = Config::load(&overrides, &env);
-    match (sdk.get("error"), written) {
+/// What keyway makes of a case.
+struct Read {
+    dir: TempDir,
+    written: Result<Vec<WrittenCloud>, Problems>,
+    loaded: Result<Config, Problems>,
+}
+
+/// How what openstacksdk and keyway make of a case differs.
+fn differ(sdk: &Value, keyway: &Read, login_options: &BTreeSet<String>, tally: &mut Tally) -> Vec<String> {
+    match (sdk.get("error"), &keyway.written) {
         (None, Ok(clouds)) => {
             tally.resolved += 1;
-            let mut found = differences(&sdk, &clouds[0], login_options);
-            if let Ok(config) = loaded {
+            let mut found = differences(sdk, &clouds[0], login_options);
+            if let Ok(config) = &keyway.loaded {
                 tally.usable += 1;
-                found.extend(final_differences(&sdk, &config.clouds[0], dir.path()));
+                found.extend(final_differences(sdk, &config.clouds[0], keyway.dir.path()));
             }
             found
         }
         // What is written can be shown even where it is of no use.
-        (Some(_), Ok(_)) if loaded.is_err() => {
+        (Some(_), Ok(_)) if keyway.loaded.is_err() => {
             tally.refused += 1;
             Vec::new()
         }
@@ -264,7 +260,7 @@ fn differ(
         }
         (Some(error), Ok(_)) => vec![format!("openstacksdk refuses it ({error}), keyway does not")],
         (None, Err(problems)) => {
-            vec![format!("keyway refuses it, openstacksdk does not: {}", one_line(&problems))]
+            vec![format!("keyway refuses it, openstacksdk does not: {}", one_line(problems))]
         }
     }
 }
@@ -278,11 +274,32 @@ fn keyway_reads_clouds_as_openstacksdk_does() {
     let Some(mut oracle) = Oracle::start("resolve.py") else { return };
     let login_options: BTreeSet<String> =
         serde_json::from_value(oracle.read()).expect("the names of login options");
+    let cases: Vec<_> = by_hand().into_iter().chain((0..GENERATED).map(generated)).collect();
+    let prepared: Vec<_> = cases
+        .iter()
+        .map(|case| {
+            let dir = TempDir::new().expect("a temporary directory");
+            let (question, env) = case.set_up(dir.path());
+            (dir, question, env)
+        })
+        .collect();
+    let questions: Vec<_> = prepared.iter().map(|(_, question, _)| question.clone()).collect();
+    let asking =
+        thread::spawn(move || questions.iter().map(|question| oracle.ask(question)).collect::<Vec<_>>());
+    let read: Vec<_> = prepared
+        .into_iter()
+        .map(|(dir, _, env)| {
+            let overrides = Overrides::default();
+            let written = Config::written_clouds(&overrides, &env);
+            Read { dir, written, loaded: Config::load(&overrides, &env) }
+        })
+        .collect();
+    let answers = asking.join().expect("the oracle answers");
+
     let mut tally = Tally::default();
     let mut wrong = Vec::new();
-    let made_up = (0..GENERATED).map(generated);
-    for case in by_hand().into_iter().chain(made_up) {
-        let found = differ(&case, &mut oracle, &login_options, &mut tally);
+    for ((case, sdk), keyway) in cases.iter().zip(&answers).zip(&read) {
+        let found = differ(sdk, keyway, &login_options, &mut tally);
         let told = match &case.expected {
             Expected::Same if found.is_empty() => continue,
             Expected::Other(_) if !found.is_empty() => continue,
@@ -298,7 +315,7 @@ fn keyway_reads_clouds_as_openstacksdk_does() {
         wrong.is_empty(),
         "{} cases differ\n{}",
         wrong.len(),
-        wrong.iter().take(40).cloned().collect::<Vec<_>>().join("\n")
+        wrong.iter().take(20).cloned().collect::<Vec<_>>().join("\n")
     );
     // A generator that makes nothing but nonsense would compare nothing.
     assert!(tally.resolved > 600 && tally.usable > 300 && tally.refused > 10, "{tally:?}");

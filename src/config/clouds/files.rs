@@ -179,7 +179,9 @@ const SECRETS: [&str; 5] = ["password", "secret", "token", "passcode", "otp_key"
 pub(super) fn may_be_secret(key: &str) -> bool {
     let key = key.replace('-', "_");
     let is_place = ["_endpoint", "_type"].iter().any(|ending| key.ends_with(ending));
-    !is_place && SECRETS.iter().any(|word| key.contains(word))
+    // keystoneauth's name for what an identity provider gave, and its old name.
+    let is_code = ["code", "authorization_code"].contains(&&*key);
+    is_code || !is_place && SECRETS.iter().any(|word| key.contains(word))
 }
 
 fn holds_secret(value: &Value) -> bool {

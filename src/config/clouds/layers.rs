@@ -128,7 +128,6 @@ pub(super) fn effective(
 }
 
 /// The profile that an entry names, and where it does.
-#[expect(clippy::type_complexity, reason = "a name and a place, each a word above")]
 fn profile_name(entry: &Entry, problems: &mut Problems) -> Option<Option<(String, (String, String))>> {
     // `cloud` is the old word for it.
     let key = if entry.values.contains_key("profile") { "profile" } else { "cloud" };

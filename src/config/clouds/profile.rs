@@ -168,7 +168,7 @@ impl Profiles {
                     "{source}: {key}: {place} is plain http: whoever is on the way decides where the password goes"
                 ));
             }
-            if env.has_network() { fetch(&url) } else { Err("there is no network".to_owned()) }
+            if env.has_network() { fetch(&url, DEADLINE) } else { Err("there is no network".to_owned()) }
         });
         match published {
             Ok(published) => {
@@ -221,12 +221,12 @@ fn bundled() -> BTreeMap<String, Map<String, Value>> {
 
 /// Asks a vendor. The configuration is read before any runtime is there, or on one that must not run
 /// another, so this has a thread of its own.
-fn fetch(url: &BaseUrl) -> Result<Published, String> {
-    let asked = thread::scope(|scope| scope.spawn(|| fetch_on_this_thread(url)).join());
+fn fetch(url: &BaseUrl, deadline: Duration) -> Result<Published, String> {
+    let asked = thread::scope(|scope| scope.spawn(|| fetch_on_this_thread(url, deadline)).join());
     asked.unwrap_or_else(|_| Err("keyway failed to ask".to_owned()))
 }
 
-fn fetch_on_this_thread(url: &BaseUrl) -> Result<Published, String> {
+fn fetch_on_this_thread(url: &BaseUrl, deadline: Duration) -> Result<Published, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -239,9 +239,9 @@ fn fetch_on_this_thread(url: &BaseUrl) -> Result<Published, String> {
             .header("user-agent", concat!("keyway/", env!("CARGO_PKG_VERSION")))
             .body(Bytes::new())
             .expect("fixed texts");
-        match tokio::time::timeout(DEADLINE, client.fetch(url.origin(), request, LIMIT)).await {
+        match tokio::time::timeout(deadline, client.fetch(url.origin(), request, LIMIT)).await {
             Ok(answer) => answer.map_err(|error| crate::secret::causes(&error)),
-            Err(_) => Err(format!("it took longer than {} s", DEADLINE.as_secs())),
+            Err(_) => Err(format!("it took longer than {} s", deadline.as_secs_f32())),
         }
     });
     // A look-up of a name may still be under way on a thread of its own.
@@ -286,7 +286,20 @@ fn keep_what_is_a_vendors(values: &mut Map<String, Value>) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    // Promise 66.
+    #[test]
+    fn a_vendor_that_says_nothing_is_left_in_time() {
+        // Nobody takes the connection, but the system makes it.
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let url = BaseUrl::parse(&url).expect("a URL");
+        let error = fetch(&url, Duration::from_millis(100)).map(|_| ()).unwrap_err();
+        assert_eq!(error, "it took longer than 0.1 s");
+    }
 
     #[test]
     fn the_bundled_profiles_are_vendors_words() {
