@@ -317,6 +317,7 @@ fn keyway_reads_clouds_as_openstacksdk_does() {
         wrong.len(),
         wrong.iter().take(20).cloned().collect::<Vec<_>>().join("\n")
     );
+    println!("{} cases: {tally:?}", cases.len());
     // A generator that makes nothing but nonsense would compare nothing.
     assert!(tally.resolved > 600 && tally.usable > 300 && tally.refused > 10, "{tally:?}");
 }
@@ -392,6 +393,10 @@ fn places() -> Vec<Case> {
         Case::new("a snap's own home is second", &one("b"), "SNAP_REAL_HOME=DIR/real")
             .file("real/.config/openstack/clouds.yaml", &one("c"))
             .but("platformdirs still looks into the snap's home first, and keyway into the user's own only"),
+        Case::new("a site's directory", "", "XDG_CONFIG_DIRS=DIR/site").file("site/openstack/clouds.yaml", &one("c")),
+        Case::new("two of them", "", "XDG_CONFIG_DIRS=DIR/other:DIR/site")
+            .file("site/openstack/clouds.yaml", &one("c"))
+            .but("openstacksdk takes the list for one directory"),
         Case::new("secure.yaml alone", "", "").file("srv/secure.yaml", &one("c")),
         Case::new(
             "secure.yaml is merged at any depth",

@@ -176,7 +176,6 @@ impl Profiles {
                 if let Some(local) = bundled.get(&published.name) {
                     merge(&mut values, local);
                 }
-                values.remove("profile");
                 let profile = Profile { source: place, prefix: "profile.".to_owned(), values };
                 live(profile, name, at, problems, warnings).map(Some)
             }
