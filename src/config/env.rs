@@ -16,6 +16,7 @@ pub struct Env {
     unreadable: Vec<String>,
     current_dir: PathBuf,
     root: PathBuf,
+    network: bool,
 }
 
 impl Env {
@@ -30,6 +31,7 @@ impl Env {
             unreadable: Vec::new(),
             current_dir: current_dir.into(),
             root: PathBuf::from("/"),
+            network: true,
         };
         for (name, value) in vars {
             let Ok(name) = name.into().into_string() else { continue };
@@ -46,6 +48,18 @@ impl Env {
     pub fn with_root(mut self, root: impl Into<PathBuf>) -> Self {
         self.root = root.into();
         self
+    }
+
+    /// The same without a network: a vendor profile that is a URL is out of reach.
+    #[must_use]
+    pub fn without_network(mut self) -> Self {
+        self.network = false;
+        self
+    }
+
+    /// See [`Env::without_network`].
+    pub(super) fn has_network(&self) -> bool {
+        self.network
     }
 
     /// A variable's value. An empty one counts as not set, as it does for the OpenStack clients.

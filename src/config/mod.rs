@@ -34,6 +34,7 @@ mod tokens;
 mod value;
 mod yaml;
 
+pub use clouds::Written as WrittenCloud;
 pub use env::Env;
 use file::File;
 use policy::Policies;
@@ -297,6 +298,19 @@ impl Config {
     /// Everything that is wrong.
     pub fn load_without_clouds(overrides: &Overrides, env: &Env) -> Result<Self, Problems> {
         Self::read(overrides, env, false)
+    }
+
+    /// The clouds that [`Config::load`] would check, as they are written: for who asks why a cloud is what
+    /// it is. Options that are wrong are no problem here.
+    ///
+    /// # Errors
+    /// What stands in the way of reading them.
+    pub fn written_clouds(overrides: &Overrides, env: &Env) -> Result<Vec<WrittenCloud>, Problems> {
+        let mut problems = Problems::default();
+        let file = File::load(overrides, env, &mut problems);
+        let wanted = Layers { overrides, env, file: &file, problems: &mut problems }.wanted();
+        let written = clouds::Clouds::new(env, &mut problems, &mut Vec::new()).written(wanted);
+        if problems.is_empty() { Ok(written) } else { Err(problems) }
     }
 
     fn read(overrides: &Overrides, env: &Env, with_clouds: bool) -> Result<Self, Problems> {

@@ -43,6 +43,26 @@ pub(super) fn parse(text: &str) -> Result<Value, Malformed> {
     }
 }
 
+/// Reads a JSON document the same way. It is not read as YAML, whose texts know no surrogate pairs.
+pub(super) fn parse_json(text: &[u8]) -> Result<Value, Malformed> {
+    let mut document = serde_json::from_slice(text).map_err(|error| Malformed {
+        line: Some(error.line() as u64),
+        // Words of our own: those of serde_json may quote the document some day.
+        message: if error.is_eof() { "it ends too early" } else { "a syntax error" }.to_owned(),
+    })?;
+    as_texts(&mut document);
+    Ok(document)
+}
+
+fn as_texts(value: &mut Value) {
+    match value {
+        Value::Bool(_) | Value::Number(_) => *value = Value::String(value.to_string()),
+        Value::Array(items) => items.iter_mut().for_each(as_texts),
+        Value::Object(members) => members.values_mut().for_each(as_texts),
+        Value::Null | Value::String(_) => {}
+    }
+}
+
 /// What is wrong, in words that are never the document's own.
 fn message(error: &serde_saphyr::Error) -> String {
     use serde_saphyr::Error;
@@ -190,6 +210,23 @@ mod tests {
         check(r#"{"a": {"verify": false, "n": 2.0}}"#, r#"{"a":{"n":"2.0","verify":"false"}}"#);
         check("", "null");
         check("# nothing\n", "null");
+    }
+
+    // Promise 76.
+    #[test]
+    fn json_is_read_into_the_same_texts() {
+        let json = br#"{"a": {"verify": false, "n": 2.0, "id": 17, "none": null},
+            "l": [1, "\ud83d\ude00"]}"#;
+        let value = parse_json(json).expect("JSON");
+        let expected = "{\"a\":{\"id\":\"17\",\"n\":\"2.0\",\"none\":null,\"verify\":\"false\"},\"l\":[\"1\",\"\u{1f600}\"]}";
+        assert_eq!(value.to_string(), expected);
+        for (text, shown) in [
+            ("{\"password\":\n\"hunter2", "line 2: it ends too early"),
+            ("{\"password\": hunter2}", "line 1: a syntax error"),
+            ("", "line 1: it ends too early"),
+        ] {
+            assert_eq!(parse_json(text.as_bytes()).unwrap_err().to_string(), shown);
+        }
     }
 
     // Promise 76.

@@ -516,7 +516,7 @@ async fn configuration_that_can_t_be_read_is_not_quoted() {
     let url = format!("      auth_url: http://demo:{PASSWORD}@127.0.0.1:1/v3\n      password: {PASSWORD}\n");
     check_problem(Some(&format!("{login}{url}")), &[], &[], "user name or password").await;
     let templated = format!("      auth_url: 'http://{{{PASSWORD}}}/v3'\n      password: {PASSWORD}\n");
-    check_problem(Some(&format!("{login}{templated}")), &[], &[], "templates").await;
+    check_problem(Some(&format!("{login}{templated}")), &[], &[], "a template names no value").await;
     let list = format!("      auth_url: http://127.0.0.1:1/v3\n      password: [{PASSWORD}]\n");
     check_problem(Some(&format!("{login}{list}")), &[], &[], "password").await;
     check_problem(Some(&format!("clouds:\n  lab: {PASSWORD}\n")), &[], &[], "clouds.lab").await;

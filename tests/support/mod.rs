@@ -10,6 +10,7 @@ pub mod faults;
 pub mod frames;
 pub mod h2;
 pub mod judge;
+pub mod oracle;
 pub mod raw;
 pub mod tls;
 

@@ -1,39 +1,25 @@
 //! What does one cloud's entry mean, and is it complete?
 //!
-//! The rules are keystoneauth's and openstacksdk's. Login options may stand under `auth` or beside it;
-//! `tenant` is the old word for `project`; a domain that is given with a project is also the user's
-//! and the project's. One rule is the `openstack` command's: where an Identity v3 name needs a domain
+//! The rules are keystoneauth's and openstacksdk's, and [`super::clouds`] has applied those about names and
+//! places: what keystoneauth knows is under `auth` by its name of today. One rule is the `openstack` command's: where an Identity v3 name needs a domain
 //! and none is given, it is the domain with the id `default`.
 
 mod login;
 mod services;
 mod tls;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 use zeroize::Zeroize as _;
 
+pub(super) use self::tls::crosses_in_the_clear;
 use super::problems::{ENVIRONMENT, Problems};
 use super::{Env, exposure, value};
 use crate::keystone::{AllowHttp, Auth, Config, Identity, Secret, Source};
 use crate::secret;
 use crate::upstream::BaseUrl;
-
-/// Options that win beside `auth` over those in it; for all others it is the other way round.
-const TOP_FIRST: [&str; 11] = [
-    "domain_id",
-    "domain_name",
-    "user_domain_id",
-    "user_domain_name",
-    "project_domain_id",
-    "project_domain_name",
-    "project_id",
-    "project_name",
-    "tenant_id",
-    "tenant_name",
-    "token",
-];
 
 /// One cloud as written: `OS_*` variables (in small letters, without `OS_`), or an entry of
 /// clouds.yaml with all that applies to it.
@@ -42,6 +28,9 @@ pub(super) struct Entry {
     pub(super) name: String,
     pub(super) values: Map<String, Value>,
     pub(super) place: Place,
+    /// Where an option was written (source and key), by whether it is in `auth` and by its name, if that
+    /// is not where [`Entry::name_of`] would look.
+    pub(super) places: BTreeMap<(bool, String), (String, String)>,
 }
 
 /// There may be a password in it.
@@ -71,6 +60,9 @@ pub(super) struct FilePlace {
 impl Entry {
     /// Where a person finds or writes an option: source and key.
     pub(super) fn name_of(&self, option: &str, in_auth: bool) -> (String, String) {
+        if let Some(place) = self.places.get(&(in_auth, option.to_owned())) {
+            return place.clone();
+        }
         match &self.place {
             Place::Environment => (ENVIRONMENT.to_owned(), format!("OS_{}", option.to_ascii_uppercase())),
             Place::File(place) => {
@@ -135,7 +127,6 @@ pub(super) fn check(
     let services = reader.services();
     let retries = reader.retries();
     let tls = reader.tls();
-    let region = region.map(|region| region.text.split(',').next().unwrap_or_default().trim().to_owned());
     if let Some(Auth::Identity(Identity { auth_url, .. }) | Auth::Fixed { endpoint: auth_url, .. }) = &auth {
         reader.warn_of_plain_http(auth_url);
     }
@@ -145,7 +136,7 @@ pub(super) fn check(
     Some(Config {
         name: entry.name.clone(),
         auth: auth?,
-        region: region.filter(|region| !region.is_empty()),
+        region: region.map(|region| region.text),
         interfaces,
         endpoint_overrides,
         services,
@@ -175,10 +166,7 @@ impl Reader<'_> {
     /// An option that has a value, by any of its names: the first name wins. An empty value is none.
     fn text(&mut self, names: &[&str]) -> Option<Written> {
         for name in names {
-            let mut places = [(true, self.auth.get(*name)), (false, self.entry.values.get(*name))];
-            if TOP_FIRST.contains(name) {
-                places.reverse();
-            }
+            let places = [(true, self.auth.get(*name)), (false, self.entry.values.get(*name))];
             for (in_auth, value) in places {
                 match value {
                     None | Some(Value::Null) => {}
@@ -259,7 +247,7 @@ impl Reader<'_> {
 
     fn url(&mut self, at: &Written) -> Option<BaseUrl> {
         // The value itself may hold a password, in its userinfo: it is not shown.
-        if at.text.contains('{') || at.text.contains("%(") || at.text.contains("$(") {
+        if at.text.contains("%(") || at.text.contains("$(") {
             self.problem_at(at, "templates in URLs are not supported yet: write the URL out");
             return None;
         }

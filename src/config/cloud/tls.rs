@@ -60,14 +60,20 @@ impl Reader<'_> {
     }
 
     pub(super) fn warn_of_plain_http(&mut self, url: &BaseUrl) {
-        let origin = url.origin();
-        let local = origin.host() == "localhost"
-            || origin.host().parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-        if origin.scheme() == Scheme::Http && !local {
+        if crosses_in_the_clear(url) {
             self.warnings.push(format!(
-                "cloud {}: {origin} is plain http: credentials and tokens cross the network in the clear",
-                self.entry.name
+                "cloud {}: {} is plain http: credentials and tokens cross the network in the clear",
+                self.entry.name,
+                url.origin()
             ));
         }
     }
+}
+
+/// Plain http, and not to this machine.
+pub(in crate::config) fn crosses_in_the_clear(url: &BaseUrl) -> bool {
+    let origin = url.origin();
+    let local = origin.host() == "localhost"
+        || origin.host().parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    origin.scheme() == Scheme::Http && !local
 }

@@ -9,7 +9,7 @@ fn interfaces_are_a_word_or_a_list() {
         ("", vec![Public]),
         ("interface: internal", vec![Internal]),
         ("endpoint_type: adminURL", vec![Admin]),
-        ("endpoint-type: internalURL, interface: public", vec![Public]),
+        ("endpoint-type: internalURL, interface: public", vec![Internal]),
         ("interface: [internal, public, internal]", vec![Internal, Public]),
     ] {
         let text = yaml(&["prod"]).replace("auth:", &format!("<<: {{{options}}}\n    auth:"));

@@ -19,8 +19,9 @@ fn a_password_is_for_a_user_by_id_or_by_name_and_domain() {
         ("OS_DOMAIN_NAME=D\nOS_PROJECT_NAME=p", ada(Domain::Name("D".to_owned()))),
         ("OS_DOMAIN_NAME=D", ada(default_domain())),
         (
+            // The shared id becomes the user's domain id, which keystoneauth prefers to a name.
             "OS_DOMAIN_ID=d\nOS_PROJECT_NAME=p\nOS_USER_DOMAIN_NAME=Users",
-            ada(Domain::Name("Users".to_owned())),
+            ada(Domain::Id("d".to_owned())),
         ),
         ("OS_USER_ID=42", User::Id("42".to_owned())),
     ] {
@@ -225,7 +226,8 @@ fn auth_url_must_be_a_plain_url() {
         ("ftp://cloud.example", "no usable URL: the scheme must be http or https"),
         ("https://ada:hunter2@cloud.example", "no usable URL: it must not hold a user name or password"),
         ("https://cloud.example?x=hunter2", "no usable URL: it must not have a query"),
-        ("https://{region_name}.example", "templates in URLs are not supported yet"),
+        ("https://{region_name}.example", "a template names no value of this cloud"),
+        ("https://{region_name.example", "`{` and `}` stand around another value's name"),
     ] {
         check_cloud(
             &format!("{{auth: {{auth_url: '{url}', username: ada, password: hunter2}}}}"),

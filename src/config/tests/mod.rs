@@ -5,9 +5,11 @@ mod endpoints;
 mod facade;
 mod file;
 mod files;
+mod layers;
 mod listeners;
 mod login;
 mod policies;
+mod profiles;
 mod settings;
 mod tokens;
 
@@ -133,6 +135,14 @@ fn yaml(names: &[&str]) -> String {
         format!("  {name}:\n    auth: {{auth_url: 'https://{name}.example/v3', username: ada, password: hunter2}}\n")
     });
     format!("clouds:\n{}", clouds.collect::<String>())
+}
+
+/// A clouds.json with one complete cloud.
+fn json(name: &str) -> String {
+    format!(
+        r#"{{"clouds": {{"{name}": {{"auth":
+            {{"auth_url": "https://{name}.example/v3", "username": "ada", "password": "hunter2"}}}}}}}}"#
+    )
 }
 
 fn ada(domain: Domain) -> User {

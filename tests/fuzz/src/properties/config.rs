@@ -31,7 +31,8 @@ pub fn check(home: &Path, text: &str) {
     for variables in
         [&[("OS_CLOUD", "prod")][..], &[("OS_AUTH_URL", "https://k.example/v3"), ("OS_PASSWORD", SECRET)]]
     {
-        let env = Env::new(variables.iter().copied(), home).with_root(home);
+        // A profile that is a URL names somebody else's host.
+        let env = Env::new(variables.iter().copied(), home).with_root(home).without_network();
         let overrides = Overrides { config: Some(home.join("keyway.toml")), ..Overrides::default() };
         let shown = match Config::load(&overrides, &env) {
             Ok(config) => format!("{config:?}"),
