@@ -322,7 +322,7 @@ impl Gateway {
                     destination.permits(listener, &parts.method, &likely)?;
                     let client = &self.shared.clients[destination.key.cloud];
                     let asked =
-                        self.shared.discovery.current(client, &destination.url, Some(&destination.token.id));
+                        self.shared.discovery.current(client, &destination.url, Some(&destination.token));
                     Box::pin(asked).await
                 }
             }

@@ -162,6 +162,13 @@ impl Catalog {
         Self { endpoints: vec![endpoint], single: true }
     }
 
+    /// Of Keystone alone.
+    pub fn identity(url: BaseUrl) -> Self {
+        let mut catalog = Self::single(url);
+        "identity".clone_into(&mut catalog.endpoints[0].service_type);
+        Self { single: false, ..catalog }
+    }
+
     /// Whether there is nothing in it, as with an unscoped token.
     pub fn is_empty(&self) -> bool {
         self.endpoints.is_empty()

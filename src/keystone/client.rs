@@ -11,11 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
+use serde_json::json;
 
-use super::protocol::{self, ProjectInfo, Sent, bad_reply};
-use super::{AuthError, Identity, IdentityVersion, Project, Scope, Token, TokenId};
+use super::proof::TOTP;
+use super::protocol::{self, ProjectInfo, Receipt, Sent, bad_reply};
+use super::{
+    AuthError, Factor, Identity, IdentityVersion, Method as Credentials, Project, Scope, Secret, Token, TokenId,
+    token,
+};
 use crate::upstream::{self, BaseUrl};
 
 /// How long a whole login may take.
@@ -31,6 +36,11 @@ pub struct Client {
     identity: Arc<Identity>,
     deadline: Duration,
     found: Arc<Mutex<Option<Api>>>,
+    /// The one-time passcode that was shown last.
+    used: Arc<Mutex<Option<Secret>>>,
+    /// The unscoped token that stands for the login where its passcode was good once. Held by the one who
+    /// gets the next.
+    kept: Arc<tokio::sync::Mutex<Option<Token>>>,
 }
 
 /// How a request gets to Keystone.
@@ -85,7 +95,8 @@ impl Client {
     }
 
     fn with_transport(http: Transport, identity: Identity, deadline: Duration) -> Self {
-        Self { http, identity: Arc::new(identity), deadline, found: Arc::default() }
+        let (found, used, kept) = Default::default();
+        Self { http, identity: Arc::new(identity), deadline, found, used, kept }
     }
 
     /// With what it logs in.
@@ -118,13 +129,7 @@ impl Client {
         self.within_deadline(async {
             let api = self.api().await?;
             let answer = match api.version {
-                ApiVersion::V3 => {
-                    let mut request = request(Method::HEAD, &api.base, "/auth/tokens", Bytes::new());
-                    let headers = request.headers_mut();
-                    headers.insert("x-auth-token", token.header().clone());
-                    headers.insert("x-subject-token", token.header().clone());
-                    self.send(&api.base, request).await?
-                }
+                ApiVersion::V3 => self.ask_about(Method::HEAD, &api, token).await?,
                 // Looking at a token takes an administrator there, listing one's tenants does not.
                 ApiVersion::V2 => self.get(&api.base, "/tenants", token).await?,
             };
@@ -151,20 +156,180 @@ impl Client {
     }
 
     async fn log_in_v3(&self, api: &Api, scope: &Scope) -> Result<Token, AuthError> {
-        let method = &self.identity.method;
-        let factors = method.factors().await?;
-        let body = protocol::v3_login(&factors, Some(scope).filter(|_| method.takes_scope()));
-        let (answer, sent) = self.post(&api.base, "/auth/tokens", body).await?;
-        if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
-            let secrets: Vec<_> = factors.iter().map(|factor| factor.secret.expose()).collect();
-            return Err(protocol::refusal(&answer, "the login", &secrets));
-        }
-        let token = protocol::read_v3_token(&answer, sent)?;
+        let token = match &self.identity.method {
+            Credentials::OAuth2Mtls { endpoint, client_id } => {
+                self.log_in_by_certificate(api, endpoint, client_id).await?
+            }
+            Credentials::OAuth2 { endpoint, client_id, .. } => {
+                let factors = self.identity.method.factors().await?;
+                let secret = factors.first().map(|factor| factor.secret.clone());
+                let token = self.present(api, factors, None).await?;
+                let (access, life) = self.access_token(endpoint, client_id, secret.as_ref()).await?;
+                token.with_bearer(access, life)
+            }
+            method if method.is_one_time() && method.takes_scope() => self.log_in_once(api, scope).await?,
+            method => {
+                let scope = Some(scope).filter(|_| method.takes_scope());
+                self.present(api, method.factors().await?, scope).await?
+            }
+        };
         if *scope == Scope::Default && token.catalog.is_empty() && token.project.is_none() {
             let projects = self.list_projects(api, &token.id).await.unwrap_or_default();
             return Err(AuthError::NoCatalog { projects: enabled_names(&projects) });
         }
         Ok(token)
+    }
+
+    /// Shows what a login begins with, and more of what it has as long as Keystone asks for that with a receipt.
+    async fn present(
+        &self,
+        api: &Api,
+        mut factors: Vec<Factor>,
+        scope: Option<&Scope>,
+    ) -> Result<Token, AuthError> {
+        let mut spare: Vec<_> = self.identity.method.spare().iter().collect();
+        let mut receipt: Option<Receipt> = None;
+        loop {
+            let (answer, sent) = self.show(api, &factors, scope, receipt.as_ref()).await?;
+            if matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
+                return protocol::read_v3_token(&answer, sent);
+            }
+            let unauthorized = answer.status() == StatusCode::UNAUTHORIZED;
+            let Some(next) = Receipt::read(&answer).filter(|_| unauthorized) else {
+                let mut secrets: Vec<_> = factors.iter().map(|factor| factor.secret.expose()).collect();
+                secrets.extend(receipt.as_ref().map(|receipt| receipt.id.expose()));
+                return Err(protocol::refusal(&answer, "the login", &secrets));
+            };
+            let available: Vec<_> = spare.iter().map(|method| method.name()).collect();
+            let wanted = next.choose(&available).ok_or_else(|| next.unmet())?;
+            // None is shown twice, so this comes to an end.
+            let (wanted, rest): (Vec<_>, Vec<_>) =
+                spare.into_iter().partition(|method| wanted.contains(&method.name()));
+            spare = rest;
+            factors.clear();
+            for method in wanted {
+                factors.extend(method.factor().await?);
+            }
+            receipt = Some(next);
+        }
+    }
+
+    /// Posts one login.
+    async fn show(
+        &self,
+        api: &Api,
+        factors: &[Factor],
+        scope: Option<&Scope>,
+        receipt: Option<&Receipt>,
+    ) -> Result<(Response<Bytes>, Sent), AuthError> {
+        let used = || self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let passcode = factors.iter().find(|factor| factor.name == TOTP);
+        if let Some(passcode) = passcode
+            && used().as_ref() == Some(&passcode.secret)
+        {
+            return Err(AuthError::PasscodeUsed { wait: passcode.next });
+        }
+        let mut request = request(Method::POST, &api.base, "/auth/tokens", protocol::v3_login(factors, scope));
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(receipt) = receipt {
+            request.headers_mut().insert(&protocol::AUTH_RECEIPT, receipt.id.header().clone());
+        }
+        let sent = now();
+        let answer = self.send(&api.base, request).await?;
+        if let Some(passcode) = passcode {
+            // Whatever came of it: a code that was wrong is not right the second time.
+            *used() = Some(passcode.secret.clone());
+        }
+        Ok((answer, sent))
+    }
+
+    /// Logs in for an unscoped token, and gets all others with that until half of its life is over: what was shown
+    /// for it is good only once, and there may be many projects.
+    async fn log_in_once(&self, api: &Api, scope: &Scope) -> Result<Token, AuthError> {
+        let kept = self.unscoped(api, None).await?;
+        let token = self.rescope(api, &kept, scope).await;
+        // Keystone says much the same to a token that is over and to a scope that is not the user's.
+        if matches!(&token, Err(AuthError::Rejected { .. } | AuthError::BadReply { .. }))
+            && self.ask_about(Method::HEAD, api, &kept).await?.status() == StatusCode::UNAUTHORIZED
+        {
+            let next = self.unscoped(api, Some(&kept)).await?;
+            return self.rescope(api, &next, scope).await;
+        }
+        token
+    }
+
+    /// The kept token, or a new one in its place.
+    async fn unscoped(&self, api: &Api, refused: Option<&TokenId>) -> Result<TokenId, AuthError> {
+        let mut kept = self.kept.lock().await;
+        let now = tokio::time::Instant::now().into_std();
+        let is_good = |token: &&Token| {
+            refused != Some(&token.id)
+                && token.life_left(now).is_some_and(|left| left > token.lifetime() / 2)
+        };
+        if let Some(token) = kept.as_ref().filter(is_good) {
+            return Ok(token.id.clone());
+        }
+        let factors = self.identity.method.factors().await?;
+        let token = self.present(api, factors, Some(&Scope::Unscoped)).await?;
+        Ok(kept.insert(token).id.clone())
+    }
+
+    /// Exchanges a token for one with this scope.
+    async fn rescope(&self, api: &Api, token: &TokenId, scope: &Scope) -> Result<Token, AuthError> {
+        let secret = Secret::new(token.expose());
+        let factor = Factor { name: "token", proof: json!({}), place: "/id", secret, next: None };
+        let (answer, sent) = self.show(api, &[factor], Some(scope), None).await?;
+        if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
+            return Err(protocol::refusal(&answer, "the login", &[token.expose()]));
+        }
+        protocol::read_v3_token(&answer, sent)
+    }
+
+    /// Gets an access token from an OAuth 2.0 server, which knows the client by its secret or by its certificate.
+    async fn access_token(
+        &self,
+        endpoint: &BaseUrl,
+        client_id: &str,
+        secret: Option<&Secret>,
+    ) -> Result<(TokenId, Option<Duration>), AuthError> {
+        let form = protocol::access_token_form(Some(client_id).filter(|_| secret.is_none()));
+        let mut request = request(Method::POST, endpoint, "", form);
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        if let Some(secret) = secret {
+            headers.insert(AUTHORIZATION, token::basic(client_id, secret).1);
+        }
+        let answer = self.send(endpoint, request).await?;
+        if answer.status() != StatusCode::OK {
+            let secrets: Vec<_> = secret.map(Secret::expose).into_iter().collect();
+            return Err(protocol::refusal(&answer, "the request for an access token", &secrets));
+        }
+        protocol::read_access_token(&answer)
+    }
+
+    /// The access token of a client with a certificate is a token too; Keystone is asked what it is good for.
+    async fn log_in_by_certificate(
+        &self,
+        api: &Api,
+        endpoint: &BaseUrl,
+        client_id: &str,
+    ) -> Result<Token, AuthError> {
+        let (access, life) = self.access_token(endpoint, client_id, None).await?;
+        let sent = now();
+        let answer = self.ask_about(Method::GET, api, &access).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(protocol::refusal(&answer, "the question what its access token is good for", &[access.expose()]));
+        }
+        Ok(protocol::read_v3_document(&answer, Some(access.clone()), sent)?.with_bearer(access, life))
+    }
+
+    /// Asks Keystone about a token, which vouches for itself.
+    async fn ask_about(&self, method: Method, api: &Api, token: &TokenId) -> Result<Response<Bytes>, AuthError> {
+        let mut request = request(method, &api.base, "/auth/tokens", Bytes::new());
+        let headers = request.headers_mut();
+        headers.insert("x-auth-token", token.header().clone());
+        headers.insert("x-subject-token", token.header().clone());
+        self.send(&api.base, request).await
     }
 
     async fn log_in_v2(&self, api: &Api, scope: &Scope) -> Result<Token, AuthError> {
@@ -189,9 +354,15 @@ impl Client {
         if *scope != self.identity.scope && protocol::scope_names_a_domain(scope) {
             return Err(AuthError::NotInV2 { what: "domains beside the default one" });
         }
-        let secret = self.identity.method.secret().await?;
-        let body = protocol::v2_login(&self.identity.method, &secret, scope)?;
-        let (answer, sent) = self.post(&api.base, "/tokens", body).await?;
+        let factors = self.identity.method.factors().await?;
+        let Some(Factor { secret, .. }) = factors.first() else {
+            return Err(AuthError::NotInV2 { what: "login without a secret" });
+        };
+        let body = protocol::v2_login(&self.identity.method, secret, scope)?;
+        let mut request = request(Method::POST, &api.base, "/tokens", body);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let sent = now();
+        let answer = self.send(&api.base, request).await?;
         if answer.status() != StatusCode::OK {
             return Err(protocol::refusal(&answer, "the login", &[secret.expose()]));
         }
@@ -265,18 +436,6 @@ impl Client {
         Ok(ApiVersion::V2)
     }
 
-    async fn post(
-        &self,
-        base: &BaseUrl,
-        path: &str,
-        body: Bytes,
-    ) -> Result<(Response<Bytes>, Sent), AuthError> {
-        let mut request = request(Method::POST, base, path, body);
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let sent = Sent { at: tokio::time::Instant::now().into_std(), wall: SystemTime::now() };
-        Ok((self.send(base, request).await?, sent))
-    }
-
     async fn get(&self, base: &BaseUrl, path: &str, token: &TokenId) -> Result<Response<Bytes>, AuthError> {
         let mut request = request(Method::GET, base, path, Bytes::new());
         request.headers_mut().insert("x-auth-token", token.header().clone());
@@ -318,8 +477,14 @@ fn versioned(root: &BaseUrl, version: ApiVersion) -> BaseUrl {
     root.with_path(&format!("{}/{}", root.path(), version.segment()))
 }
 
+/// What an answer's times are measured against, if it is asked for now.
+fn now() -> Sent {
+    Sent { at: tokio::time::Instant::now().into_std(), wall: SystemTime::now() }
+}
+
 /// A request for `path` below `base`.
 fn request(method: Method, base: &BaseUrl, path: &str, body: Bytes) -> Request<Bytes> {
+    let path = if base.path().is_empty() && path.is_empty() { "/" } else { path };
     Request::builder()
         .method(method)
         .uri(format!("{}{path}", base.path()))

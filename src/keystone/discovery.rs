@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
-use super::TokenId;
+use super::Token;
 use super::protocol::{version_entries, version_segment};
 use crate::upstream::{self, BaseUrl};
 
@@ -122,7 +122,7 @@ impl Discovery {
         &self,
         http: &upstream::Client,
         base: &BaseUrl,
-        token: Option<&TokenId>,
+        token: Option<&Arc<Token>>,
     ) -> Option<Arc<str>> {
         let (http, origin) = (http.clone(), base.origin().clone());
         self.current_with(base, token, move |request| {
@@ -135,7 +135,7 @@ impl Discovery {
         .await
     }
 
-    async fn current_with<A, F>(&self, base: &BaseUrl, token: Option<&TokenId>, ask: A) -> Option<Arc<str>>
+    async fn current_with<A, F>(&self, base: &BaseUrl, token: Option<&Arc<Token>>, ask: A) -> Option<Arc<str>>
     where
         A: Fn(Request<Bytes>) -> F + Send + Sync + 'static,
         F: Future<Output = Option<Response<Bytes>>> + Send + 'static,
@@ -166,7 +166,7 @@ impl Discovery {
     }
 
     /// One question's task.
-    async fn question<A, F>(self, base: BaseUrl, token: Option<TokenId>, ask: A, ended: watch::Sender<()>)
+    async fn question<A, F>(self, base: BaseUrl, token: Option<Arc<Token>>, ask: A, ended: watch::Sender<()>)
     where
         A: Fn(Request<Bytes>) -> F,
         F: Future<Output = Option<Response<Bytes>>>,
@@ -206,7 +206,7 @@ struct Unanswered;
 /// Asks once, or twice where a token is wanted.
 async fn discover<F: Future<Output = Option<Response<Bytes>>>>(
     base: &BaseUrl,
-    token: Option<&TokenId>,
+    token: Option<&Arc<Token>>,
     ask: impl Fn(Request<Bytes>) -> F,
 ) -> Result<Option<String>, Unanswered> {
     let mut answer = ask(request(base, None)).await.ok_or(Unanswered)?;
@@ -223,13 +223,13 @@ async fn discover<F: Future<Output = Option<Response<Bytes>>>>(
     }
 }
 
-fn request(base: &BaseUrl, token: Option<&TokenId>) -> Request<Bytes> {
+fn request(base: &BaseUrl, token: Option<&Arc<Token>>) -> Request<Bytes> {
     let mut request = Request::get(format!("{}/", base.path()))
         .body(Bytes::new())
         .expect("a base URL's path was parsed as one");
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
-    if let Some(token) = token {
-        request.headers_mut().insert("x-auth-token", token.header().clone());
+    for (name, value) in token.map_or(&[][..], |token| token.fields()) {
+        request.headers_mut().insert(name.clone(), value.clone());
     }
     request
 }
@@ -241,6 +241,7 @@ fn now() -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keystone::{Catalog, TokenId};
 
     #[track_caller]
     fn check(document: &str, expected: Option<&str>) {
@@ -352,7 +353,7 @@ mod tests {
         Discovery::new(Handle::current())
     }
 
-    async fn ask(discovery: &Discovery, service: &Arc<Service>, token: Option<&TokenId>) -> Option<String> {
+    async fn ask(discovery: &Discovery, service: &Arc<Service>, token: Option<&Arc<Token>>) -> Option<String> {
         let service = Arc::clone(service);
         let ask = move |request| {
             let service = Arc::clone(&service);
@@ -458,7 +459,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_is_sent_only_where_it_is_asked_for_and_allowed() {
-        let token = TokenId::new("t").unwrap();
+        let id = TokenId::new("t").unwrap();
+        let token = Arc::new(Token::fixed(id, Catalog::default(), now()));
         let service = Service::new(&[(401, ""), (200, GLANCE)]);
         assert_eq!(ask(&discovery(), &service, Some(&token)).await.as_deref(), Some("v2"));
         let tokens: Vec<_> = service.asked.lock().unwrap().iter().map(|(_, token)| *token).collect();

@@ -165,7 +165,7 @@ fn request(pool: &Pool, head: &Head<'_>, upload: Upload) -> Result<Request<Uploa
     *request.version_mut() = Version::HTTP_2;
     let headers = request.headers_mut();
     headers.extend(head.fields().map(|(name, value)| (name.clone(), value.clone())));
-    if let Some((name, value)) = head.extra {
+    for (name, value) in head.extra {
         headers.insert(name.clone(), value.clone());
     }
     Ok(request)
