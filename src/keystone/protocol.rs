@@ -690,6 +690,30 @@ mod tests {
         assert_eq!(sent["auth"], expected);
     }
 
+    #[test]
+    fn passcodes_and_trusts_go_into_v3_as_keystone_wants_them() {
+        let passcode = crate::keystone::Passcode::Given(Secret::new("123456").into());
+        check_v3(
+            &Method::Totp { user: User::Id("u".to_owned()), passcode },
+            &Scope::Trust("t1".to_owned()),
+            json!({"identity": {"methods": ["totp"], "totp": {"user": {"id": "u", "passcode": "123456"}}},
+                   "scope": {"OS-TRUST:trust": {"id": "t1"}}}),
+        );
+        check_v2(
+            &password(User::Id("u".to_owned())),
+            &Scope::Trust("t1".to_owned()),
+            json!({"passwordCredentials": {"userId": "u", "password": "s3cret"}, "trust_id": "t1"}),
+        );
+        let passcode = crate::keystone::Passcode::Given(Secret::new("1").into());
+        for method in [
+            Method::Totp { user: demo(), passcode },
+            Method::MultiFactor { shown: vec![password(demo())], spare: vec![] },
+        ] {
+            let error = v2_login(&method, &Secret::new("1"), &Scope::Default).unwrap_err();
+            assert!(matches!(error, AuthError::NotInV2 { .. }), "{error:?}");
+        }
+    }
+
     fn answer(status: u16, headers: &[(&str, &str)], body: impl ToString) -> Response<Bytes> {
         let mut response = Response::builder().status(status);
         for (name, value) in headers {

@@ -439,7 +439,7 @@ fn several_methods_are_combined_and_what_is_left_is_for_a_receipt() {
     }
     problems("auth_methods: [v3password, v3kerberos],", both, &["auth_methods: `v3kerberos` can't be combined"]);
     problems("auth_methods: {v3password: 1},", both, &["auth_methods: missing"]);
-    problems("auth_methods: [1],", both, &["auth_methods: `` can't be combined"]);
+    problems("auth_methods: [[1]],", both, &["auth_methods: `` can't be combined"]);
     problems("auth_methods: [v3totp, v3totp],", both, &["auth_methods: `v3totp` is there twice"]);
     problems(
         "auth_methods: [v3password, v3totp],",
