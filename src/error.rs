@@ -344,7 +344,8 @@ fn for_client(error: &AuthError) -> String {
         // These name what there is instead, and hold nothing else.
         named => return named.to_string(),
     };
-    let advice = if error.is_rejection() {
+    let wrong = error.is_rejection() || matches!(error.root(), AuthError::MoreMethods { .. });
+    let advice = if wrong {
         "correct them where keyway was started; its log says more"
     } else {
         "try again later; keyway's log says more"

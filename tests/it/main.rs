@@ -24,6 +24,7 @@ mod http2;
 mod limits;
 mod links;
 mod listeners;
+mod methods;
 mod panics;
 mod policy;
 mod promises;

@@ -61,7 +61,7 @@ impl Standing {
             }
             Auth::None { endpoint } => Some(Token::none(catalog(endpoint.as_ref()), now)),
             Auth::Tokenless { auth_url, scope } => {
-                Some(Token::tokenless(scope, Catalog::identity(auth_url.clone()), now))
+                Some(Token::tokenless(scope, Catalog::identity(auth_url), now))
             }
             Auth::Identity(_) => None,
         };
