@@ -149,9 +149,11 @@ pub async fn token(shared: &Shared) -> Result<String, String> {
     match shared.tokens.current(&Key::of_cloud(0)).await {
         Ok(token) => match token.value() {
             Some(id) => Ok(format!("{}\n", id.expose())),
-            None => Err("this cloud's login (auth_type) has no token: its services are shown something else, or \
+            None => {
+                Err("this cloud's login (auth_type) has no token: its services are shown something else, or \
                          nothing; send requests through keyway instead"
-                .to_owned()),
+                    .to_owned())
+            }
         },
         Err(error) => Err(whole(&error)),
     }

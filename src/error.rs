@@ -322,7 +322,9 @@ fn for_client(error: &AuthError) -> String {
         AuthError::Timeout { .. } => "Keystone did not answer in time, so there is no token",
         AuthError::Rejected { .. } => "Keystone rejected keyway's credentials, so there is no token",
         AuthError::Unavailable { .. } => "Keystone is not available, so there is no token",
-        AuthError::MoreMethods { .. } => "Keystone wants more than keyway's credentials, so there is no token",
+        AuthError::MoreMethods { .. } => {
+            "Keystone wants more than keyway's credentials, so there is no token"
+        }
         AuthError::PasscodeUsed { .. } => "the one-time passcode was used already, so there is no token",
         AuthError::NoSecret { .. } => "the secret to log in with is not to be had, so there is no token",
         AuthError::BadReply { .. } | AuthError::AlreadyExpired { .. } => {

@@ -437,7 +437,8 @@ fn login_v3(cloud: &Shared, call: &Call, body: Option<Value>) -> Answer {
         let accepted = state.receipts.remove(receipt).ok_or_else(unauthorized)?;
         names.extend(accepted.into_iter().filter(|name| !names.contains(name)).collect::<Vec<_>>());
     }
-    if !state.rules.is_empty() && !state.rules.iter().any(|rule| rule.iter().all(|name| names.contains(name))) {
+    if !state.rules.is_empty() && !state.rules.iter().any(|rule| rule.iter().all(|name| names.contains(name)))
+    {
         return Ok(receipt(&mut state, names));
     }
     let (id, token) = state.issue(scope, names, origin.as_ref());
@@ -474,10 +475,12 @@ fn access_token(cloud: &Shared, call: &Call, form: Option<Vec<u8>>) -> Answer {
         Box::new(json(StatusCode::UNAUTHORIZED, &body))
     };
     if form.as_deref() != Some(b"grant_type=client_credentials") {
-        let body = json!({"error": "invalid_request", "error_description": "The parameter grant_type is required."});
+        let body =
+            json!({"error": "invalid_request", "error_description": "The parameter grant_type is required."});
         return Ok(json(StatusCode::BAD_REQUEST, &body));
     }
-    let shown = call.header("authorization").and_then(|shown| shown.strip_prefix("Basic ")).ok_or_else(failed)?;
+    let shown =
+        call.header("authorization").and_then(|shown| shown.strip_prefix("Basic ")).ok_or_else(failed)?;
     let secret = &cloud.config.application_credential_secret;
     if STANDARD.decode(shown).ok() != Some(format!("{APPLICATION_CREDENTIAL_ID}:{secret}").into_bytes()) {
         return Err(failed());
@@ -533,7 +536,12 @@ fn scope_v3(state: &State, scope: &Value) -> Result<Scope, Box<Reply>> {
     if scope == "unscoped" || scope.get("unscoped").is_some() {
         return Ok(Scope::Unscoped);
     }
-    if ["project", "domain", "system", "OS-TRUST:trust"].iter().filter(|kind| scope.get(kind).is_some()).count() > 1 {
+    if ["project", "domain", "system", "OS-TRUST:trust"]
+        .iter()
+        .filter(|kind| scope.get(kind).is_some())
+        .count()
+        > 1
+    {
         return Err(missing("exactly one scope", "scope"));
     }
     if let Some(project) = scope.get("project") {

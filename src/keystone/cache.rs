@@ -27,8 +27,8 @@ use self::breaker::{Breaker, Permit, Verdict};
 use self::slot::{Login, Slot, Trouble};
 use self::standing::Standing;
 use super::{
-    Auth, AuthError, Client, Config, Destination, Domain, Named, NoEndpoint, Project,
-    ProjectInfo, Scope, Token, TokenId, catalog,
+    Auth, AuthError, Client, Config, Destination, Domain, Named, NoEndpoint, Project, ProjectInfo, Scope,
+    Token, TokenId, catalog,
 };
 use crate::upstream;
 
@@ -363,7 +363,7 @@ impl Check {
 enum Source {
     Keystone(Box<dyn Issuer>),
     /// There is nobody to ask for a token.
-    Standing(Standing),
+    Standing(Box<Standing>),
     /// The operator's fixed token can't be sent.
     Unusable(Arc<AuthError>),
 }
@@ -393,7 +393,7 @@ impl TokenCache {
                         Source::Keystone(Box::new(Client::new(http, identity.clone(), deadline)))
                     }
                     standing => match Standing::new(standing) {
-                        Ok(standing) => Source::Standing(standing),
+                        Ok(standing) => Source::Standing(Box::new(standing)),
                         Err(error) => Source::Unusable(Arc::new(error)),
                     },
                 };
@@ -438,7 +438,9 @@ impl TokenCache {
                 Source::Keystone(_) => cloud.slot.warm(&self.shared),
                 Source::Standing(standing) if standing.known().is_none() => {
                     let cache = self.clone();
-                    self.shared.runtime.spawn(async move { cache.current(&Key::of_cloud(index)).await.map(drop) });
+                    self.shared
+                        .runtime
+                        .spawn(async move { cache.current(&Key::of_cloud(index)).await.map(drop) });
                 }
                 Source::Standing(_) | Source::Unusable(_) => {}
             }

@@ -18,8 +18,8 @@ use serde_json::json;
 use super::proof::TOTP;
 use super::protocol::{self, ProjectInfo, Receipt, Sent, bad_reply};
 use super::{
-    AuthError, Factor, Identity, IdentityVersion, Method as Credentials, Project, Scope, Secret, Token, TokenId,
-    token,
+    AuthError, Factor, Identity, IdentityVersion, Method as Credentials, Project, Scope, Secret, Token,
+    TokenId, token,
 };
 use crate::upstream::{self, BaseUrl};
 
@@ -229,7 +229,8 @@ impl Client {
         {
             return Err(AuthError::PasscodeUsed { wait: passcode.next });
         }
-        let mut request = request(Method::POST, &api.base, "/auth/tokens", protocol::v3_login(factors, scope));
+        let mut request =
+            request(Method::POST, &api.base, "/auth/tokens", protocol::v3_login(factors, scope));
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(receipt) = receipt {
             request.headers_mut().insert(&protocol::AUTH_RECEIPT, receipt.id.header().clone());
@@ -263,8 +264,7 @@ impl Client {
         let mut kept = self.kept.lock().await;
         let now = tokio::time::Instant::now().into_std();
         let is_good = |token: &&Token| {
-            refused != Some(&token.id)
-                && token.life_left(now).is_some_and(|left| left > token.lifetime() / 2)
+            refused != Some(&token.id) && token.life_left(now).is_some_and(|left| left > token.lifetime() / 2)
         };
         if let Some(token) = kept.as_ref().filter(is_good) {
             return Ok(token.id.clone());
@@ -318,13 +318,22 @@ impl Client {
         let sent = now();
         let answer = self.ask_about(Method::GET, api, &access).await?;
         if answer.status() != StatusCode::OK {
-            return Err(protocol::refusal(&answer, "the question what its access token is good for", &[access.expose()]));
+            return Err(protocol::refusal(
+                &answer,
+                "the question what its access token is good for",
+                &[access.expose()],
+            ));
         }
         Ok(protocol::read_v3_document(&answer, Some(access.clone()), sent)?.with_bearer(access, life))
     }
 
     /// Asks Keystone about a token, which vouches for itself.
-    async fn ask_about(&self, method: Method, api: &Api, token: &TokenId) -> Result<Response<Bytes>, AuthError> {
+    async fn ask_about(
+        &self,
+        method: Method,
+        api: &Api,
+        token: &TokenId,
+    ) -> Result<Response<Bytes>, AuthError> {
         let mut request = request(method, &api.base, "/auth/tokens", Bytes::new());
         let headers = request.headers_mut();
         headers.insert("x-auth-token", token.header().clone());
@@ -753,7 +762,11 @@ mod tests {
         let seen = Arc::clone(&asked);
         let script = move |request: &Request<Bytes>| {
             let header = |name: &str| {
-                request.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+                request
+                    .headers()
+                    .get(name)
+                    .map(|value| value.to_str().unwrap().to_owned())
+                    .unwrap_or_default()
             };
             let mut seen = seen.lock().unwrap();
             seen.push(Asked {
@@ -810,7 +823,10 @@ mod tests {
     }
 
     fn passcode(code: &str) -> Credentials {
-        Credentials::Totp { user: ada(), passcode: crate::keystone::Passcode::Given(Secret::new(code).into()) }
+        Credentials::Totp {
+            user: ada(),
+            passcode: crate::keystone::Passcode::Given(Secret::new(code).into()),
+        }
     }
 
     fn by_id() -> Scope {
@@ -982,7 +998,11 @@ mod tests {
         };
         let (client, asked) = client_with(by_secret(), |count, _| match count {
             1 => issued("the-token"),
-            _ => answer(200, &[], json!({"access_token": "the-access", "token_type": "Bearer", "expires_in": 600})),
+            _ => answer(
+                200,
+                &[],
+                json!({"access_token": "the-access", "token_type": "Bearer", "expires_in": 600}),
+            ),
         });
         let token = client.authenticate(&by_id()).await.unwrap();
         assert_eq!(token.lifetime(), Duration::from_secs(600));
@@ -996,13 +1016,21 @@ mod tests {
                                     "application_credential": {"id": "c1", "secret": "s3cret"}}})
             );
             assert_eq!(asked[1].line, "POST /v3/OS-OAUTH2/token");
-            assert_eq!((&*asked[1].authorization, &*asked[1].body), ("Basic YzE6czNjcmV0", "grant_type=client_credentials"));
+            assert_eq!(
+                (&*asked[1].authorization, &*asked[1].body),
+                ("Basic YzE6czNjcmV0", "grant_type=client_credentials")
+            );
         }
 
-        let refused = json!({"error": "invalid_client", "error_description": "Client authentication failed."});
+        let refused =
+            json!({"error": "invalid_client", "error_description": "Client authentication failed."});
         for (status, body, expected) in [
             (401, refused, "(\"Client authentication failed.\")"),
-            (401, json!({"error": "invalid_client", "error_description": "c1:s3cret is wrong"}), "with 401; check"),
+            (
+                401,
+                json!({"error": "invalid_client", "error_description": "c1:s3cret is wrong"}),
+                "with 401; check",
+            ),
             (200, json!({"token_type": "Bearer"}), "no usable `access_token`"),
             (200, json!({"access_token": "a", "expires_in": 0}), "has already expired"),
             (503, json!({}), "answered 503"),
@@ -1031,12 +1059,13 @@ mod tests {
         assert!(!token.catalog.is_empty());
         let carried: Vec<_> = token.fields().iter().map(|(_, value)| value.to_str().unwrap()).collect();
         assert_eq!(carried, ["the-access", "Bearer the-access"]);
-        let asked = asked.lock().unwrap();
-        assert_eq!((&*asked[0].line, &*asked[0].authorization), ("POST /", ""));
-        assert_eq!(asked[0].body, "grant_type=client_credentials&client_id=c%201%26");
-        assert_eq!(asked[1].line, "GET /v3/auth/tokens");
-        assert_eq!((&*asked[1].token, &*asked[1].subject), ("the-access", "the-access"));
-        drop(asked);
+        {
+            let asked = asked.lock().unwrap();
+            assert_eq!((&*asked[0].line, &*asked[0].authorization), ("POST /", ""));
+            assert_eq!(asked[0].body, "grant_type=client_credentials&client_id=c%201%26");
+            assert_eq!(asked[1].line, "GET /v3/auth/tokens");
+            assert_eq!((&*asked[1].token, &*asked[1].subject), ("the-access", "the-access"));
+        }
 
         let (client, _) = client_with(method(), |count, _| match count {
             1 => answer(200, &[], json!({"access_token": "the-access"})),

@@ -353,7 +353,11 @@ mod tests {
         Discovery::new(Handle::current())
     }
 
-    async fn ask(discovery: &Discovery, service: &Arc<Service>, token: Option<&Arc<Token>>) -> Option<String> {
+    async fn ask(
+        discovery: &Discovery,
+        service: &Arc<Service>,
+        token: Option<&Arc<Token>>,
+    ) -> Option<String> {
         let service = Arc::clone(service);
         let ask = move |request| {
             let service = Arc::clone(&service);

@@ -57,7 +57,9 @@ impl Method {
     /// [`AuthError::NoSecret`].
     pub(super) async fn factor(&self) -> Result<Option<Factor>, AuthError> {
         let (proof, place, source) = match self {
-            Self::Password { user, password } => (json!({ "user": v3_user(user) }), "/user/password", password),
+            Self::Password { user, password } => {
+                (json!({ "user": v3_user(user) }), "/user/password", password)
+            }
             Self::Token(token) => (json!({}), "/id", token),
             Self::ApplicationCredential { which: ApplicationCredential::Id(id), secret }
             | Self::OAuth2 { client_id: id, client_secret: secret, .. } => {
@@ -76,7 +78,8 @@ impl Method {
         if let Self::Totp { passcode: Passcode::Computed(_), .. } = self {
             let now = SystemTime::now();
             secret = totp::code(&secret, now).ok_or_else(|| AuthError::NoSecret {
-                why: "the TOTP secret is not in base32, as Keystone's credential of type totp has it".to_owned(),
+                why: "the TOTP secret is not in base32, as Keystone's credential of type totp has it"
+                    .to_owned(),
             })?;
             next = Some(totp::until_next(now));
         }

@@ -217,7 +217,8 @@ impl Receipt {
             let names = list.as_array()?.iter().filter_map(Value::as_str);
             // They are shown to people, so they are names and nothing else.
             let is_name = |name: &&str| {
-                name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+                name.len() <= 64
+                    && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
             };
             Some(names.filter(is_name).take(LONGEST_RULE).map(str::to_owned).collect())
         };
@@ -272,9 +273,13 @@ pub(super) fn read_access_token(answer: &Response<Bytes>) -> Result<(TokenId, Op
     let id = document["access_token"].as_str().and_then(|id| TokenId::new(id.trim()).ok());
     let life = document["expires_in"].as_u64().map(Duration::from_secs);
     secret::wipe(&mut document);
-    let id = id.ok_or_else(|| bad_reply("the answer of oauth2_endpoint has no usable `access_token`; is it right?"))?;
+    let id = id.ok_or_else(|| {
+        bad_reply("the answer of oauth2_endpoint has no usable `access_token`; is it right?")
+    })?;
     if life.is_some_and(|life| life.is_zero()) {
-        return Err(bad_reply("the access token of oauth2_endpoint has already expired; is its clock right?"));
+        return Err(bad_reply(
+            "the access token of oauth2_endpoint has already expired; is its clock right?",
+        ));
     }
     Ok((id, life))
 }
@@ -686,7 +691,8 @@ mod tests {
     #[track_caller]
     fn check_v2(method: &Method, scope: &Scope, expected: Value) {
         let factors = now(method.factors()).unwrap();
-        let sent: Value = serde_json::from_slice(&v2_login(method, &factors[0].secret, scope).unwrap()).unwrap();
+        let sent: Value =
+            serde_json::from_slice(&v2_login(method, &factors[0].secret, scope).unwrap()).unwrap();
         assert_eq!(sent["auth"], expected);
     }
 

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
@@ -469,7 +469,8 @@ mod tests {
         assert_eq!((basic.value(), basic.expires()), (None, None));
         check_fields(&Token::none(catalog(), now), &[], &[]);
 
-        let by_name = |domain| Scope::Project(Project::Name { name: "demo".to_owned(), domain: Some(domain) });
+        let by_name =
+            |domain| Scope::Project(Project::Name { name: "demo".to_owned(), domain: Some(domain) });
         let (id, name) = (|| Domain::Id("d1".to_owned()), || Domain::Name("acme".to_owned()));
         for (scope, expected) in [
             (Scope::Project(Project::Id("p1".to_owned())), &[("x-project-id", "p1")][..]),

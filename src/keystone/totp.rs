@@ -89,7 +89,11 @@ mod tests {
     #[test]
     fn a_secret_is_base32_however_it_is_grouped() {
         let expected = code(&Secret::new(KEY), at(59));
-        for same in ["gezdgnbvgy3tqojqgezdgnbvgy3tqojq", "GEZD GNBV GY3T QOJQ GEZD GNBV GY3T QOJQ", &format!("{KEY}==")] {
+        for same in [
+            "gezdgnbvgy3tqojqgezdgnbvgy3tqojq",
+            "GEZD GNBV GY3T QOJQ GEZD GNBV GY3T QOJQ",
+            &format!("{KEY}=="),
+        ] {
             assert_eq!(code(&Secret::new(same), at(59)), expected, "{same}");
         }
         for bad in ["", "====", "0189", "GEZD!", "ä", "A"] {

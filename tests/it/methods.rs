@@ -117,7 +117,8 @@ async fn a_passcode_is_not_shown_twice_and_a_new_one_ends_the_wait() {
     }
     assert!(cloud.token_requests() <= before + 2, "a token that is over costs a question, and no login");
     write_code(&path).await;
-    eventually("the next login", async || (keyway.get("/compute/servers").await.status == 200).then_some(())).await;
+    eventually("the next login", async || (keyway.get("/compute/servers").await.status == 200).then_some(()))
+        .await;
 }
 
 // Promise 64.
@@ -160,7 +161,8 @@ async fn a_receipt_is_answered_with_the_missing_method() {
         assert_eq!(methods(&keyway).await, ["password", "token", "totp"]);
         assert_eq!(cloud.token_requests(), 3);
         let seen = cloud.requests("identity");
-        let receipts: Vec<_> = seen.iter().map(|seen| all(&seen.headers, "openstack-auth-receipt").len()).collect();
+        let receipts: Vec<_> =
+            seen.iter().map(|seen| all(&seen.headers, "openstack-auth-receipt").len()).collect();
         assert_eq!(receipts.iter().sum::<usize>(), 1, "{receipts:?}");
 
         // A renewal begins anew.
@@ -188,7 +190,8 @@ async fn a_method_that_is_missing_is_named_and_keystone_left_alone() {
     assert!(!error.contains(demo::PASSWORD), "{error}");
     // The user's rules change, and nobody restarts anything.
     cloud.set_auth_rules(&[]);
-    eventually("the login", async || (keyway.get("/compute/servers").await.status == 200).then_some(())).await;
+    eventually("the login", async || (keyway.get("/compute/servers").await.status == 200).then_some(()))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,7 +254,8 @@ async fn an_oauth2_client_shows_a_token_and_an_access_token_and_both_are_renewed
     assert_eq!(keyway.get_with("/compute/servers", &mine[2..]).await.status, 200);
     let seen = cloud.requests("compute");
     for request in &seen {
-        let (tokens, bearers) = (all(&request.headers, "x-auth-token"), all(&request.headers, "authorization"));
+        let (tokens, bearers) =
+            (all(&request.headers, "x-auth-token"), all(&request.headers, "authorization"));
         assert_eq!((tokens.len(), bearers.len()), (1, 1), "{tokens:?} {bearers:?}");
         let access = bearers[0].strip_prefix("Bearer ").expect("an access token");
         assert!(access != tokens[0] && cloud.accepts(access) && cloud.accepts(tokens[0]));
@@ -307,7 +311,8 @@ async fn exchange(service: &Upstream, keyway: &Keyway, path: &str, answer: &str)
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-const NO: &str = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n";
+const NO: &str =
+    "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n";
 
 // Promises 20, 21, 22, 23.
 #[tokio::test(flavor = "multi_thread")]
@@ -416,7 +421,10 @@ async fn a_tokenless_request_says_what_it_is_for_and_carries_no_token() {
     .await;
     let (head, answer) = exchange(&service, &keyway, "/identity/v3/users", OK).await;
     assert!(head.starts_with("get /v3/users http/1.1"), "{head}");
-    assert_eq!((field(&head, "x-project-name"), field(&head, "x-project-domain-id")), (Some("demo"), Some("d1")));
+    assert_eq!(
+        (field(&head, "x-project-name"), field(&head, "x-project-domain-id")),
+        (Some("demo"), Some("d1"))
+    );
     for name in ["x-auth-token", "authorization", "x-project-id", "x-domain-id", "x-domain-name"] {
         assert_eq!(field(&head, name), None, "{head}");
     }
@@ -434,7 +442,8 @@ async fn a_tokenless_request_says_what_it_is_for_and_carries_no_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_of_a_service_stays_behind() {
     let (service, keyway) = without_keystone(|endpoint| Auth::None { endpoint: Some(endpoint) }).await;
-    let answer = "HTTP/1.1 401 Unauthorized\r\nOpenstack-Auth-Receipt: r1\r\nX-Kept: 1\r\nContent-Length: 0\r\n\r\n";
+    let answer =
+        "HTTP/1.1 401 Unauthorized\r\nOpenstack-Auth-Receipt: r1\r\nX-Kept: 1\r\nContent-Length: 0\r\n\r\n";
     let (_, answer) = exchange(&service, &keyway, "/svc/a", answer).await;
     assert_eq!((field(&answer, "openstack-auth-receipt"), field(&answer, "x-kept")), (None, Some("1")));
 }

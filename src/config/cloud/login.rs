@@ -153,13 +153,16 @@ impl Reader<'_> {
         }
         let scope = self.scope(false, IdentityVersion::V3);
         let texts = match &scope {
-            Scope::Project(Project::Id(text)) | Scope::Domain(Domain::Id(text) | Domain::Name(text)) => vec![text],
+            Scope::Project(Project::Id(text)) | Scope::Domain(Domain::Id(text) | Domain::Name(text)) => {
+                vec![text]
+            }
             Scope::Project(Project::Name { name, domain }) => match domain {
                 Some(Domain::Id(text) | Domain::Name(text)) => vec![name, text],
                 None => vec![name],
             },
             Scope::Default | Scope::Unscoped | Scope::System | Scope::Trust(_) => {
-                let message = "missing: auth_type v3tokenlessauth needs a project or a domain, and nothing else";
+                let message =
+                    "missing: auth_type v3tokenlessauth needs a project or a domain, and nothing else";
                 self.missing("project_id", message);
                 return None;
             }
@@ -170,7 +173,10 @@ impl Reader<'_> {
         }
         let (at, url) = auth_url?;
         if url.origin().scheme() != Scheme::Https {
-            self.problem_at(&at, "is plain http, where nobody sees the client certificate of v3tokenlessauth: use https");
+            self.problem_at(
+                &at,
+                "is plain http, where nobody sees the client certificate of v3tokenlessauth: use https",
+            );
         }
         // keystoneauth takes the URL as it is, and finds nothing where the version is missing.
         let auth_url =
@@ -279,7 +285,10 @@ impl Reader<'_> {
             Kind::MultiFactor => {
                 let kinds = self.auth_methods()?;
                 let shown: Vec<_> = kinds.into_iter().map(|kind| self.method(kind, version)).collect();
-                Some(Method::MultiFactor { shown: shown.into_iter().collect::<Option<_>>()?, spare: Vec::new() })
+                Some(Method::MultiFactor {
+                    shown: shown.into_iter().collect::<Option<_>>()?,
+                    spare: Vec::new(),
+                })
             }
             Kind::OAuth2 | Kind::OAuth2Mtls => self.oauth2(kind),
             Kind::Tokenless | Kind::Fixed | Kind::Basic | Kind::Nothing => None,
@@ -303,7 +312,10 @@ impl Reader<'_> {
         if !password && self.has_secret(&["password"]) && self.has_user() {
             spare.extend(self.method(Kind::Password, version));
         }
-        if !passcode && (self.has_secret(&["passcode"]) || self.has_secret(&["totp_secret"])) && self.has_user() {
+        if !passcode
+            && (self.has_secret(&["passcode"]) || self.has_secret(&["totp_secret"]))
+            && self.has_user()
+        {
             spare.extend(self.method(Kind::Totp, version));
         }
         match <[Method; 1]>::try_from(shown) {
@@ -322,9 +334,10 @@ impl Reader<'_> {
             Some((in_auth, Value::String(text))) if !text.is_empty() => {
                 (in_auth, text.split(',').map(|name| name.trim().to_owned()).collect())
             }
-            Some((in_auth, Value::Array(items))) => {
-                (in_auth, items.iter().map(|item| item.as_str().unwrap_or_default().trim().to_owned()).collect())
-            }
+            Some((in_auth, Value::Array(items))) => (
+                in_auth,
+                items.iter().map(|item| item.as_str().unwrap_or_default().trim().to_owned()).collect(),
+            ),
             Some((in_auth, _)) => (in_auth, Vec::new()),
             None => (true, Vec::new()),
         };
@@ -332,7 +345,8 @@ impl Reader<'_> {
         let known: Vec<_> = COMBINABLE.iter().map(|(name, _)| *name).collect();
         let known = known.join(", ");
         if names.is_empty() {
-            let message = format!("missing: auth_type v3multifactor needs a list of methods; there is {known}");
+            let message =
+                format!("missing: auth_type v3multifactor needs a list of methods; there is {known}");
             self.problems.add(source, key, message);
             return None;
         }
@@ -391,7 +405,11 @@ impl Reader<'_> {
                 &["oauth2_client_secret"],
                 "missing: set it to the client's secret, or oauth2_client_secret_file",
             );
-            return Some(Method::OAuth2 { endpoint: url?, client_id: client_id?, client_secret: client_secret? });
+            return Some(Method::OAuth2 {
+                endpoint: url?,
+                client_id: client_id?,
+                client_secret: client_secret?,
+            });
         }
         if !self.has(&["cert"]) {
             let (source, key) = self.entry.name_of("cert", false);
@@ -480,7 +498,8 @@ impl Reader<'_> {
 
         let project = project_id.as_ref().or(project_name.as_ref());
         let domain = domain_id.as_ref().or(domain_name.as_ref());
-        let asked: Vec<_> = [project, domain, system.as_ref(), trust.as_ref()].into_iter().flatten().collect();
+        let asked: Vec<_> =
+            [project, domain, system.as_ref(), trust.as_ref()].into_iter().flatten().collect();
         if bound {
             for at in asked {
                 let ignored = format!(

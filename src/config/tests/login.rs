@@ -189,7 +189,8 @@ fn an_unknown_auth_type_lists_those_there_are() {
     let setup = Setup::new().vars(PASSWORD).vars("OS_AUTH_TYPE=v3kerberos");
     setup.check_problems(&["environment: OS_AUTH_TYPE: `v3kerberos` is not supported"]);
     let Err(problems) = setup.load() else { panic!("it is not supported") };
-    for known in ["v2token", "v3totp", "v3multifactor", "v3oauth2mtlsclientcredential", "http_basic", "none"] {
+    for known in ["v2token", "v3totp", "v3multifactor", "v3oauth2mtlsclientcredential", "http_basic", "none"]
+    {
         assert!(problems.to_string().contains(known), "{problems}");
     }
 }
@@ -254,7 +255,10 @@ fn one_login_has_one_scope() {
     );
     check("project_id: p, unscoped: yes", &["auth.project_id: `unscoped` is set too"]);
     check("system_scope: some", &["auth.system_scope: `some` is no system scope: the only one is `all`"]);
-    check("trust_id: t, project_id: p", &["auth.trust_id: one login has one scope, and clouds.prod.auth.project_id"]);
+    check(
+        "trust_id: t, project_id: p",
+        &["auth.trust_id: one login has one scope, and clouds.prod.auth.project_id"],
+    );
     check("trust_id: t, unscoped: yes", &["auth.trust_id: `unscoped` is set too"]);
     check("project_id: p, project_name: q, project_domain_name: d", &[]);
 }
@@ -366,7 +370,8 @@ fn auth(setup: Setup) -> Auth {
 
 /// A cloud `prod` with these options, and what stands under its `auth` beside the URL.
 fn cloud(options: &str, auth: &str) -> Setup {
-    Setup::new().clouds(&format!("clouds: {{prod: {{{options} auth: {{auth_url: 'https://c.example', {auth}}}}}}}"))
+    Setup::new()
+        .clouds(&format!("clouds: {{prod: {{{options} auth: {{auth_url: 'https://c.example', {auth}}}}}}}"))
 }
 
 #[test]
@@ -380,7 +385,10 @@ fn a_passcode_is_given_or_computed_from_a_secret() {
     check("username: ada, passcode: 123456", Passcode::Given(given("123456")));
     check(&format!("username: ada, totp_secret: {TOTP}"), Passcode::Computed(given(TOTP)));
     let problems = |auth: &str, expected: &[&str]| {
-        check_cloud(&format!("{{auth_type: v3totp, auth: {{auth_url: 'https://c.example', {auth}}}}}"), expected);
+        check_cloud(
+            &format!("{{auth_type: v3totp, auth: {{auth_url: 'https://c.example', {auth}}}}}"),
+            expected,
+        );
     };
     problems("", &["auth.username: missing", "auth.passcode: missing: set totp_secret"]);
     problems("username: ada, totp_secret: 'hunter2!'", &["auth.totp_secret: is not in base32"]);
@@ -403,7 +411,10 @@ fn several_methods_are_combined_and_what_is_left_is_for_a_receipt() {
         Method::ApplicationCredential { .. } => "application_credential",
         other => panic!("{other:?}"),
     };
-    let check = |options: &str, auth: &str, expected: (&[&str], &[&str])| match cloud(options, auth).identity().method {
+    let check = |options: &str, auth: &str, expected: (&[&str], &[&str])| match cloud(options, auth)
+        .identity()
+        .method
+    {
         Method::MultiFactor { shown, spare } => {
             let shown: Vec<_> = shown.iter().map(names).collect();
             let spare: Vec<_> = spare.iter().map(names).collect();
@@ -415,7 +426,11 @@ fn several_methods_are_combined_and_what_is_left_is_for_a_receipt() {
     for methods in ["[v3password, v3totp]", "'v3password,v3totp'", "'v3password, v3totp'"] {
         let options = format!("auth_type: v3multifactor, auth_methods: {methods},");
         check(&options, both, (&["password", "totp"], &[]));
-        check("auth_type: v3multifactor,", &format!("auth_methods: {methods}, {both}"), (&["password", "totp"], &[]));
+        check(
+            "auth_type: v3multifactor,",
+            &format!("auth_methods: {methods}, {both}"),
+            (&["password", "totp"], &[]),
+        );
     }
     check("auth_type: v3multifactor, auth_methods: [v3totp],", both, (&["totp"], &["password"]));
     check("", both, (&["password"], &["totp"]));
@@ -429,15 +444,25 @@ fn several_methods_are_combined_and_what_is_left_is_for_a_receipt() {
 
     let problems = |methods: &str, auth: &str, expected: &[&str]| {
         check_cloud(
-            &format!("{{auth_type: v3multifactor, {methods} auth: {{auth_url: 'https://c.example', {auth}}}}}"),
+            &format!(
+                "{{auth_type: v3multifactor, {methods} auth: {{auth_url: 'https://c.example', {auth}}}}}"
+            ),
             expected,
         );
     };
-    problems("", both, &["auth.auth_methods: missing: auth_type v3multifactor needs a list of methods; there is v3pass"]);
+    problems(
+        "",
+        both,
+        &["auth.auth_methods: missing: auth_type v3multifactor needs a list of methods; there is v3pass"],
+    );
     for nothing in ["[]", "''", "~"] {
         problems(&format!("auth_methods: {nothing},"), both, &["auth_methods: missing"]);
     }
-    problems("auth_methods: [v3password, v3kerberos],", both, &["auth_methods: `v3kerberos` can't be combined"]);
+    problems(
+        "auth_methods: [v3password, v3kerberos],",
+        both,
+        &["auth_methods: `v3kerberos` can't be combined"],
+    );
     problems("auth_methods: {v3password: 1},", both, &["auth_methods: missing"]);
     problems("auth_methods: [[1]],", both, &["auth_methods: `` can't be combined"]);
     problems("auth_methods: [v3totp, v3totp],", both, &["auth_methods: `v3totp` is there twice"]);
@@ -462,9 +487,12 @@ fn a_multi_factor_login_with_an_application_credential_has_its_scope() {
 fn an_oauth2_client_has_an_endpoint_an_id_and_a_secret_or_a_certificate() {
     let url = "https://c.example/v3/OS-OAUTH2/token";
     let options = format!("oauth2_endpoint: '{url}', oauth2_client_id: c1");
-    let setup = cloud("auth_type: v3oauth2clientcredential,", &format!("{options}, oauth2_client_secret: hunter2"));
+    let setup =
+        cloud("auth_type: v3oauth2clientcredential,", &format!("{options}, oauth2_client_secret: hunter2"));
     match setup.identity() {
-        Identity { method: Method::OAuth2 { endpoint, client_id, client_secret }, scope, version, .. } => {
+        Identity {
+            method: Method::OAuth2 { endpoint, client_id, client_secret }, scope, version, ..
+        } => {
             assert_eq!((endpoint.to_string().as_str(), client_id.as_str()), (url, "c1"));
             assert_eq!(
                 (client_secret, scope, version),
@@ -474,18 +502,24 @@ fn an_oauth2_client_has_an_endpoint_an_id_and_a_secret_or_a_certificate() {
         other => panic!("{other:?}"),
     }
     assert!(setup.config().clouds[0].endpoint_overrides.is_empty(), "oauth2 is no service");
-    let all = ["auth.oauth2_endpoint: missing", "auth.oauth2_client_id: missing", "auth.oauth2_client_secret: missing"];
+    let all = [
+        "auth.oauth2_endpoint: missing",
+        "auth.oauth2_client_id: missing",
+        "auth.oauth2_client_secret: missing",
+    ];
     let missing = |kind: &str, auth: &str, expected: &[&str]| {
-        check_cloud(&format!("{{auth_type: {kind}, auth: {{auth_url: 'https://c.example', {auth}}}}}"), expected);
+        check_cloud(
+            &format!("{{auth_type: {kind}, auth: {{auth_url: 'https://c.example', {auth}}}}}"),
+            expected,
+        );
     };
     missing("v3oauth2clientcredential", "", &all);
     missing("v3oauth2clientcredential", &format!("{options}, oauth2_client_secret: ''"), &all[2..]);
 
     let mtls = "v3oauth2mtlsclientcredential";
     missing(mtls, &options, &["cert: missing: auth_type v3oauth2mtlsclientcredential logs in by a client"]);
-    let by_cert = |options: &str| {
-        cloud(&format!("auth_type: {mtls}, cert: ../c.pem,"), options).file("c.pem", "x")
-    };
+    let by_cert =
+        |options: &str| cloud(&format!("auth_type: {mtls}, cert: ../c.pem,"), options).file("c.pem", "x");
     match by_cert(&options).identity().method {
         Method::OAuth2Mtls { endpoint, client_id } => {
             assert_eq!((endpoint.to_string().as_str(), client_id.as_str()), (url, "c1"));
@@ -542,7 +576,10 @@ fn a_tokenless_login_has_a_certificate_and_one_scope() {
     problems("auth_url: 'https://c.example'", "auth.project_id: missing: auth_type v3tokenlessauth needs");
     problems("auth_url: 'https://c.example', system_scope: all", "auth.project_id: missing");
     problems("auth_url: 'http://c.example', project_id: p", "auth.auth_url: is plain http");
-    problems("auth_url: 'https://c.example', project_name: pr\u{f6}", "auth.project_id: missing: no header field");
+    problems(
+        "auth_url: 'https://c.example', project_name: pr\u{f6}",
+        "auth.project_id: missing: no header field",
+    );
     check_cloud(
         "{auth_type: v3tokenlessauth, auth: {auth_url: 'https://c.example', domain_id: d}}",
         &["cert: missing: auth_type v3tokenlessauth logs in by a client certificate"],

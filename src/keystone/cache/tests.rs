@@ -756,7 +756,7 @@ async fn credentials_with_a_scope_of_their_own_reach_no_other_project() {
 async fn a_fixed_token_serves_every_service_and_is_never_renewed() {
     let endpoint = BaseUrl::parse("http://127.0.0.1:6385").unwrap();
     let auth = Auth::Fixed { endpoint: endpoint.clone(), token: Secret::new("fixed") };
-    let standing = Source::Standing(Standing::new(&auth).unwrap());
+    let standing = Source::Standing(Box::new(Standing::new(&auth).unwrap()));
     let clouds = vec![(Config { auth, ..config(password(), Scope::Default) }, standing)];
     let cache = TokenCache::with_sources(clouds, DEADLINE, Handle::current(), Arc::new(|_: &Event| {}));
     cache.warm();

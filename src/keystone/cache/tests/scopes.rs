@@ -299,7 +299,7 @@ async fn credentials_with_a_scope_of_their_own_ask_for_no_other() {
 
     let endpoint = BaseUrl::parse("http://127.0.0.1:6385").unwrap();
     let auth = Auth::Fixed { endpoint, token: Secret::new("fixed") };
-    let standing = Source::Standing(Standing::new(&auth).unwrap());
+    let standing = Source::Standing(Box::new(Standing::new(&auth).unwrap()));
     let clouds = vec![(Config { auth, ..config(password(), Scope::Default) }, standing)];
     let cache = TokenCache::with_sources(clouds, DEADLINE, Handle::current(), Arc::new(|_: &Event| {}));
     let error = cache.current(&exactly(by_id("p1"))).await.unwrap_err();
