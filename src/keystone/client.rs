@@ -198,7 +198,7 @@ impl Client {
             let Some(next) = Receipt::read(&answer).filter(|_| unauthorized) else {
                 let mut secrets: Vec<_> = factors.iter().map(|factor| factor.secret.expose()).collect();
                 secrets.extend(receipt.as_ref().map(|receipt| receipt.id.expose()));
-                return Err(protocol::refusal(&answer, "the login", &secrets));
+                return Err(protocol::refusal(&answer, protocol::LOGIN, &secrets));
             };
             let available: Vec<_> = spare.iter().map(|method| method.name()).collect();
             let wanted = next.choose(&available).ok_or_else(|| next.unmet())?;
@@ -280,7 +280,7 @@ impl Client {
         let factor = Factor { name: "token", proof: json!({}), place: "/id", secret, next: None };
         let (answer, sent) = self.show(api, &[factor], Some(scope), None).await?;
         if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
-            return Err(protocol::refusal(&answer, "the login", &[token.expose()]));
+            return Err(protocol::refusal(&answer, protocol::LOGIN, &[token.expose()]));
         }
         protocol::read_v3_token(&answer, sent)
     }
@@ -373,7 +373,7 @@ impl Client {
         let sent = now();
         let answer = self.send(&api.base, request).await?;
         if answer.status() != StatusCode::OK {
-            return Err(protocol::refusal(&answer, "the login", &[secret.expose()]));
+            return Err(protocol::refusal(&answer, protocol::LOGIN, &[secret.expose()]));
         }
         protocol::read_v2_token(&answer, sent)
     }

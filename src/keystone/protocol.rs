@@ -23,6 +23,9 @@ use crate::secret;
 /// The header in which Identity v3 hands a receipt over, and takes it back.
 pub(super) static AUTH_RECEIPT: HeaderName = HeaderName::from_static("openstack-auth-receipt");
 
+/// What [`refusal`] calls a login.
+pub(super) const LOGIN: &str = "the login";
+
 /// How many rules of how many methods are looked at.
 const LONGEST_RULE: usize = 16;
 
@@ -456,6 +459,10 @@ pub fn refusal(answer: &Response<Bytes>, asked: &str, secrets: &[&str]) -> AuthE
     let message = error_message(answer.body(), secrets);
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            AuthError::Rejected { status: status.as_u16(), message }
+        }
+        // An application credential, a token or a trust that Keystone does not know, and says so itself.
+        StatusCode::NOT_FOUND if asked == LOGIN && message.is_some() => {
             AuthError::Rejected { status: status.as_u16(), message }
         }
         StatusCode::TOO_MANY_REQUESTS => unavailable(answer, message),
@@ -1157,6 +1164,9 @@ mod tests {
         );
         check_refusal(answer(308, &[("Location", "/v3/")], ""), "to another path,");
         check_refusal(answer(404, &[], "<html>"), "404 Not Found; is auth_url right?");
+        let unknown =
+            json!({"error": {"code": 404, "message": "Could not find Application Credential: a1."}});
+        check_refusal(answer(404, &[], unknown), "rejected the login with 404 (\"Could not find Application");
         check_refusal(answer(300, &[], "{}"), "300 Multiple Choices");
         let body = json!({"error": {"code": 400, "message": "Expecting to find domain in user."}});
         check_refusal(
