@@ -51,7 +51,16 @@ pub async fn check(config: &Config, shared: &Shared) -> Outcome {
                 let skew = clock_skew(&shared.clients[index], &identity.auth_url).await;
                 outcome.line(&format!("  clock       {skew}"));
             }
-            Auth::Fixed { endpoint, .. } => outcome.line(&format!("  endpoint    {endpoint} (fixed token)")),
+            standing => {
+                let what = match standing {
+                    Auth::Basic { .. } => "a user and a password",
+                    Auth::None { .. } => "no login",
+                    Auth::Tokenless { .. } => "a client certificate",
+                    Auth::Fixed { .. } | Auth::Identity(_) => "fixed token",
+                };
+                let url = standing.url().map_or_else(|| "-".to_owned(), ToString::to_string);
+                outcome.line(&format!("  endpoint    {url} ({what})"));
+            }
         }
         let token = match shared.tokens.current(&Key::of_cloud(index)).await {
             Ok(token) => token,
@@ -138,7 +147,14 @@ pub fn table(entries: &[Entry], base: &str) -> String {
 /// There is none.
 pub async fn token(shared: &Shared) -> Result<String, String> {
     match shared.tokens.current(&Key::of_cloud(0)).await {
-        Ok(token) => Ok(format!("{}\n", token.id.expose())),
+        Ok(token) => match token.value() {
+            Some(id) => Ok(format!("{}\n", id.expose())),
+            None => {
+                Err("this cloud's login (auth_type) has no token: its services are shown something else, or \
+                         nothing; send requests through keyway instead"
+                    .to_owned())
+            }
+        },
         Err(error) => Err(whole(&error)),
     }
 }

@@ -251,6 +251,7 @@ fn auth_status(error: &AuthError) -> StatusCode {
         | AuthError::TooManyRefusals { .. }
         | AuthError::TooManyScopes { .. }
         | AuthError::NoSecret { .. }
+        | AuthError::PasscodeUsed { .. }
         | AuthError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         AuthError::Timeout { .. } => match error {
             // Whoever waited for the answer in vain was timed out; who comes later is turned away.
@@ -273,8 +274,8 @@ fn auth_reason(error: &AuthError) -> &'static str {
     match error.root() {
         AuthError::Unreachable(_) | AuthError::Stopped => "keystone_unreachable",
         AuthError::Timeout { .. } => "keystone_timeout",
-        AuthError::Rejected { .. } => "credentials_rejected",
-        AuthError::NoSecret { .. } => "no_secret",
+        AuthError::Rejected { .. } | AuthError::MoreMethods { .. } => "credentials_rejected",
+        AuthError::NoSecret { .. } | AuthError::PasscodeUsed { .. } => "no_secret",
         AuthError::Unavailable { .. } => "keystone_unavailable",
         AuthError::TooManyRefusals { .. } => "tokens_refused",
         AuthError::UnknownProject { .. } | AuthError::AmbiguousProject { .. } => "unknown_project",
@@ -324,6 +325,10 @@ fn for_client(error: &AuthError) -> String {
         AuthError::Timeout { .. } => "Keystone did not answer in time, so there is no token",
         AuthError::Rejected { .. } => "Keystone rejected keyway's credentials, so there is no token",
         AuthError::Unavailable { .. } => "Keystone is not available, so there is no token",
+        AuthError::MoreMethods { .. } => {
+            "Keystone wants more than keyway's credentials, so there is no token"
+        }
+        AuthError::PasscodeUsed { .. } => "the one-time passcode was used already, so there is no token",
         AuthError::NoSecret { .. } => "the secret to log in with is not to be had, so there is no token",
         AuthError::BadReply { .. } | AuthError::AlreadyExpired { .. } => {
             "Keystone's answer was of no use, so there is no token"
@@ -344,7 +349,8 @@ fn for_client(error: &AuthError) -> String {
         // These name what there is instead, and hold nothing else.
         named => return named.to_string(),
     };
-    let advice = if error.is_rejection() {
+    let wrong = error.is_rejection() || matches!(error.root(), AuthError::MoreMethods { .. });
+    let advice = if wrong {
         "correct them where keyway was started; its log says more"
     } else {
         "try again later; keyway's log says more"

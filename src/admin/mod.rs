@@ -119,8 +119,10 @@ impl Admin {
             "name": cloud.name,
             "default": index == 0,
             "auth_url": match &cloud.auth {
-                Auth::Identity(identity) => Value::from(identity.auth_url.to_string()),
-                Auth::Fixed { .. } => Value::Null,
+                Auth::Identity(keystone::Identity { auth_url, .. }) | Auth::Tokenless { auth_url, .. } => {
+                    Value::from(auth_url.to_string())
+                }
+                Auth::Fixed { .. } | Auth::Basic { .. } | Auth::None { .. } => Value::Null,
             },
             "user": token.and_then(|token| token.user.as_ref()).map(|user| &user.name),
             "project": token.and_then(|token| token.project.as_ref()).map(|project| &project.name),

@@ -48,6 +48,11 @@ impl Upload {
 
     /// The whole body as JSON; `None` if it is none, or longer than any request to an API.
     pub(super) async fn json(&mut self) -> Option<Value> {
+        serde_json::from_slice(&self.whole().await?).ok()
+    }
+
+    /// The whole body, if it is no longer than that.
+    pub(super) async fn whole(&mut self) -> Option<Vec<u8>> {
         let mut whole = Vec::new();
         while let Some(chunk) = self.chunk().await.ok()? {
             whole.extend_from_slice(&chunk);
@@ -55,7 +60,7 @@ impl Upload {
                 return None;
             }
         }
-        serde_json::from_slice(&whole).ok()
+        Some(whole)
     }
 }
 

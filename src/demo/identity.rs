@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use super::call::Call;
 use super::content::{Md5, Upload};
 use super::reply::{self, Answer, Reply, With, json, keystone_error, ok};
 use super::{Caller, Service, Shared, State, microseconds};
+use crate::keystone::{Secret, totp};
 
 /// The name of the only user.
 pub const USER: &str = "demo";
@@ -39,6 +40,11 @@ pub const APPLICATION_CREDENTIAL_NAME: &str = "keyway";
 /// Its secret, unless the configuration has another.
 pub const APPLICATION_CREDENTIAL_SECRET: &str = "appsecret";
 
+/// The secret of the user's credential of type totp.
+pub const TOTP_SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
+/// A trust that lets the user into the second project.
+pub const TRUST_ID: &str = "7e6d5c4b3a2918070f1e2d3c4b5a6905";
+
 /// How long Keystone still knows a token that is over, for services that ask with `allow_expired`.
 const EXPIRED_WINDOW: Duration = Duration::from_secs(3600);
 
@@ -64,6 +70,19 @@ enum Scope {
     Project(&'static str),
     Domain,
     System,
+    /// A project too, by way of a trust.
+    Trust,
+}
+
+impl Scope {
+    /// The project, if it is one.
+    fn project(self) -> Option<&'static str> {
+        match self {
+            Self::Project(project) => Some(project),
+            Self::Trust => Some(OTHER_PROJECT_ID),
+            Self::Unscoped | Self::Domain | Self::System => None,
+        }
+    }
 }
 
 /// One row of the catalog.
@@ -130,7 +149,7 @@ impl Shared {
         match (scope, catalog) {
             (Scope::Unscoped, _) => None,
             (_, Some(catalog)) => Some(catalog).filter(|catalog| !catalog.is_null()),
-            (Scope::Project(project), None) => Some(self.catalog(project)),
+            (Scope::Project(_) | Scope::Trust, None) => scope.project().map(|project| self.catalog(project)),
             // Without a project nova and the others that want one in their URL are left out.
             (Scope::Domain | Scope::System, None) => {
                 let mut catalog = self.catalog(PROJECT_ID);
@@ -157,11 +176,7 @@ impl Shared {
         if let Some(service_token) = call.headers.get("x-service-token") {
             state.token(service_token.to_str().ok()?)?;
         }
-        let project = match state.token(id.to_str().ok()?)?.scope {
-            Scope::Project(project) => Some(project),
-            Scope::Unscoped | Scope::Domain | Scope::System => None,
-        };
-        Some(Caller { project })
+        Some(Caller { project: state.token(id.to_str().ok()?)?.scope.project() })
     }
 }
 
@@ -235,6 +250,7 @@ pub(super) async fn serve(
         ("POST", ["v3", "auth", "tokens"] | ["v2.0", "tokens"]) if refuses => Err(unauthorized()),
         ("POST", ["v3", "auth", "tokens"]) => login_v3(cloud, call, body.json().await),
         ("POST", ["v2.0", "tokens"]) => login_v2(cloud, body.json().await),
+        ("POST", ["v3", "OS-OAUTH2", "token"]) => access_token(cloud, call, body.whole().await),
         (_, ["v3" | "v2.0", _, ..]) if caller.is_none() => Err(unauthorized()),
         (method, ["v3", "auth", "tokens"]) => subject(cloud, call, method),
         // Only an administrator may look at tokens there, and this user is none.
@@ -377,8 +393,25 @@ fn login_v3(cloud: &Shared, call: &Call, body: Option<Value>) -> Answer {
             "token" => {
                 let id = given["id"].as_str().ok_or_else(|| missing("id", "token"))?;
                 let token = state.token(id).ok_or_else(unrecognized)?.clone();
+                if token.scope == Scope::Trust {
+                    return Err(forbidden("Using trust-scoped token to create another token"));
+                }
                 names.extend(token.methods.clone());
                 origin = Some(token);
+            }
+            "totp" => {
+                let user = &given["user"];
+                check_user_name(user)?;
+                let passcode = user["passcode"].as_str().unwrap_or_default().to_owned();
+                let now = std::time::SystemTime::from(state.now());
+                let good = [now, now - Duration::from_secs(30)].into_iter().any(|time| {
+                    totp::code(&Secret::new(TOTP_SECRET), time).is_some_and(|code| code.expose() == passcode)
+                });
+                // Stricter than Keystone, which forgets what was used.
+                if !good || state.passcodes.contains(&passcode) {
+                    return Err(unauthorized());
+                }
+                state.passcodes.push(passcode);
             }
             "application_credential" => {
                 check_application_credential(cloud, given, auth.get("scope").is_some())?;
@@ -400,6 +433,14 @@ fn login_v3(cloud: &Shared, call: &Call, body: Option<Value>) -> Answer {
         Some(scope) => scope_v3(&state, scope)?,
         None => Scope::Project(PROJECT_ID),
     };
+    if let Some(receipt) = call.header("openstack-auth-receipt") {
+        let accepted = state.receipts.remove(receipt).ok_or_else(unauthorized)?;
+        names.extend(accepted.into_iter().filter(|name| !names.contains(name)).collect::<Vec<_>>());
+    }
+    if !state.rules.is_empty() && !state.rules.iter().any(|rule| rule.iter().all(|name| names.contains(name)))
+    {
+        return Ok(receipt(&mut state, names));
+    }
     let (id, token) = state.issue(scope, names, origin.as_ref());
     drop(state);
     let body = token_v3(cloud, &token, call.parameter("nocatalog").is_none());
@@ -410,14 +451,60 @@ fn is_default_domain(domain: &Value) -> bool {
     domain["id"] == DOMAIN_ID || domain["name"] == DOMAIN
 }
 
+/// Keystone's answer to a login that is right, and not enough.
+fn receipt(state: &mut State, methods: Vec<String>) -> Reply {
+    let issued = state.now();
+    let id = fernet(issued);
+    let body = json!({
+        "receipt": {
+            "methods": methods,
+            "user": {"id": USER_ID, "name": USER, "domain": {"id": DOMAIN_ID, "name": DOMAIN}},
+            "issued_at": format!("{}Z", microseconds(issued)),
+            "expires_at": format!("{}Z", microseconds(issued + Duration::from_secs(300))),
+        },
+        "required_auth_methods": state.rules,
+    });
+    state.receipts.insert(id.clone(), methods);
+    json(StatusCode::UNAUTHORIZED, &body).with("openstack-auth-receipt", id)
+}
+
+/// `POST /v3/OS-OAUTH2/token`: an access token for an application credential, which is a token like any other.
+fn access_token(cloud: &Shared, call: &Call, form: Option<Vec<u8>>) -> Answer {
+    let failed = || {
+        let body = json!({"error": "invalid_client", "error_description": "Client authentication failed."});
+        Box::new(json(StatusCode::UNAUTHORIZED, &body))
+    };
+    if form.as_deref() != Some(b"grant_type=client_credentials") {
+        let body =
+            json!({"error": "invalid_request", "error_description": "The parameter grant_type is required."});
+        return Ok(json(StatusCode::BAD_REQUEST, &body));
+    }
+    let shown =
+        call.header("authorization").and_then(|shown| shown.strip_prefix("Basic ")).ok_or_else(failed)?;
+    let secret = &cloud.config.application_credential_secret;
+    if STANDARD.decode(shown).ok() != Some(format!("{APPLICATION_CREDENTIAL_ID}:{secret}").into_bytes()) {
+        return Err(failed());
+    }
+    let mut state = cloud.state();
+    let methods = vec!["application_credential".to_owned()];
+    let (id, _) = state.issue(Scope::Project(PROJECT_ID), methods, None);
+    let life = state.token_ttl.as_secs();
+    Ok(ok(&json!({"access_token": id, "token_type": "Bearer", "expires_in": life})))
+}
+
 fn check_user(cloud: &Shared, user: &Value) -> Result<(), Box<Reply>> {
+    check_user_name(user)?;
+    if user["password"] == cloud.config.password { Ok(()) } else { Err(unauthorized()) }
+}
+
+fn check_user_name(user: &Value) -> Result<(), Box<Reply>> {
     let known = match (user.get("id"), user.get("name"), user.get("domain")) {
         (Some(id), _, _) => id == USER_ID,
         (None, Some(name), Some(domain)) => name == USER && is_default_domain(domain),
         (None, Some(_), None) => return Err(missing("domain", "user")),
         (None, None, _) => return Err(missing("id or name", "user")),
     };
-    if known && user["password"] == cloud.config.password { Ok(()) } else { Err(unauthorized()) }
+    if known { Ok(()) } else { Err(unauthorized()) }
 }
 
 fn check_application_credential(cloud: &Shared, given: &Value, has_scope: bool) -> Result<(), Box<Reply>> {
@@ -449,7 +536,12 @@ fn scope_v3(state: &State, scope: &Value) -> Result<Scope, Box<Reply>> {
     if scope == "unscoped" || scope.get("unscoped").is_some() {
         return Ok(Scope::Unscoped);
     }
-    if ["project", "domain", "system"].iter().filter(|kind| scope.get(kind).is_some()).count() > 1 {
+    if ["project", "domain", "system", "OS-TRUST:trust"]
+        .iter()
+        .filter(|kind| scope.get(kind).is_some())
+        .count()
+        > 1
+    {
         return Err(missing("exactly one scope", "scope"));
     }
     if let Some(project) = scope.get("project") {
@@ -475,6 +567,9 @@ fn scope_v3(state: &State, scope: &Value) -> Result<Scope, Box<Reply>> {
     if scope["system"]["all"] == true {
         return Ok(Scope::System);
     }
+    if scope["OS-TRUST:trust"]["id"] == TRUST_ID {
+        return Ok(Scope::Trust);
+    }
     Err(unauthorized())
 }
 
@@ -488,10 +583,15 @@ fn token_v3(cloud: &Shared, token: &Token, with_catalog: bool) -> Value {
         "issued_at": format!("{}Z", microseconds(token.issued)),
         "expires_at": format!("{}Z", microseconds(token.expires)),
     });
+    if token.scope == Scope::Trust {
+        body["OS-TRUST:trust"] = json!({"id": TRUST_ID, "impersonation": false,
+            "trustor_user": {"id": Md5::hex(b"trustor")}, "trustee_user": {"id": USER_ID}});
+    }
     match token.scope {
         Scope::Unscoped => {}
-        Scope::Project(id) => {
-            let name = PROJECTS.iter().find(|(known, _)| *known == id).map(|(_, name)| name);
+        Scope::Project(_) | Scope::Trust => {
+            let id = token.scope.project();
+            let name = PROJECTS.iter().find(|(known, _)| Some(*known) == id).map(|(_, name)| name);
             body["project"] = json!({"id": id, "name": name, "domain": domain});
             body["is_domain"] = false.into();
         }

@@ -19,7 +19,7 @@ mod orchestration;
 mod reply;
 mod volume;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,7 +43,7 @@ use content::{Md5, Upload};
 pub use front::instructions;
 pub use identity::{
     APPLICATION_CREDENTIAL_ID, APPLICATION_CREDENTIAL_NAME, APPLICATION_CREDENTIAL_SECRET, DOMAIN, DOMAIN_ID,
-    OTHER_PROJECT, OTHER_PROJECT_ID, PASSWORD, PROJECT, PROJECT_ID, USER, USER_ID,
+    OTHER_PROJECT, OTHER_PROJECT_ID, PASSWORD, PROJECT, PROJECT_ID, TOTP_SECRET, TRUST_ID, USER, USER_ID,
 };
 use reply::{Body, Reply, With};
 
@@ -276,6 +276,18 @@ impl Cloud {
         }
     }
 
+    /// Which methods together Keystone wants of the user: all of one of these rules. Without a rule, any method
+    /// will do.
+    pub fn set_auth_rules(&self, rules: &[&[&str]]) {
+        let rule = |rule: &&[&str]| rule.iter().map(|&name| name.to_owned()).collect();
+        self.shared.state().rules = rules.iter().map(rule).collect();
+    }
+
+    /// Forgets which one-time passcodes were used.
+    pub fn forget_passcodes(&self) {
+        self.shared.state().passcodes.clear();
+    }
+
     /// How long tokens live that are issued from now on.
     pub fn set_token_ttl(&self, ttl: Duration) {
         self.shared.state().token_ttl = ttl;
@@ -428,6 +440,12 @@ struct State {
     tokens: identity::Tokens,
     /// Ids of projects in which the user has no role.
     roleless: Vec<String>,
+    /// The user's rules.
+    rules: Vec<Vec<String>>,
+    /// The methods that were accepted, by the receipts for them.
+    receipts: HashMap<String, Vec<String>>,
+    /// The one-time passcodes that were used.
+    passcodes: Vec<String>,
     tokens_issued: usize,
     token_requests: usize,
     seen: [VecDeque<Record>; Service::ALL.len()],
@@ -448,6 +466,9 @@ impl State {
             catalog: None,
             tokens: identity::Tokens::new(),
             roleless: Vec::new(),
+            rules: Vec::new(),
+            receipts: HashMap::new(),
+            passcodes: Vec::new(),
             tokens_issued: 0,
             token_requests: 0,
             seen: Default::default(),

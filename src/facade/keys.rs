@@ -622,6 +622,7 @@ mod tests {
             Just(Scope::System),
             domain().prop_map(Scope::Domain),
             text().prop_map(|id| Scope::Project(Project::Id(id))),
+            text().prop_map(Scope::Trust),
             (text(), prop::option::of(domain()))
                 .prop_map(|(name, domain)| Scope::Project(Project::Name { name, domain })),
         ]

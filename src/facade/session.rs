@@ -60,6 +60,10 @@ impl Session {
             Scope::Default => out.push(0),
             Scope::Unscoped => out.push(1),
             Scope::System => out.push(2),
+            Scope::Trust(id) => {
+                out.push(6);
+                put(&mut out, id);
+            }
             Scope::Domain(domain) => {
                 out.push(3);
                 put_domain(&mut out, domain);
@@ -109,6 +113,7 @@ impl Session {
                 let domain = if from.flag()? { Some(from.domain()?) } else { None };
                 Scope::Project(Project::Name { name, domain })
             }
+            6 => Scope::Trust(from.text()?),
             _ => return None,
         };
         let login = match from.flag()? {

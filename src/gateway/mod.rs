@@ -322,7 +322,7 @@ impl Gateway {
                     let likely = destination.base.target(route.rest, Some("v1"));
                     destination.permits(listener, &parts.method, &likely)?;
                     let client = &self.shared.clients[destination.key.cloud];
-                    let token = Some(&destination.token.id);
+                    let token = Some(&destination.token);
                     let asked = self.shared.discovery.versions(client, &destination.unversioned, token);
                     let versions = Box::pin(asked).await;
                     destination.warn_without_versions(&versions);

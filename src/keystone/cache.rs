@@ -13,6 +13,7 @@
 mod breaker;
 mod kept;
 mod slot;
+mod standing;
 
 use std::fmt;
 use std::pin::Pin;
@@ -25,9 +26,10 @@ use tokio::sync::OnceCell;
 
 use self::breaker::{Breaker, Permit, Verdict};
 use self::slot::{Login, Slot, Trouble};
+use self::standing::Standing;
 use super::{
-    Auth, AuthError, Catalog, Client, Config, Destination, Domain, Method, Named, NoEndpoint, Project,
-    ProjectInfo, Scope, Store, Token, TokenId, catalog,
+    Auth, AuthError, Client, Config, Destination, Domain, Named, NoEndpoint, Project, ProjectInfo, Scope,
+    Store, Token, TokenId, catalog,
 };
 use crate::upstream;
 
@@ -197,7 +199,9 @@ impl Outcome {
 
     fn of(error: &AuthError) -> Self {
         match error.root() {
-            AuthError::Rejected { .. } | AuthError::ScopeRefused { .. } => Self::Rejected,
+            AuthError::Rejected { .. } | AuthError::ScopeRefused { .. } | AuthError::MoreMethods { .. } => {
+                Self::Rejected
+            }
             AuthError::Unavailable { status: 429, .. } => Self::Throttled,
             AuthError::Unavailable { .. }
             | AuthError::Unreachable(_)
@@ -206,6 +210,7 @@ impl Outcome {
             | AuthError::TooManyRefusals { .. }
             | AuthError::TooManyScopes { .. }
             | AuthError::NoSecret { .. }
+            | AuthError::PasscodeUsed { .. }
             | AuthError::Stopped => Self::Unavailable,
             AuthError::BadReply { .. }
             | AuthError::NoCatalog { .. }
@@ -367,7 +372,8 @@ impl Check {
 
 enum Source {
     Keystone(Box<dyn Issuer>),
-    Fixed(Arc<Token>),
+    /// There is nobody to ask for a token.
+    Standing(Box<Standing>),
     /// The operator's fixed token can't be sent.
     Unusable(Arc<AuthError>),
 }
@@ -397,15 +403,9 @@ impl TokenCache {
                     Auth::Identity(identity) => {
                         Source::Keystone(Box::new(Client::new(http, identity.clone(), deadline)))
                     }
-                    Auth::Fixed { endpoint, token } => match TokenId::new(token.expose()) {
-                        Ok(id) => {
-                            let catalog = Catalog::single(endpoint.clone());
-                            Source::Fixed(Arc::new(Token::fixed(id, catalog, slot::now())))
-                        }
-                        Err(invalid) => {
-                            let what = format!("the configured token can't be sent: {invalid}");
-                            Source::Unusable(Arc::new(AuthError::BadReply { what }))
-                        }
+                    standing => match Standing::new(standing) {
+                        Ok(standing) => Source::Standing(Box::new(standing)),
+                        Err(error) => Source::Unusable(Arc::new(error)),
                     },
                 };
                 (config, source)
@@ -434,7 +434,7 @@ impl TokenCache {
         let cloud = |(index, (config, source)): (usize, (Config, Source))| {
             let own = match &config.auth {
                 Auth::Identity(identity) => identity.scope.clone(),
-                Auth::Fixed { .. } => Scope::Default,
+                _ => Scope::Default,
             };
             Cloud {
                 config,
@@ -456,9 +456,16 @@ impl TokenCache {
     /// Starts to log in to every cloud, in the background. Where that fails it is tried again until
     /// it succeeds.
     pub fn warm(&self) {
-        for cloud in &self.shared.clouds {
-            if matches!(cloud.source, Source::Keystone(_)) {
-                cloud.slot.warm(&self.shared);
+        for (index, cloud) in self.shared.clouds.iter().enumerate() {
+            match &cloud.source {
+                Source::Keystone(_) => cloud.slot.warm(&self.shared),
+                Source::Standing(standing) if standing.known().is_none() => {
+                    let cache = self.clone();
+                    self.shared
+                        .runtime
+                        .spawn(async move { cache.current(&Key::of_cloud(index)).await.map(drop) });
+                }
+                Source::Standing(_) | Source::Unusable(_) => {}
             }
         }
     }
@@ -480,7 +487,7 @@ impl TokenCache {
         let cloud = self.shared.clouds.get(key.cloud)?;
         let own = || match &cloud.source {
             Source::Keystone(_) => cloud.slot.snapshot(),
-            Source::Fixed(token) => Some(Arc::clone(token)),
+            Source::Standing(standing) => standing.known(),
             Source::Unusable(_) => None,
         };
         if cloud.is_own(&key.scope) {
@@ -508,8 +515,11 @@ impl TokenCache {
                 };
                 self.for_scope(key, seeking).await
             }
-            Source::Fixed(token) => match &key.scope {
-                Asked::Own => Ok(Arc::clone(token)),
+            Source::Standing(standing) => match &key.scope {
+                Asked::Own => match standing.known() {
+                    Some(token) => Ok(token),
+                    None => standing.read(None).await.inspect(|_| self.shared.changed()),
+                },
                 asked => Err(Arc::new(AuthError::ScopeFixed { asked: asked.to_string() })),
             },
             Source::Unusable(error) => Err(Arc::clone(error)),
@@ -533,7 +543,7 @@ impl TokenCache {
                 };
                 self.for_scope(key, replacing).await
             }
-            Source::Fixed(_) => Err(Arc::new(AuthError::FixedToken)),
+            Source::Standing(standing) => standing.replace(used).await.inspect(|_| self.shared.changed()),
             Source::Unusable(error) => Err(Arc::clone(error)),
         }
     }
@@ -583,7 +593,7 @@ impl TokenCache {
     }
 
     /// The projects that a cloud's user may log in to, disabled ones included, as Keystone lists them now or
-    /// listed them a moment ago. None for a fixed token, of which nothing is known.
+    /// listed them a moment ago. None where there is no Keystone to ask.
     ///
     /// # Errors
     /// Why there is no list.
@@ -591,7 +601,7 @@ impl TokenCache {
         let place = self.shared.cloud(&Key::of_cloud(cloud))?;
         match &place.source {
             Source::Keystone(_) => {}
-            Source::Fixed(_) => return Ok(Arc::new([])),
+            Source::Standing(_) => return Ok(Arc::new([])),
             Source::Unusable(error) => return Err(Arc::clone(error)),
         }
         if let Some(projects) = place.projects_within(UNKNOWN_PROJECTS) {
@@ -627,9 +637,7 @@ impl TokenCache {
         match self.shared.clouds.get(cloud) {
             None => Status::default(),
             Some(cloud @ Cloud { source: Source::Keystone(_), slot, .. }) => slot.status(&cloud.breaker()),
-            Some(Cloud { source: Source::Fixed(token), .. }) => {
-                Status { token: Some(Arc::clone(token)), ..Status::default() }
-            }
+            Some(Cloud { source: Source::Standing(standing), .. }) => standing.status(),
             Some(Cloud { source: Source::Unusable(error), .. }) => {
                 Status { failure: Some((Arc::clone(error), Duration::MAX)), ..Status::default() }
             }
@@ -669,7 +677,7 @@ impl TokenCache {
             return Ok(Arc::clone(&cloud.slot));
         }
         if let Auth::Identity(identity) = &cloud.config.auth
-            && matches!(identity.method, Method::ApplicationCredential { .. })
+            && !identity.method.takes_scope()
         {
             return Err(Arc::new(AuthError::ScopeFixed { asked: key.scope.to_string() }));
         }
@@ -930,7 +938,10 @@ impl Shared {
 /// Whether a failure would meet every login alike. A 500 may be about one project's catalog.
 fn is_about_keystone(error: &AuthError) -> bool {
     match error {
-        AuthError::Unreachable(_) | AuthError::Timeout { .. } | AuthError::NoSecret { .. } => true,
+        AuthError::Unreachable(_)
+        | AuthError::Timeout { .. }
+        | AuthError::NoSecret { .. }
+        | AuthError::PasscodeUsed { .. } => true,
         AuthError::Unavailable { status, retry_after, .. } => {
             matches!(status, 429 | 502 | 503 | 504) || retry_after.is_some()
         }
@@ -952,6 +963,7 @@ fn has_scope(token: &Token, asked: &Asked) -> bool {
         Scope::Default => false,
         Scope::Unscoped => token.project.is_none() && token.domain.is_none() && !token.system,
         Scope::System => token.system,
+        Scope::Trust(id) => token.trust.as_ref() == Some(id),
         Scope::Project(Project::Id(id)) => token.project.as_ref().is_some_and(|own| own.id == *id),
         Scope::Project(Project::Name { name, domain }) => {
             let in_domain = |own: &Named| match domain {
@@ -979,6 +991,7 @@ fn names(scope: &Scope) -> [&str; 2] {
         Scope::Project(Project::Id(id)) => [id, ""],
         Scope::Project(Project::Name { name, domain }) => [name, domain.as_ref().map_or("", of_domain)],
         Scope::Domain(domain) => [of_domain(domain), ""],
+        Scope::Trust(id) => [id, ""],
         Scope::Default | Scope::Unscoped | Scope::System => ["", ""],
     }
 }

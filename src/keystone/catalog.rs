@@ -196,6 +196,19 @@ impl Catalog {
         Self { endpoints: vec![endpoint], single: true }
     }
 
+    /// Of Keystone alone, whatever the interface.
+    pub fn identity(url: &BaseUrl) -> Self {
+        let endpoint = |interface| Endpoint {
+            service_type: "identity".to_owned(),
+            service_name: "keystone".to_owned(),
+            region: None,
+            interface: Some(interface),
+            url: Ok(url.clone()),
+        };
+        let endpoints = [Interface::Public, Interface::Internal, Interface::Admin].map(endpoint);
+        Self { endpoints: endpoints.into(), single: false }
+    }
+
     /// Whether there is nothing in it, as with an unscoped token.
     pub fn is_empty(&self) -> bool {
         self.endpoints.is_empty()
@@ -384,6 +397,10 @@ pub fn choose<'a>(
     match &cloud.auth {
         Auth::Identity(identity) if is_keystone && is_absent => {
             Ok(Destination { service_type: "identity", region: None, url: &identity.auth_url })
+        }
+        // It is in no region.
+        Auth::Tokenless { auth_url, .. } if is_keystone => {
+            Ok(Destination { service_type: "identity", region: None, url: auth_url })
         }
         _ => Err(missing),
     }

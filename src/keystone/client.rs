@@ -11,11 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
+use serde_json::json;
 
-use super::protocol::{self, ProjectInfo, Sent, bad_reply};
-use super::{AuthError, Identity, IdentityVersion, Project, Scope, Token, TokenId};
+use super::proof::TOTP;
+use super::protocol::{self, ProjectInfo, Receipt, Sent, bad_reply};
+use super::{
+    AuthError, Factor, Identity, IdentityVersion, Method as Credentials, Project, Scope, Secret, Token,
+    TokenId, token,
+};
 use crate::upstream::{self, BaseUrl};
 
 /// How long a whole login may take.
@@ -31,6 +36,11 @@ pub struct Client {
     identity: Arc<Identity>,
     deadline: Duration,
     found: Arc<Mutex<Option<Api>>>,
+    /// The one-time passcode that was shown last.
+    used: Arc<Mutex<Option<Secret>>>,
+    /// The unscoped token that stands for the login where its passcode was good once. Held by the one who
+    /// gets the next.
+    kept: Arc<tokio::sync::Mutex<Option<Token>>>,
 }
 
 /// How a request gets to Keystone.
@@ -85,7 +95,8 @@ impl Client {
     }
 
     fn with_transport(http: Transport, identity: Identity, deadline: Duration) -> Self {
-        Self { http, identity: Arc::new(identity), deadline, found: Arc::default() }
+        let (found, used, kept) = Default::default();
+        Self { http, identity: Arc::new(identity), deadline, found, used, kept }
     }
 
     /// With what it logs in.
@@ -118,13 +129,7 @@ impl Client {
         self.within_deadline(async {
             let api = self.api().await?;
             let answer = match api.version {
-                ApiVersion::V3 => {
-                    let mut request = request(Method::HEAD, &api.base, "/auth/tokens", Bytes::new());
-                    let headers = request.headers_mut();
-                    headers.insert("x-auth-token", token.header().clone());
-                    headers.insert("x-subject-token", token.header().clone());
-                    self.send(&api.base, request).await?
-                }
+                ApiVersion::V3 => self.ask_about(Method::HEAD, &api, token).await?,
                 // Looking at a token takes an administrator there, listing one's tenants does not.
                 ApiVersion::V2 => self.get(&api.base, "/tenants", token).await?,
             };
@@ -151,20 +156,189 @@ impl Client {
     }
 
     async fn log_in_v3(&self, api: &Api, scope: &Scope) -> Result<Token, AuthError> {
-        let method = &self.identity.method;
-        let factors = method.factors().await?;
-        let body = protocol::v3_login(&factors, Some(scope).filter(|_| method.takes_scope()));
-        let (answer, sent) = self.post(&api.base, "/auth/tokens", body).await?;
-        if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
-            let secrets: Vec<_> = factors.iter().map(|factor| factor.secret.expose()).collect();
-            return Err(protocol::refusal(&answer, "the login", &secrets));
-        }
-        let token = protocol::read_v3_token(&answer, sent)?;
+        let token = match &self.identity.method {
+            Credentials::OAuth2Mtls { endpoint, client_id } => {
+                self.log_in_by_certificate(api, endpoint, client_id).await?
+            }
+            Credentials::OAuth2 { endpoint, client_id, .. } => {
+                let factors = self.identity.method.factors().await?;
+                let secret = factors.first().map(|factor| factor.secret.clone());
+                let token = self.present(api, factors, None).await?;
+                let (access, life) = self.access_token(endpoint, client_id, secret.as_ref()).await?;
+                token.with_bearer(access, life)
+            }
+            method if method.is_one_time() && method.takes_scope() => self.log_in_once(api, scope).await?,
+            method => {
+                let scope = Some(scope).filter(|_| method.takes_scope());
+                self.present(api, method.factors().await?, scope).await?
+            }
+        };
         if *scope == Scope::Default && token.catalog.is_empty() && token.project.is_none() {
             let projects = self.list_projects(api, &token.id).await.unwrap_or_default();
             return Err(AuthError::NoCatalog { projects: enabled_names(&projects) });
         }
         Ok(token)
+    }
+
+    /// Shows what a login begins with, and more of what it has as long as Keystone asks for that with a receipt.
+    async fn present(
+        &self,
+        api: &Api,
+        mut factors: Vec<Factor>,
+        scope: Option<&Scope>,
+    ) -> Result<Token, AuthError> {
+        let mut spare: Vec<_> = self.identity.method.spare().iter().collect();
+        let mut receipt: Option<Receipt> = None;
+        loop {
+            let (answer, sent) = self.show(api, &factors, scope, receipt.as_ref()).await?;
+            if matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
+                return protocol::read_v3_token(&answer, sent);
+            }
+            let unauthorized = answer.status() == StatusCode::UNAUTHORIZED;
+            let Some(next) = Receipt::read(&answer).filter(|_| unauthorized) else {
+                let mut secrets: Vec<_> = factors.iter().map(|factor| factor.secret.expose()).collect();
+                secrets.extend(receipt.as_ref().map(|receipt| receipt.id.expose()));
+                return Err(protocol::refusal(&answer, protocol::LOGIN, &secrets));
+            };
+            let available: Vec<_> = spare.iter().map(|method| method.name()).collect();
+            let wanted = next.choose(&available).ok_or_else(|| next.unmet())?;
+            // None is shown twice, so this comes to an end.
+            let (wanted, rest): (Vec<_>, Vec<_>) =
+                spare.into_iter().partition(|method| wanted.contains(&method.name()));
+            spare = rest;
+            factors.clear();
+            for method in wanted {
+                factors.extend(method.factor().await?);
+            }
+            receipt = Some(next);
+        }
+    }
+
+    /// Posts one login.
+    async fn show(
+        &self,
+        api: &Api,
+        factors: &[Factor],
+        scope: Option<&Scope>,
+        receipt: Option<&Receipt>,
+    ) -> Result<(Response<Bytes>, Sent), AuthError> {
+        let used = || self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let passcode = factors.iter().find(|factor| factor.name == TOTP);
+        if let Some(passcode) = passcode
+            && used().as_ref() == Some(&passcode.secret)
+        {
+            return Err(AuthError::PasscodeUsed { wait: passcode.next });
+        }
+        let mut request =
+            request(Method::POST, &api.base, "/auth/tokens", protocol::v3_login(factors, scope));
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(receipt) = receipt {
+            request.headers_mut().insert(&protocol::AUTH_RECEIPT, receipt.id.header().clone());
+        }
+        let sent = now();
+        let answer = self.send(&api.base, request).await?;
+        if let Some(passcode) = passcode {
+            // Whatever came of it: a code that was wrong is not right the second time.
+            *used() = Some(passcode.secret.clone());
+        }
+        Ok((answer, sent))
+    }
+
+    /// Logs in for an unscoped token, and gets all others with that until half of its life is over: what was shown
+    /// for it is good only once, and there may be many projects.
+    async fn log_in_once(&self, api: &Api, scope: &Scope) -> Result<Token, AuthError> {
+        let kept = self.unscoped(api, None).await?;
+        let token = self.rescope(api, &kept, scope).await;
+        // Keystone says much the same to a token that is over and to a scope that is not the user's.
+        if matches!(&token, Err(AuthError::Rejected { .. } | AuthError::BadReply { .. }))
+            && self.ask_about(Method::HEAD, api, &kept).await?.status() == StatusCode::UNAUTHORIZED
+        {
+            let next = self.unscoped(api, Some(&kept)).await?;
+            return self.rescope(api, &next, scope).await;
+        }
+        token
+    }
+
+    /// The kept token, or a new one in its place.
+    async fn unscoped(&self, api: &Api, refused: Option<&TokenId>) -> Result<TokenId, AuthError> {
+        let mut kept = self.kept.lock().await;
+        let now = tokio::time::Instant::now().into_std();
+        let is_good = |token: &&Token| {
+            refused != Some(&token.id) && token.life_left(now).is_some_and(|left| left > token.lifetime() / 2)
+        };
+        if let Some(token) = kept.as_ref().filter(is_good) {
+            return Ok(token.id.clone());
+        }
+        let factors = self.identity.method.factors().await?;
+        let token = self.present(api, factors, Some(&Scope::Unscoped)).await?;
+        Ok(kept.insert(token).id.clone())
+    }
+
+    /// Exchanges a token for one with this scope.
+    async fn rescope(&self, api: &Api, token: &TokenId, scope: &Scope) -> Result<Token, AuthError> {
+        let secret = Secret::new(token.expose());
+        let factor = Factor { name: "token", proof: json!({}), place: "/id", secret, next: None };
+        let (answer, sent) = self.show(api, &[factor], Some(scope), None).await?;
+        if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
+            return Err(protocol::refusal(&answer, protocol::LOGIN, &[token.expose()]));
+        }
+        protocol::read_v3_token(&answer, sent)
+    }
+
+    /// Gets an access token from an OAuth 2.0 server, which knows the client by its secret or by its certificate.
+    async fn access_token(
+        &self,
+        endpoint: &BaseUrl,
+        client_id: &str,
+        secret: Option<&Secret>,
+    ) -> Result<(TokenId, Option<Duration>), AuthError> {
+        let form = protocol::access_token_form(Some(client_id).filter(|_| secret.is_none()));
+        let mut request = request(Method::POST, endpoint, "", form);
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        if let Some(secret) = secret {
+            headers.insert(AUTHORIZATION, token::basic(client_id, secret).1);
+        }
+        let answer = self.send(endpoint, request).await?;
+        if answer.status() != StatusCode::OK {
+            let secrets: Vec<_> = secret.map(Secret::expose).into_iter().collect();
+            return Err(protocol::refusal(&answer, "the request for an access token", &secrets));
+        }
+        protocol::read_access_token(&answer)
+    }
+
+    /// The access token of a client with a certificate is a token too; Keystone is asked what it is good for.
+    async fn log_in_by_certificate(
+        &self,
+        api: &Api,
+        endpoint: &BaseUrl,
+        client_id: &str,
+    ) -> Result<Token, AuthError> {
+        let (access, life) = self.access_token(endpoint, client_id, None).await?;
+        let sent = now();
+        let answer = self.ask_about(Method::GET, api, &access).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(protocol::refusal(
+                &answer,
+                "the question what its access token is good for",
+                &[access.expose()],
+            ));
+        }
+        Ok(protocol::read_v3_document(&answer, Some(access.clone()), sent)?.with_bearer(access, life))
+    }
+
+    /// Asks Keystone about a token, which vouches for itself.
+    async fn ask_about(
+        &self,
+        method: Method,
+        api: &Api,
+        token: &TokenId,
+    ) -> Result<Response<Bytes>, AuthError> {
+        let mut request = request(method, &api.base, "/auth/tokens", Bytes::new());
+        let headers = request.headers_mut();
+        headers.insert("x-auth-token", token.header().clone());
+        headers.insert("x-subject-token", token.header().clone());
+        self.send(&api.base, request).await
     }
 
     async fn log_in_v2(&self, api: &Api, scope: &Scope) -> Result<Token, AuthError> {
@@ -189,11 +363,17 @@ impl Client {
         if *scope != self.identity.scope && protocol::scope_names_a_domain(scope) {
             return Err(AuthError::NotInV2 { what: "domains beside the default one" });
         }
-        let secret = self.identity.method.secret().await?;
-        let body = protocol::v2_login(&self.identity.method, &secret, scope)?;
-        let (answer, sent) = self.post(&api.base, "/tokens", body).await?;
+        let factors = self.identity.method.factors().await?;
+        let Some(Factor { secret, .. }) = factors.first() else {
+            return Err(AuthError::NotInV2 { what: "login without a secret" });
+        };
+        let body = protocol::v2_login(&self.identity.method, secret, scope)?;
+        let mut request = request(Method::POST, &api.base, "/tokens", body);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let sent = now();
+        let answer = self.send(&api.base, request).await?;
         if answer.status() != StatusCode::OK {
-            return Err(protocol::refusal(&answer, "the login", &[secret.expose()]));
+            return Err(protocol::refusal(&answer, protocol::LOGIN, &[secret.expose()]));
         }
         protocol::read_v2_token(&answer, sent)
     }
@@ -265,18 +445,6 @@ impl Client {
         Ok(ApiVersion::V2)
     }
 
-    async fn post(
-        &self,
-        base: &BaseUrl,
-        path: &str,
-        body: Bytes,
-    ) -> Result<(Response<Bytes>, Sent), AuthError> {
-        let mut request = request(Method::POST, base, path, body);
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let sent = Sent { at: tokio::time::Instant::now().into_std(), wall: SystemTime::now() };
-        Ok((self.send(base, request).await?, sent))
-    }
-
     async fn get(&self, base: &BaseUrl, path: &str, token: &TokenId) -> Result<Response<Bytes>, AuthError> {
         let mut request = request(Method::GET, base, path, Bytes::new());
         request.headers_mut().insert("x-auth-token", token.header().clone());
@@ -318,8 +486,14 @@ fn versioned(root: &BaseUrl, version: ApiVersion) -> BaseUrl {
     root.with_path(&format!("{}/{}", root.path(), version.segment()))
 }
 
+/// What an answer's times are measured against, if it is asked for now.
+fn now() -> Sent {
+    Sent { at: tokio::time::Instant::now().into_std(), wall: SystemTime::now() }
+}
+
 /// A request for `path` below `base`.
 fn request(method: Method, base: &BaseUrl, path: &str, body: Bytes) -> Request<Bytes> {
+    let path = if base.path().is_empty() && path.is_empty() { "/" } else { path };
     Request::builder()
         .method(method)
         .uri(format!("{}{path}", base.path()))
@@ -571,5 +745,333 @@ mod tests {
                 assert_eq!(checked.ok(), good, "{status} {version:?}");
             }
         }
+    }
+
+    /// A client with this method, and what it sends: each request with its headers that matter here.
+    fn client_with(
+        method: Credentials,
+        answer: impl Fn(usize, &Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> (Client, Arc<Mutex<Vec<Asked>>>) {
+        let identity = Identity {
+            auth_url: BaseUrl::parse("http://k.example/v3").unwrap(),
+            version: IdentityVersion::V3,
+            method,
+            scope: Scope::Project(Project::Id("p1".to_owned())),
+        };
+        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let seen = Arc::clone(&asked);
+        let script = move |request: &Request<Bytes>| {
+            let header = |name: &str| {
+                request
+                    .headers()
+                    .get(name)
+                    .map(|value| value.to_str().unwrap().to_owned())
+                    .unwrap_or_default()
+            };
+            let mut seen = seen.lock().unwrap();
+            seen.push(Asked {
+                line: format!("{} {}", request.method(), request.uri()),
+                authorization: header("authorization"),
+                receipt: header("openstack-auth-receipt"),
+                token: header("x-auth-token"),
+                subject: header("x-subject-token"),
+                body: String::from_utf8(request.body().to_vec()).unwrap(),
+            });
+            answer(seen.len(), request)
+        };
+        (Client::with_transport(Transport::Scripted(Arc::new(script)), identity, DEFAULT_DEADLINE), asked)
+    }
+
+    struct Asked {
+        line: String,
+        authorization: String,
+        receipt: String,
+        token: String,
+        subject: String,
+        body: String,
+    }
+
+    impl Asked {
+        fn auth(&self) -> Value {
+            serde_json::from_str::<Value>(&self.body).unwrap()["auth"].take()
+        }
+    }
+
+    fn answer(status: u16, headers: &[(&str, &str)], body: impl ToString) -> Response<Bytes> {
+        let mut response = Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        response.body(Bytes::from(body.to_string())).unwrap()
+    }
+
+    fn issued(id: &str) -> Response<Bytes> {
+        answer(201, &[("X-Subject-Token", id)], v3_token())
+    }
+
+    fn receipt(id: &str, methods: &[&str], rules: &Value) -> Response<Bytes> {
+        let body = json!({"receipt": {"methods": methods}, "required_auth_methods": rules});
+        answer(401, &[("Openstack-Auth-Receipt", id)], body)
+    }
+
+    fn ada() -> User {
+        User::Id("ada".to_owned())
+    }
+
+    fn password() -> Credentials {
+        Credentials::Password { user: ada(), password: Secret::new("s3cret").into() }
+    }
+
+    fn passcode(code: &str) -> Credentials {
+        Credentials::Totp {
+            user: ada(),
+            passcode: crate::keystone::Passcode::Given(Secret::new(code).into()),
+        }
+    }
+
+    fn by_id() -> Scope {
+        Scope::Project(Project::Id("p1".to_owned()))
+    }
+
+    #[tokio::test]
+    async fn several_methods_are_shown_at_once() {
+        let method = Credentials::MultiFactor { shown: vec![password(), passcode("123456")], spare: vec![] };
+        let (client, asked) = client_with(method, |count, _| issued(&format!("t{count}")));
+        assert_eq!(client.authenticate(&by_id()).await.unwrap().id.expose(), "t2");
+        let asked = asked.lock().unwrap();
+        let first = asked[0].auth();
+        assert_eq!(first["identity"]["methods"], json!(["password", "totp"]));
+        assert_eq!(first["identity"]["password"]["user"], json!({"id": "ada", "password": "s3cret"}));
+        assert_eq!(first["identity"]["totp"]["user"], json!({"id": "ada", "passcode": "123456"}));
+        // The code is good once, so an unscoped token stands for it.
+        assert_eq!(first["scope"], "unscoped");
+        let second = asked[1].auth();
+        assert_eq!(second["identity"], json!({"methods": ["token"], "token": {"id": "t1"}}));
+        assert_eq!(second["scope"], json!({"project": {"id": "p1"}}));
+    }
+
+    #[tokio::test]
+    async fn a_receipt_is_answered_with_what_is_missing_and_the_scope() {
+        let rules = json!([["password", "x509"], ["totp", "password"]]);
+        let method = Credentials::MultiFactor { shown: vec![password()], spare: vec![passcode("123456")] };
+        let (client, asked) = client_with(method, move |count, _| match count {
+            1 => receipt("r1", &["password"], &rules),
+            count => issued(&format!("t{count}")),
+        });
+        assert_eq!(client.authenticate(&by_id()).await.unwrap().id.expose(), "t3");
+        let asked = asked.lock().unwrap();
+        let receipts: Vec<_> = asked.iter().map(|asked| asked.receipt.as_str()).collect();
+        assert_eq!(receipts, ["", "r1", ""]);
+        assert_eq!(asked[1].auth()["identity"]["methods"], json!(["totp"]));
+        assert_eq!(asked[1].auth()["scope"], "unscoped");
+        assert_eq!(asked[2].auth()["scope"], json!({"project": {"id": "p1"}}));
+    }
+
+    #[tokio::test]
+    async fn a_method_that_keyway_has_nothing_for_is_named() {
+        for (rules, expected) in [
+            (json!([["password", "totp"]]), "accepted password and wants totp to log"),
+            (json!([["password", "totp"], ["password", "x509", "k\"x\""]]), "wants totp, or x509 to log"),
+            (json!([]), "wants another method to log"),
+            (json!([["password"]]), "wants another method to log"),
+        ] {
+            let (client, asked) = client_with(password(), move |_, _| receipt("r1", &["password"], &rules));
+            let error = client.authenticate(&by_id()).await.unwrap_err();
+            assert!(matches!(error, AuthError::MoreMethods { .. }), "{error:?}");
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(!error.is_rejection(), "the password is right");
+            assert_eq!(asked.lock().unwrap().len(), 1);
+        }
+        // One receipt after the other comes to an end.
+        let method = Credentials::MultiFactor { shown: vec![password()], spare: vec![passcode("1")] };
+        let rules = json!([["password", "totp"]]);
+        let (client, asked) = client_with(method, move |_, _| receipt("r1", &["password"], &rules));
+        assert!(matches!(client.authenticate(&by_id()).await, Err(AuthError::MoreMethods { .. })));
+        assert_eq!(asked.lock().unwrap().len(), 2);
+    }
+
+    // Promise 76.
+    #[tokio::test]
+    async fn a_receipt_does_not_show_in_an_error() {
+        let rules = json!([["password", "totp"]]);
+        let method = Credentials::MultiFactor { shown: vec![password()], spare: vec![passcode("123456")] };
+        let (client, _) = client_with(method, move |count, request| match count {
+            1 => receipt("a-long-receipt", &["password"], &rules),
+            _ => {
+                let echo = format!("no: {:?} {:?}", request.headers(), request.body());
+                answer(401, &[], json!({"error": {"message": format!("{echo} a-long-receipt 123456")}}))
+            }
+        });
+        let error = client.authenticate(&by_id()).await.unwrap_err();
+        assert!(error.is_rejection(), "{error:?}");
+        let shown = format!("{error} {error:?} {client:?}");
+        assert!(!shown.contains("a-long-receipt") && !shown.contains("123456"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn a_given_passcode_is_shown_once() {
+        let (client, asked) = client_with(passcode("123456"), |count, _| match count {
+            1 => answer(401, &[], json!({"error": {"message": "Invalid username or TOTP passcode"}})),
+            _ => unreachable!("it is not right the second time"),
+        });
+        assert!(client.authenticate(&by_id()).await.unwrap_err().is_rejection());
+        let error = client.authenticate(&by_id()).await.unwrap_err();
+        assert!(matches!(error, AuthError::PasscodeUsed { wait: None }), "{error:?}");
+        assert!(error.to_string().contains("set totp_secret"), "{error}");
+        assert_eq!(asked.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_computed_passcode_is_shown_once_and_there_is_another_soon() {
+        let secret = Secret::new("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ").into();
+        let method = Credentials::Totp { user: ada(), passcode: crate::keystone::Passcode::Computed(secret) };
+        let (client, asked) = client_with(method, |_, _| answer(401, &[], "{}"));
+        // The code may change in between.
+        while asked.lock().unwrap().len() < 3 {
+            match client.authenticate(&by_id()).await.unwrap_err() {
+                AuthError::PasscodeUsed { wait: Some(wait) } => {
+                    assert!(wait <= Duration::from_secs(30));
+                    return;
+                }
+                error => assert!(error.is_rejection(), "{error:?}"),
+            }
+        }
+        panic!("no code was used twice in a row");
+    }
+
+    /// A Keystone that forgets a token, and has words of its own for a scope that is not the user's.
+    #[tokio::test]
+    async fn the_kept_token_serves_every_scope_until_keystone_forgets_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("passcode");
+        std::fs::write(&path, "111111").unwrap();
+        let source = crate::keystone::Source::File(path.clone());
+        let method = Credentials::Totp { user: ada(), passcode: crate::keystone::Passcode::Given(source) };
+        let forgotten: Arc<Mutex<Vec<String>>> = Arc::default();
+        let forgot = Arc::clone(&forgotten);
+        let (client, asked) = client_with(method, move |count, request| {
+            let forgot = forgot.lock().unwrap();
+            if request.method() == Method::HEAD {
+                let token = request.headers()["x-auth-token"].to_str().unwrap().to_owned();
+                return answer(if forgot.contains(&token) { 401 } else { 200 }, &[], "");
+            }
+            let body: Value = serde_json::from_slice(request.body()).unwrap();
+            let token = body["auth"]["identity"]["token"]["id"].as_str().unwrap_or_default();
+            if forgot.iter().any(|id| id == token) {
+                return answer(404, &[], json!({"error": {"message": "Could not recognize Fernet token"}}));
+            }
+            if body["auth"]["scope"]["project"]["id"] == "closed" {
+                return answer(401, &[], "{}");
+            }
+            issued(&format!("t{count}"))
+        });
+        let logins = || {
+            let asked = asked.lock().unwrap();
+            asked.iter().filter(|asked| asked.body.contains("totp")).count()
+        };
+        for _ in 0..3 {
+            client.authenticate(&by_id()).await.unwrap();
+        }
+        client.authenticate(&Scope::System).await.unwrap();
+        assert_eq!(logins(), 1);
+        let closed = Scope::Project(Project::Id("closed".to_owned()));
+        assert!(client.authenticate(&closed).await.unwrap_err().is_rejection());
+        assert_eq!(logins(), 1, "a scope that is not the user's costs no code");
+
+        forgotten.lock().unwrap().push("t1".to_owned());
+        let error = client.authenticate(&by_id()).await.unwrap_err();
+        assert!(matches!(error, AuthError::PasscodeUsed { .. }), "{error:?}");
+        std::fs::write(&path, "222222").unwrap();
+        client.authenticate(&by_id()).await.unwrap();
+        assert_eq!(logins(), 2);
+        client.authenticate(&by_id()).await.unwrap();
+        assert_eq!(logins(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_oauth2_client_gets_a_token_and_an_access_token() {
+        let endpoint = || BaseUrl::parse("https://o.example/v3/OS-OAUTH2/token").unwrap();
+        let by_secret = || Credentials::OAuth2 {
+            endpoint: endpoint(),
+            client_id: "c1".to_owned(),
+            client_secret: Secret::new("s3cret").into(),
+        };
+        let (client, asked) = client_with(by_secret(), |count, _| match count {
+            1 => issued("the-token"),
+            _ => answer(
+                200,
+                &[],
+                json!({"access_token": "the-access", "token_type": "Bearer", "expires_in": 600}),
+            ),
+        });
+        let token = client.authenticate(&by_id()).await.unwrap();
+        assert_eq!(token.lifetime(), Duration::from_secs(600));
+        let carried: Vec<_> = token.fields().iter().map(|(_, value)| value.to_str().unwrap()).collect();
+        assert_eq!(carried, ["the-token", "Bearer the-access"]);
+        {
+            let asked = asked.lock().unwrap();
+            assert_eq!(
+                asked[0].auth(),
+                json!({"identity": {"methods": ["application_credential"],
+                                    "application_credential": {"id": "c1", "secret": "s3cret"}}})
+            );
+            assert_eq!(asked[1].line, "POST /v3/OS-OAUTH2/token");
+            assert_eq!(
+                (&*asked[1].authorization, &*asked[1].body),
+                ("Basic YzE6czNjcmV0", "grant_type=client_credentials")
+            );
+        }
+
+        let refused =
+            json!({"error": "invalid_client", "error_description": "Client authentication failed."});
+        for (status, body, expected) in [
+            (401, refused, "(\"Client authentication failed.\")"),
+            (
+                401,
+                json!({"error": "invalid_client", "error_description": "c1:s3cret is wrong"}),
+                "with 401; check",
+            ),
+            (200, json!({"token_type": "Bearer"}), "no usable `access_token`"),
+            (200, json!({"access_token": "a", "expires_in": 0}), "has already expired"),
+            (503, json!({}), "answered 503"),
+        ] {
+            let (client, _) = client_with(by_secret(), move |count, _| match count {
+                1 => issued("the-token"),
+                _ => answer(status, &[], &body),
+            });
+            let error = client.authenticate(&by_id()).await.unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains("s3cret"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_with_a_certificate_asks_what_its_access_token_is_good_for() {
+        let method = || Credentials::OAuth2Mtls {
+            endpoint: BaseUrl::parse("https://o.example/").unwrap(),
+            client_id: "c 1&".to_owned(),
+        };
+        let access = json!({"access_token": "the-access", "token_type": "Bearer", "expires_in": 3600});
+        let (client, asked) = client_with(method(), move |count, _| match count {
+            1 => answer(200, &[], &access),
+            _ => answer(200, &[], v3_token()),
+        });
+        let token = client.authenticate(&by_id()).await.unwrap();
+        assert!(!token.catalog.is_empty());
+        let carried: Vec<_> = token.fields().iter().map(|(_, value)| value.to_str().unwrap()).collect();
+        assert_eq!(carried, ["the-access", "Bearer the-access"]);
+        {
+            let asked = asked.lock().unwrap();
+            assert_eq!((&*asked[0].line, &*asked[0].authorization), ("POST /", ""));
+            assert_eq!(asked[0].body, "grant_type=client_credentials&client_id=c%201%26");
+            assert_eq!(asked[1].line, "GET /v3/auth/tokens");
+            assert_eq!((&*asked[1].token, &*asked[1].subject), ("the-access", "the-access"));
+        }
+
+        let (client, _) = client_with(method(), |count, _| match count {
+            1 => answer(200, &[], json!({"access_token": "the-access"})),
+            _ => answer(401, &[], json!({"error": {"message": "the-access is unknown"}})),
+        });
+        let error = client.authenticate(&by_id()).await.unwrap_err();
+        assert!(error.is_rejection() && !error.to_string().contains("the-access"), "{error}");
     }
 }

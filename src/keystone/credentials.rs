@@ -54,6 +54,41 @@ pub enum Auth {
         /// The token.
         token: Secret,
     },
+    /// `auth_type: http_basic`: a user and a password, shown to the services themselves.
+    Basic {
+        /// The endpoint of every service; without one, only endpoint overrides lead anywhere.
+        endpoint: Option<BaseUrl>,
+        /// Who; without a colon.
+        username: String,
+        /// The password.
+        password: Source,
+    },
+    /// `auth_type: none`: services that ask nobody who they are.
+    None {
+        /// See [`Auth::Basic`].
+        endpoint: Option<BaseUrl>,
+    },
+    /// `auth_type: v3tokenlessauth`: Keystone itself, which knows the client certificate, and is told
+    /// with each request what it is for.
+    Tokenless {
+        /// Keystone's, with its version.
+        auth_url: BaseUrl,
+        /// A project or a domain.
+        scope: Scope,
+    },
+}
+
+impl Auth {
+    /// Where it begins: the only address that everything is sent to, or Keystone's. `None` where nothing but
+    /// endpoint overrides lead anywhere.
+    pub fn url(&self) -> Option<&BaseUrl> {
+        match self {
+            Self::Identity(Identity { auth_url: url, .. })
+            | Self::Fixed { endpoint: url, .. }
+            | Self::Tokenless { auth_url: url, .. } => Some(url),
+            Self::Basic { endpoint, .. } | Self::None { endpoint } => endpoint.as_ref(),
+        }
+    }
 }
 
 /// A login at Keystone.
@@ -100,6 +135,45 @@ pub enum Method {
         /// Its secret.
         secret: Source,
     },
+    /// A code that is good for half a minute, and once.
+    Totp {
+        /// Whose.
+        user: User,
+        /// Where the code comes from.
+        passcode: Passcode,
+    },
+    /// Several of the others: Keystone's rules for the user want more than one.
+    MultiFactor {
+        /// What is shown at once.
+        shown: Vec<Method>,
+        /// What is shown if Keystone asks for it with a receipt.
+        spare: Vec<Method>,
+    },
+    /// An application credential as an OAuth 2.0 client: services get an access token beside the token.
+    OAuth2 {
+        /// Where access tokens are issued.
+        endpoint: BaseUrl,
+        /// The client's id, which is the application credential's.
+        client_id: String,
+        /// Its secret.
+        client_secret: Source,
+    },
+    /// An OAuth 2.0 client that Keystone knows by its TLS certificate. Its access token is the token too.
+    OAuth2Mtls {
+        /// Where access tokens are issued.
+        endpoint: BaseUrl,
+        /// The client's id.
+        client_id: String,
+    },
+}
+
+/// Where a code of [`Method::Totp`] comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Passcode {
+    /// Somebody writes it down for each login.
+    Given(Source),
+    /// It is computed (RFC 6238) from the secret that Keystone has too, in base32.
+    Computed(Source),
 }
 
 /// Which application credential.
@@ -144,6 +218,8 @@ pub enum Scope {
     Domain(Domain),
     /// The whole system (`system_scope: all`).
     System,
+    /// What another user entrusted to this one, by the trust's id.
+    Trust(String),
 }
 
 /// For people and logs: `project demo`, `domain default`, `the system`.
@@ -155,6 +231,7 @@ impl fmt::Display for Scope {
             Self::Project(Project::Id(name) | Project::Name { name, .. }) => write!(f, "project {name}"),
             Self::Domain(Domain::Id(name) | Domain::Name(name)) => write!(f, "domain {name}"),
             Self::System => f.write_str("the system"),
+            Self::Trust(id) => write!(f, "trust {id}"),
         }
     }
 }

@@ -25,7 +25,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
-use super::TokenId;
+use super::Token;
 use super::protocol::{version_entries, version_segment};
 use crate::upstream::{self, BaseUrl};
 
@@ -196,7 +196,7 @@ impl Discovery {
         &self,
         http: &upstream::Client,
         base: &BaseUrl,
-        token: Option<&TokenId>,
+        token: Option<&Arc<Token>>,
     ) -> Arc<Versions> {
         let (http, origin) = (http.clone(), base.origin().clone());
         self.versions_with(base, token, move |request| {
@@ -209,7 +209,7 @@ impl Discovery {
         .await
     }
 
-    async fn versions_with<A, F>(&self, base: &BaseUrl, token: Option<&TokenId>, ask: A) -> Arc<Versions>
+    async fn versions_with<A, F>(&self, base: &BaseUrl, token: Option<&Arc<Token>>, ask: A) -> Arc<Versions>
     where
         A: Fn(Request<Bytes>) -> F + Send + Sync + 'static,
         F: Future<Output = Option<Response<Bytes>>> + Send + 'static,
@@ -240,7 +240,7 @@ impl Discovery {
     }
 
     /// One question's task.
-    async fn question<A, F>(self, base: BaseUrl, token: Option<TokenId>, ask: A, ended: watch::Sender<()>)
+    async fn question<A, F>(self, base: BaseUrl, token: Option<Arc<Token>>, ask: A, ended: watch::Sender<()>)
     where
         A: Fn(Request<Bytes>) -> F,
         F: Future<Output = Option<Response<Bytes>>>,
@@ -281,7 +281,7 @@ struct Unanswered;
 /// without.
 async fn discover<F: Future<Output = Option<Response<Bytes>>>>(
     base: &BaseUrl,
-    token: Option<&TokenId>,
+    token: Option<&Arc<Token>>,
     ask: impl Fn(Request<Bytes>) -> F,
 ) -> Result<Versions, Unanswered> {
     let path = base.path();
@@ -296,7 +296,7 @@ async fn discover<F: Future<Output = Option<Response<Bytes>>>>(
 /// Asks once, or twice where a token is wanted.
 async fn look<F: Future<Output = Option<Response<Bytes>>>>(
     path: &str,
-    token: Option<&TokenId>,
+    token: Option<&Arc<Token>>,
     ask: &impl Fn(Request<Bytes>) -> F,
 ) -> Result<Option<Versions>, Unanswered> {
     let mut answer = ask(request(path, None)).await.ok_or(Unanswered)?;
@@ -313,11 +313,11 @@ async fn look<F: Future<Output = Option<Response<Bytes>>>>(
     }
 }
 
-fn request(path: &str, token: Option<&TokenId>) -> Request<Bytes> {
+fn request(path: &str, token: Option<&Arc<Token>>) -> Request<Bytes> {
     let mut request = Request::get(path).body(Bytes::new()).expect("a base URL's path was parsed as one");
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
-    if let Some(token) = token {
-        request.headers_mut().insert("x-auth-token", token.header().clone());
+    for (name, value) in token.map_or(&[][..], |token| token.fields()) {
+        request.headers_mut().insert(name.clone(), value.clone());
     }
     request
 }
@@ -329,6 +329,7 @@ fn now() -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keystone::{Catalog, TokenId};
 
     #[track_caller]
     fn check(document: &str, expected: Option<&str>) {
@@ -528,7 +529,11 @@ mod tests {
         Discovery::new(Handle::current())
     }
 
-    async fn ask(discovery: &Discovery, service: &Arc<Service>, token: Option<&TokenId>) -> Option<String> {
+    async fn ask(
+        discovery: &Discovery,
+        service: &Arc<Service>,
+        token: Option<&Arc<Token>>,
+    ) -> Option<String> {
         let service = Arc::clone(service);
         let ask = move |request| {
             let service = Arc::clone(&service);
@@ -635,7 +640,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_is_sent_only_where_it_is_asked_for_and_allowed() {
-        let token = TokenId::new("t").unwrap();
+        let id = TokenId::new("t").unwrap();
+        let token = Arc::new(Token::fixed(id, Catalog::default(), now()));
         let service = Service::new(&[(401, ""), (200, GLANCE)]);
         assert_eq!(ask(&discovery(), &service, Some(&token)).await.as_deref(), Some("v2"));
         let tokens: Vec<_> = service.asked.lock().unwrap().iter().map(|(_, token)| *token).collect();

@@ -156,6 +156,29 @@ pub enum AuthError {
         /// Why, without anything of it.
         why: String,
     },
+    /// The code to log in with was shown already, and each is good once.
+    #[error(
+        "the one-time passcode was used already, and each is good once; {}",
+        match .wait {
+            Some(wait) => format!("there is another one in {} s", seconds(wait)),
+            None => "write a new one where keyway reads it, or set totp_secret, so that keyway can compute it".to_owned(),
+        }
+    )]
+    PasscodeUsed {
+        /// How long until there is another, if that is known.
+        wait: Option<Duration>,
+    },
+    /// Keystone accepted what it was shown, and wants more.
+    #[error(
+        "Keystone accepted {shown} and wants {wanted} to log this user in, which keyway has nothing for; \
+         give it in the configuration (see auth_type v3multifactor), or use an application credential"
+    )]
+    MoreMethods {
+        /// The methods that were shown.
+        shown: String,
+        /// Those that Keystone wants, or a choice of them.
+        wanted: String,
+    },
     /// The key names a cloud that there is not.
     #[error("there is no such cloud")]
     NoSuchCloud,
@@ -169,6 +192,7 @@ impl AuthError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Unavailable { retry_after, .. } => *retry_after,
+            Self::PasscodeUsed { wait } => *wait,
             Self::TooManyRefusals { wait, .. }
             | Self::TooManyScopes { wait }
             | Self::Waiting { wait, .. } => Some(*wait),

@@ -14,13 +14,14 @@ pub mod service;
 pub mod service_type;
 pub mod store;
 pub mod token;
+pub mod totp;
 
 pub use cache::{Asked, Event, Key, Observer, Outcome, Reason, Status, TokenCache};
 pub use catalog::{Catalog, Destination, Endpoint, NoEndpoint};
 pub use client::Client;
 pub use credentials::{
     AllowHttp, ApplicationCredential, Auth, Config, Domain, Identity, IdentityVersion, Interface, Method,
-    Project, Scope, Secret, Source, User,
+    Passcode, Project, Scope, Secret, Source, User,
 };
 pub use discovery::{Discovery, Versions};
 pub use error::AuthError;

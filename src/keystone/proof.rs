@@ -1,9 +1,15 @@
 //! What does a login show to Keystone?
 
+use std::slice;
+use std::time::{Duration, SystemTime};
+
 use serde_json::{Value, json};
 
 use super::protocol::v3_user;
-use super::{ApplicationCredential, AuthError, Method, Secret};
+use super::{ApplicationCredential, AuthError, Method, Passcode, Secret, Source, totp};
+
+/// Keystone's name of the method whose secret is good once.
+pub(super) const TOTP: &str = "totp";
 
 /// One of the methods that a login names, with what Keystone wants to see for it.
 #[derive(Debug)]
@@ -16,6 +22,8 @@ pub struct Factor {
     pub place: &'static str,
     /// The secret.
     pub secret: Secret,
+    /// How long until there is another secret, where that is known.
+    pub next: Option<Duration>,
 }
 
 impl Method {
@@ -24,33 +32,94 @@ impl Method {
     /// # Errors
     /// [`AuthError::NoSecret`].
     pub(super) async fn factors(&self) -> Result<Vec<Factor>, AuthError> {
-        let secret = self.secret().await?;
-        let (name, proof, place) = match self {
-            Self::Password { user, .. } => ("password", json!({ "user": v3_user(user) }), "/user/password"),
-            Self::Token(_) => ("token", json!({}), "/id"),
-            Self::ApplicationCredential { which: ApplicationCredential::Id(id), .. } => {
-                ("application_credential", json!({ "id": id }), "/secret")
-            }
-            Self::ApplicationCredential { which: ApplicationCredential::Name { name, user }, .. } => {
-                ("application_credential", json!({ "name": name, "user": v3_user(user) }), "/secret")
-            }
+        let shown = match self {
+            Self::MultiFactor { shown, .. } => shown,
+            one => slice::from_ref(one),
         };
-        Ok(vec![Factor { name, proof, place, secret }])
+        let mut factors = Vec::with_capacity(shown.len());
+        for method in shown {
+            factors.extend(method.factor().await?);
+        }
+        Ok(factors)
     }
 
-    /// The secret of it, as it is now.
+    /// What it can show besides, if Keystone asks for it.
+    pub(super) fn spare(&self) -> &[Self] {
+        match self {
+            Self::MultiFactor { spare, .. } => spare,
+            _ => &[],
+        }
+    }
+
+    /// What one method shows. Nothing where that is no part of a login's body, or several do.
     ///
     /// # Errors
     /// [`AuthError::NoSecret`].
-    pub(super) async fn secret(&self) -> Result<Secret, AuthError> {
-        let (Self::Password { password: source, .. }
-        | Self::Token(source)
-        | Self::ApplicationCredential { secret: source, .. }) = self;
-        source.read().await.map_err(|unreadable| AuthError::NoSecret { why: unreadable.to_string() })
+    pub(super) async fn factor(&self) -> Result<Option<Factor>, AuthError> {
+        let (proof, place, source) = match self {
+            Self::Password { user, password } => {
+                (json!({ "user": v3_user(user) }), "/user/password", password)
+            }
+            Self::Token(token) => (json!({}), "/id", token),
+            Self::ApplicationCredential { which: ApplicationCredential::Id(id), secret }
+            | Self::OAuth2 { client_id: id, client_secret: secret, .. } => {
+                (json!({ "id": id }), "/secret", secret)
+            }
+            Self::ApplicationCredential { which: ApplicationCredential::Name { name, user }, secret } => {
+                (json!({ "name": name, "user": v3_user(user) }), "/secret", secret)
+            }
+            Self::Totp { user, passcode: Passcode::Given(source) | Passcode::Computed(source) } => {
+                (json!({ "user": v3_user(user) }), "/user/passcode", source)
+            }
+            Self::MultiFactor { .. } | Self::OAuth2Mtls { .. } => return Ok(None),
+        };
+        let mut secret = read(source).await?;
+        let mut next = None;
+        if let Self::Totp { passcode: Passcode::Computed(_), .. } = self {
+            let now = SystemTime::now();
+            secret = totp::code(&secret, now).ok_or_else(|| AuthError::NoSecret {
+                why: "the TOTP secret is not in base32, as Keystone's credential of type totp has it"
+                    .to_owned(),
+            })?;
+            next = Some(totp::until_next(now));
+        }
+        Ok(Some(Factor { name: self.name(), proof, place, secret, next }))
+    }
+
+    /// Keystone's name of it; the first of several.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Password { .. } => "password",
+            Self::Token(_) => "token",
+            Self::ApplicationCredential { .. } | Self::OAuth2 { .. } => "application_credential",
+            Self::Totp { .. } => TOTP,
+            Self::MultiFactor { shown, .. } => shown.first().map_or("", Self::name),
+            Self::OAuth2Mtls { .. } => "oauth2_credential",
+        }
+    }
+
+    /// Whether what it shows is good for one login only, so that a token has to do for the others.
+    pub(super) fn is_one_time(&self) -> bool {
+        match self {
+            Self::MultiFactor { shown, spare } => shown.iter().chain(spare).any(Self::is_one_time),
+            one => matches!(one, Self::Totp { .. }),
+        }
     }
 
     /// Whether a login may say what its token should be good for.
     pub fn takes_scope(&self) -> bool {
-        !matches!(self, Self::ApplicationCredential { .. })
+        match self {
+            Self::ApplicationCredential { .. } | Self::OAuth2 { .. } | Self::OAuth2Mtls { .. } => false,
+            Self::MultiFactor { shown, .. } => shown.iter().all(Self::takes_scope),
+            Self::Password { .. } | Self::Token(_) | Self::Totp { .. } => true,
+        }
     }
+}
+
+/// A secret as it is now.
+///
+/// # Errors
+/// [`AuthError::NoSecret`].
+pub(super) async fn read(source: &Source) -> Result<Secret, AuthError> {
+    source.read().await.map_err(|unreadable| AuthError::NoSecret { why: unreadable.to_string() })
 }

@@ -3,12 +3,14 @@
 //! Request bodies and answers of Identity v3 and v2.0, without any I/O. Answers come from a peer:
 //! nothing about them is taken for granted, and nothing of them but times, names and ids is shown.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{DATE, LOCATION, RETRY_AFTER};
+use http::header::{DATE, HeaderName, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, Response, StatusCode, Uri};
 use jiff::Timestamp;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
 use super::token::{lifetime, parse_time};
@@ -17,6 +19,15 @@ use super::{
     Secret, Token, TokenId, User,
 };
 use crate::secret;
+
+/// The header in which Identity v3 hands a receipt over, and takes it back.
+pub(super) static AUTH_RECEIPT: HeaderName = HeaderName::from_static("openstack-auth-receipt");
+
+/// What [`refusal`] calls a login.
+pub(super) const LOGIN: &str = "the login";
+
+/// How many rules of how many methods are looked at.
+const LONGEST_RULE: usize = 16;
 
 /// The header in which Identity v3 hands a token over.
 const SUBJECT_TOKEN: &str = "x-subject-token";
@@ -64,6 +75,9 @@ pub fn v2_login(method: &Method, secret: &Secret, scope: &Scope) -> Result<Bytes
         }
         Method::Token(_) => (json!({ "token": {} }), "/auth/token/id"),
         Method::ApplicationCredential { .. } => return lacks("application credentials"),
+        Method::Totp { .. } => return lacks("one-time passcodes"),
+        Method::MultiFactor { .. } => return lacks("logins with several methods"),
+        Method::OAuth2 { .. } | Method::OAuth2Mtls { .. } => return lacks("OAuth 2.0 clients"),
     };
     match scope {
         Scope::Default | Scope::Unscoped => {}
@@ -71,6 +85,7 @@ pub fn v2_login(method: &Method, secret: &Secret, scope: &Scope) -> Result<Bytes
         Scope::Project(Project::Name { name, .. }) => auth["tenantName"] = name.as_str().into(),
         Scope::Domain(_) => return lacks("domain scope"),
         Scope::System => return lacks("system scope"),
+        Scope::Trust(id) => auth["trust_id"] = id.as_str().into(),
     }
     Ok(body(json!({ "auth": auth }), [(place.to_owned(), secret)]))
 }
@@ -79,7 +94,10 @@ pub fn v2_login(method: &Method, secret: &Secret, scope: &Scope) -> Result<Bytes
 /// the default one.
 pub fn names_a_domain(method: &Method, scope: &Scope) -> bool {
     let user = match method {
-        Method::Password { user, .. } => Some(user),
+        Method::Password { user, .. } | Method::Totp { user, .. } => Some(user),
+        Method::MultiFactor { shown, .. } => {
+            return shown.iter().any(|method| names_a_domain(method, scope));
+        }
         Method::ApplicationCredential { which: ApplicationCredential::Name { user, .. }, .. } => Some(user),
         _ => None,
     };
@@ -117,12 +135,25 @@ pub struct Sent {
 /// # Errors
 /// [`AuthError::BadReply`] when it is no such answer, [`AuthError::AlreadyExpired`].
 pub fn read_v3_token(answer: &Response<Bytes>, sent: Sent) -> Result<Token, AuthError> {
+    let id = answer.headers().get(SUBJECT_TOKEN).and_then(|id| id.to_str().ok());
+    let id = id.and_then(|id| TokenId::new(id.trim()).ok());
+    read_v3_document(answer, id, sent)
+}
+
+/// What `GET /v3/auth/tokens` says of a token, or `POST` of a new one.
+///
+/// # Errors
+/// As with [`read_v3_token`].
+pub(super) fn read_v3_document(
+    answer: &Response<Bytes>,
+    id: Option<TokenId>,
+    sent: Sent,
+) -> Result<Token, AuthError> {
     let mut document = json_body(answer)?;
     let Some(token) = document.get_mut("token").filter(|token| token.is_object()) else {
         return Err(bad_reply("Keystone's answer to the login has no `token`; is auth_url right?"));
     };
-    let id = answer.headers().get(SUBJECT_TOKEN).and_then(|id| id.to_str().ok());
-    let id = id.and_then(|id| TokenId::new(id.trim()).ok()).ok_or_else(|| {
+    let id = id.ok_or_else(|| {
         bad_reply("Keystone's answer to the login has no usable X-Subject-Token header; does a proxy before it remove it?")
     })?;
     let catalog = Catalog::from_v3(&token["catalog"]);
@@ -137,6 +168,7 @@ fn describe(read: &mut Token, token: &mut Value) {
     read.project = named(&token["project"], "name");
     read.domain = named(&token["domain"], "name");
     read.system = token["system"]["all"] == true;
+    read.trust = token["OS-TRUST:trust"]["id"].as_str().map(str::to_owned);
     read.user = named(&token["user"], "name");
     read.document = Some(without(token, &read.id));
 }
@@ -191,6 +223,93 @@ fn read_v2_document(document: &Value, answer: &Response<Bytes>, sent: Sent) -> R
     read.document = Some(without(&mut document, &read.id));
     secret::wipe(&mut document);
     Ok(read)
+}
+
+/// What Keystone says of a login that is right so far, where the user's rules want more methods.
+#[derive(Debug)]
+pub(super) struct Receipt {
+    /// What vouches for the methods that were shown.
+    pub(super) id: TokenId,
+    /// The methods that it accepted.
+    pub(super) accepted: Vec<String>,
+    /// Its rules: all methods of one of them are wanted.
+    pub(super) rules: Vec<Vec<String>>,
+}
+
+impl Receipt {
+    /// That of a 401, if it has one.
+    pub(super) fn read(answer: &Response<Bytes>) -> Option<Self> {
+        let id = answer.headers().get(&AUTH_RECEIPT)?.to_str().ok()?;
+        let document: Value = serde_json::from_slice(answer.body()).ok()?;
+        let names = |list: &Value| {
+            let names = list.as_array()?.iter().filter_map(Value::as_str);
+            // They are shown to people, so they are names and nothing else.
+            let is_name = |name: &&str| {
+                name.len() <= 64
+                    && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+            };
+            Some(names.filter(is_name).take(LONGEST_RULE).map(str::to_owned).collect())
+        };
+        let rules = document["required_auth_methods"].as_array()?;
+        Some(Self {
+            id: TokenId::new(id.trim()).ok()?,
+            accepted: names(&document["receipt"]["methods"]).unwrap_or_default(),
+            rules: rules.iter().take(LONGEST_RULE).filter_map(names).collect(),
+        })
+    }
+
+    /// The methods of a rule that are still missing.
+    fn missing<'a>(&self, rule: &'a [String]) -> Vec<&'a str> {
+        rule.iter().filter(|name| !self.accepted.contains(name)).map(String::as_str).collect()
+    }
+
+    /// The missing methods of the first rule that needs nothing but these.
+    pub(super) fn choose(&self, available: &[&str]) -> Option<Vec<&str>> {
+        let mut missing = self.rules.iter().map(|rule| self.missing(rule));
+        missing.find(|names| !names.is_empty() && names.iter().all(|name| available.contains(name)))
+    }
+
+    /// Why this is the end of it.
+    pub(super) fn unmet(&self) -> AuthError {
+        let rules: Vec<_> = self.rules.iter().map(|rule| self.missing(rule).join(" and ")).collect();
+        let or = |names: Vec<String>, word, none: &str| {
+            let names: Vec<_> = names.into_iter().filter(|name| !name.is_empty()).collect();
+            if names.is_empty() { none.to_owned() } else { names.join(word) }
+        };
+        AuthError::MoreMethods {
+            shown: or(self.accepted.clone(), " and ", "what it was shown"),
+            wanted: or(rules, ", or ", "another method"),
+        }
+    }
+}
+
+/// `POST` to an OAuth 2.0 endpoint: a grant of client credentials (RFC 6749, section 4.4.2).
+pub(super) fn access_token_form(client_id: Option<&str>) -> Bytes {
+    let mut form = "grant_type=client_credentials".to_owned();
+    if let Some(id) = client_id {
+        let _ = write!(form, "&client_id={}", utf8_percent_encode(id, NON_ALPHANUMERIC));
+    }
+    form.into()
+}
+
+/// The access token of a successful answer, and how long it is good, where that is told.
+///
+/// # Errors
+/// [`AuthError::BadReply`] when it is no such answer.
+pub(super) fn read_access_token(answer: &Response<Bytes>) -> Result<(TokenId, Option<Duration>), AuthError> {
+    let mut document = json_body(answer)?;
+    let id = document["access_token"].as_str().and_then(|id| TokenId::new(id.trim()).ok());
+    let life = document["expires_in"].as_u64().map(Duration::from_secs);
+    secret::wipe(&mut document);
+    let id = id.ok_or_else(|| {
+        bad_reply("the answer of oauth2_endpoint has no usable `access_token`; is it right?")
+    })?;
+    if life.is_some_and(|life| life.is_zero()) {
+        return Err(bad_reply(
+            "the access token of oauth2_endpoint has already expired; is its clock right?",
+        ));
+    }
+    Ok((id, life))
 }
 
 /// The text of a token's document without the token itself: what Keystone writes holds it nowhere, but there
@@ -369,6 +488,10 @@ pub fn refusal(answer: &Response<Bytes>, asked: &str, secrets: &[&str]) -> AuthE
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             AuthError::Rejected { status: status.as_u16(), message }
         }
+        // An application credential, a token or a trust that Keystone does not know, and says so itself.
+        StatusCode::NOT_FOUND if asked == LOGIN && message.is_some() => {
+            AuthError::Rejected { status: status.as_u16(), message }
+        }
         StatusCode::TOO_MANY_REQUESTS => unavailable(answer, message),
         status if status.is_server_error() => unavailable(answer, message),
         status if status.is_redirection() => {
@@ -427,7 +550,10 @@ fn redirect_host(headers: &HeaderMap) -> String {
 /// whatever form.
 fn error_message(body: &[u8], secrets: &[&str]) -> Option<String> {
     let document: Value = serde_json::from_slice(body).ok()?;
-    let message = document["error"]["message"].as_str().or_else(|| document["error"].as_str())?;
+    let message = document["error"]["message"].as_str();
+    // OAuth 2.0 has words of its own (RFC 6749, section 5.2).
+    let message = message.or_else(|| document["error_description"].as_str());
+    let message = message.or_else(|| document["error"].as_str())?;
     if secrets.iter().any(|secret| secret::is_echoed(message, secret)) {
         return None;
     }
@@ -546,6 +672,7 @@ fn v3_scope(scope: &Scope) -> Option<Value> {
         Scope::Project(Project::Name { name, domain: None }) => json!({ "project": { "name": name } }),
         Scope::Domain(domain) => json!({ "domain": v3_domain(domain) }),
         Scope::System => json!({ "system": { "all": true } }),
+        Scope::Trust(id) => json!({ "OS-TRUST:trust": { "id": id } }),
     })
 }
 
@@ -597,9 +724,34 @@ mod tests {
 
     #[track_caller]
     fn check_v2(method: &Method, scope: &Scope, expected: Value) {
-        let secret = now(method.secret()).unwrap();
-        let sent: Value = serde_json::from_slice(&v2_login(method, &secret, scope).unwrap()).unwrap();
+        let factors = now(method.factors()).unwrap();
+        let sent: Value =
+            serde_json::from_slice(&v2_login(method, &factors[0].secret, scope).unwrap()).unwrap();
         assert_eq!(sent["auth"], expected);
+    }
+
+    #[test]
+    fn passcodes_and_trusts_go_into_v3_as_keystone_wants_them() {
+        let passcode = crate::keystone::Passcode::Given(Secret::new("123456").into());
+        check_v3(
+            &Method::Totp { user: User::Id("u".to_owned()), passcode },
+            &Scope::Trust("t1".to_owned()),
+            json!({"identity": {"methods": ["totp"], "totp": {"user": {"id": "u", "passcode": "123456"}}},
+                   "scope": {"OS-TRUST:trust": {"id": "t1"}}}),
+        );
+        check_v2(
+            &password(User::Id("u".to_owned())),
+            &Scope::Trust("t1".to_owned()),
+            json!({"passwordCredentials": {"userId": "u", "password": "s3cret"}, "trust_id": "t1"}),
+        );
+        let passcode = crate::keystone::Passcode::Given(Secret::new("1").into());
+        for method in [
+            Method::Totp { user: demo(), passcode },
+            Method::MultiFactor { shown: vec![password(demo())], spare: vec![] },
+        ] {
+            let error = v2_login(&method, &Secret::new("1"), &Scope::Default).unwrap_err();
+            assert!(matches!(error, AuthError::NotInV2 { .. }), "{error:?}");
+        }
     }
 
     fn answer(status: u16, headers: &[(&str, &str)], body: impl ToString) -> Response<Bytes> {
@@ -1039,6 +1191,9 @@ mod tests {
         );
         check_refusal(answer(308, &[("Location", "/v3/")], ""), "to another path,");
         check_refusal(answer(404, &[], "<html>"), "404 Not Found; is auth_url right?");
+        let unknown =
+            json!({"error": {"code": 404, "message": "Could not find Application Credential: a1."}});
+        check_refusal(answer(404, &[], unknown), "rejected the login with 404 (\"Could not find Application");
         check_refusal(answer(300, &[], "{}"), "300 Multiple Choices");
         let body = json!({"error": {"code": 400, "message": "Expecting to find domain in user."}});
         check_refusal(

@@ -284,8 +284,18 @@ pub fn read(opened: &[u8], now: &Moment) -> Result<Token, Unusable> {
 pub fn bearer(method: &Method) -> Option<&Source> {
     match method {
         Method::Token(token) => Some(token),
-        Method::Password { .. } | Method::ApplicationCredential { .. } => None,
+        Method::MultiFactor { shown, spare } => shown.iter().chain(spare).find_map(bearer),
+        Method::Password { .. }
+        | Method::ApplicationCredential { .. }
+        | Method::Totp { .. }
+        | Method::OAuth2 { .. }
+        | Method::OAuth2Mtls { .. } => None,
     }
+}
+
+/// Whether all of what a login gets is kept. An access token beside the token is not.
+pub fn keeps(method: &Method) -> bool {
+    !matches!(method, Method::OAuth2 { .. })
 }
 
 /// The right to log in for an entry. Its file goes with it.

@@ -11,12 +11,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
+use zeroize::Zeroizing;
 
-use super::Catalog;
+use super::{Catalog, Domain, Project, Scope, Secret};
 use crate::secret;
+
+/// The token's header, which keyway writes and nobody else.
+pub static X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 
 /// Renewal starts this long before a token's end, if its life is not short.
 const RENEWAL_MARGIN: Duration = Duration::from_secs(120);
@@ -67,6 +74,14 @@ impl TokenId {
         format!("{:08x}", FINGERPRINTS.hash_one(self.0.as_bytes()) >> 32)
     }
 
+    /// The value of a header that names it with a scheme: `Bearer`.
+    fn with_scheme(&self, scheme: &str) -> HeaderValue {
+        let text = secret::hold(format!("{scheme} {}", self.expose()).into_bytes());
+        let mut value = HeaderValue::from_maybe_shared(text).expect("both are visible ASCII");
+        value.set_sensitive(true);
+        value
+    }
+
     /// The token itself, for the one who sends or shows it.
     pub fn expose(&self) -> &str {
         self.0.to_str().expect("`new` lets only visible ASCII in")
@@ -93,10 +108,10 @@ pub struct Named {
     pub domain_name: Option<String>,
 }
 
-/// A token and what came with it.
+/// A token and what came with it. Where a login has none, what services are shown instead of one.
 #[derive(Debug)]
 pub struct Token {
-    /// Its value.
+    /// Its value; without one, what tells this from others.
     pub id: TokenId,
     /// Where the services are; empty for an unscoped token.
     pub catalog: Arc<Catalog>,
@@ -106,6 +121,8 @@ pub struct Token {
     pub domain: Option<Named>,
     /// Whether it is scoped to the system.
     pub system: bool,
+    /// The id of the trust that it is scoped to, if it is.
+    pub trust: Option<String>,
     /// Whose it is; unknown for a fixed token.
     pub user: Option<Named>,
     /// What Keystone said of it: the text of the `token` object of Identity v3, catalog included. Of an
@@ -115,6 +132,10 @@ pub struct Token {
     pub by_v2: bool,
     /// Its end by Keystone's clock, UNIX seconds, for people and metrics; `None` where it has none.
     pub expires_at: Option<i64>,
+    /// What a request carries.
+    fields: Vec<(HeaderName, HeaderValue)>,
+    /// What of it must not be seen by anybody else.
+    secrets: Vec<TokenId>,
     born: Instant,
     expires: Option<Instant>,
     lifetime: Duration,
@@ -127,11 +148,14 @@ impl Token {
     pub fn new(id: TokenId, catalog: Catalog, born: Instant, lifetime: Duration) -> Self {
         let lifetime = lifetime.min(LONGEST_LIFE);
         Self {
+            fields: vec![(X_AUTH_TOKEN.clone(), id.header().clone())],
+            secrets: vec![id.clone()],
             id,
             catalog: Arc::new(catalog),
             project: None,
             domain: None,
             system: false,
+            trust: None,
             user: None,
             document: None,
             by_v2: false,
@@ -147,6 +171,73 @@ impl Token {
     /// A token that the operator gave: it never expires, as far as anyone knows.
     pub fn fixed(id: TokenId, catalog: Catalog, now: Instant) -> Self {
         Self { expires: None, ..Self::new(id, catalog, now, Duration::MAX) }
+    }
+
+    /// What stands for a token where services want a user's name and password (RFC 7617).
+    pub fn basic(username: &str, password: &Secret, catalog: Catalog, now: Instant) -> Self {
+        let (id, value) = basic(username, password);
+        Self { fields: vec![(AUTHORIZATION, value)], ..Self::fixed(id, catalog, now) }
+    }
+
+    /// What stands for a token where services want none.
+    pub fn none(catalog: Catalog, now: Instant) -> Self {
+        let id = TokenId::new("none").expect("it is visible ASCII");
+        Self { fields: Vec::new(), secrets: Vec::new(), ..Self::fixed(id, catalog, now) }
+    }
+
+    /// The same where Keystone wants to know with each request what it is for. A name that no header field
+    /// can hold is left out.
+    pub fn tokenless(scope: &Scope, catalog: Catalog, now: Instant) -> Self {
+        let mut token = Self::none(catalog, now);
+        let mut say = |name: &'static str, text: &str| {
+            if let Ok(value) = HeaderValue::from_str(text) {
+                token.fields.push((HeaderName::from_static(name), value));
+            }
+        };
+        match scope {
+            Scope::Project(Project::Id(id)) => say("x-project-id", id),
+            Scope::Project(Project::Name { name, domain }) => {
+                say("x-project-name", name);
+                match domain {
+                    Some(Domain::Id(id)) => say("x-project-domain-id", id),
+                    Some(Domain::Name(name)) => say("x-project-domain-name", name),
+                    None => {}
+                }
+            }
+            Scope::Domain(Domain::Id(id)) => say("x-domain-id", id),
+            Scope::Domain(Domain::Name(name)) => say("x-domain-name", name),
+            Scope::Default | Scope::Unscoped | Scope::System | Scope::Trust(_) => {}
+        }
+        token
+    }
+
+    /// The same token with an access token beside it (RFC 6750), which is good for `life`.
+    #[must_use]
+    pub fn with_bearer(mut self, access: TokenId, life: Option<Duration>) -> Self {
+        self.fields.push((AUTHORIZATION, access.with_scheme("Bearer")));
+        self.secrets.push(access);
+        if let Some(life) = life.filter(|life| *life < self.lifetime) {
+            let earlier = i64::try_from((self.lifetime - life).as_secs()).unwrap_or_default();
+            self.expires_at = self.expires_at.map(|at| at - earlier);
+            self.expires = self.born.checked_add(life);
+            self.lifetime = life;
+        }
+        self
+    }
+
+    /// The fields that a request carries, so that its service knows who asks.
+    pub fn fields(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.fields
+    }
+
+    /// What of these must not come back in an answer: tokens, without the scheme before them.
+    pub fn secrets(&self) -> &[TokenId] {
+        &self.secrets
+    }
+
+    /// Its value, for who sends it; `None` where there is only something else.
+    pub fn value(&self) -> Option<&TokenId> {
+        self.fields.iter().any(|(name, _)| *name == X_AUTH_TOKEN).then_some(&self.id)
     }
 
     /// Whether it may still be sent.
@@ -209,6 +300,19 @@ impl Token {
     fn age(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.born).as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// A user's name and password as RFC 7617 encodes them, and the `Authorization` that shows them.
+pub(super) fn basic(username: &str, password: &Secret) -> (TokenId, HeaderValue) {
+    // Of its full size from the start, so that it leaves no copy behind.
+    let mut pair = Zeroizing::new(String::with_capacity(username.len() + 1 + password.expose().len()));
+    pair.push_str(username);
+    pair.push(':');
+    pair.push_str(password.expose());
+    let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
+    let id = TokenId::new(&encoded).expect("base64 is visible ASCII, and the colon makes it some");
+    let value = id.with_scheme("Basic");
+    (id, value)
 }
 
 /// Reads a time as Keystones write it: any number of decimals, `Z`, an offset or neither, which
@@ -334,6 +438,62 @@ mod tests {
         let fixed = Token::fixed(TokenId::new("t").unwrap(), Catalog::default(), born);
         assert!(fixed.is_fresh(born + LONGEST_LIFE * 2));
         assert_eq!((fixed.renew_at(0.0), fixed.life_left(born)), (None, None));
+    }
+
+    #[track_caller]
+    fn check_fields(token: &Token, expected: &[(&str, &str)], secrets: &[&str]) {
+        let fields: Vec<_> =
+            token.fields().iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(fields, expected);
+        let kept: Vec<_> = token.secrets().iter().map(TokenId::expose).collect();
+        assert_eq!(kept, secrets);
+        let shown = format!("{token:?}");
+        assert!(secrets.iter().all(|secret| !shown.contains(secret)), "{shown}");
+    }
+
+    // Promises 20, 80.
+    #[test]
+    fn a_request_carries_what_its_login_has_and_nothing_else() {
+        let now = Instant::now();
+        let catalog = Catalog::default;
+        check_fields(&token(now, 60), &[("x-auth-token", "gAAAAAB")], &["gAAAAAB"]);
+        let access = TokenId::new("an-access-token").unwrap();
+        check_fields(
+            &token(now, 60).with_bearer(access, None),
+            &[("x-auth-token", "gAAAAAB"), ("authorization", "Bearer an-access-token")],
+            &["gAAAAAB", "an-access-token"],
+        );
+        let basic = Token::basic("ada", &Secret::new("pass:w\u{f6}rd"), catalog(), now);
+        check_fields(&basic, &[("authorization", "Basic YWRhOnBhc3M6d8O2cmQ=")], &["YWRhOnBhc3M6d8O2cmQ="]);
+        assert!(!format!("{:?}", basic.fields()).contains("YWRh"), "it is marked sensitive");
+        assert_eq!((basic.value(), basic.expires()), (None, None));
+        check_fields(&Token::none(catalog(), now), &[], &[]);
+
+        let by_name =
+            |domain| Scope::Project(Project::Name { name: "demo".to_owned(), domain: Some(domain) });
+        let (id, name) = (|| Domain::Id("d1".to_owned()), || Domain::Name("acme".to_owned()));
+        for (scope, expected) in [
+            (Scope::Project(Project::Id("p1".to_owned())), &[("x-project-id", "p1")][..]),
+            (by_name(id()), &[("x-project-name", "demo"), ("x-project-domain-id", "d1")]),
+            (by_name(name()), &[("x-project-name", "demo"), ("x-project-domain-name", "acme")]),
+            (Scope::Domain(id()), &[("x-domain-id", "d1")]),
+            (Scope::Domain(name()), &[("x-domain-name", "acme")]),
+        ] {
+            check_fields(&Token::tokenless(&scope, catalog(), now), expected, &[]);
+        }
+    }
+
+    #[test]
+    fn a_token_ends_with_the_access_token_beside_it() {
+        let born = Instant::now();
+        let access = || TokenId::new("access").unwrap();
+        let mut whole = token(born, 3600);
+        whole.expires_at = Some(5000);
+        let shorter = whole.with_bearer(access(), Some(Duration::from_secs(600)));
+        assert_eq!(shorter.expires(), Some(born + Duration::from_secs(600)));
+        assert_eq!((shorter.lifetime().as_secs(), shorter.expires_at), (600, Some(2000)));
+        let longer = token(born, 3600).with_bearer(access(), Some(Duration::from_secs(7200)));
+        assert_eq!(longer.lifetime().as_secs(), 3600);
     }
 
     #[test]

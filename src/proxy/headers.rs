@@ -5,12 +5,12 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+pub use crate::keystone::token::X_AUTH_TOKEN;
+
 /// More options in `Connection` than any honest client names.
 pub const MAX_LISTED: usize = 64;
 
-/// The token's header, which keyway writes and nobody else.
-pub static X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
-/// The same as Swift called it first; middleware takes it where there is no other.
+/// The same as X-Auth-Token, as Swift called it first; middleware takes it where there is no other.
 pub static X_STORAGE_TOKEN: HeaderName = HeaderName::from_static("x-storage-token");
 /// Where the page is from that a browser sends a request for (Fetch Metadata).
 pub static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -89,7 +89,7 @@ fn is_guarded(name: &str) -> bool {
         b'a' => name == "authorization",
         b'c' => name == "cookie",
         b'f' => name == "forwarded",
-        b'o' => name == "openstack-system-scope",
+        b'o' => matches!(name, "openstack-system-scope" | "openstack-auth-receipt"),
         // A CGI server makes `HTTP_PROXY` of `Proxy`.
         b'p' => name == "proxy" || name.starts_with("proxy-"),
         b'r' => name == "remote-user" || name == "remote-addr",
@@ -148,7 +148,7 @@ pub fn clean_answer(
     sent: &super::Sent,
 ) {
     let unwanted = |(name, value): &(&HeaderName, &HeaderValue)| match name.as_str() {
-        "x-auth-token" | "x-storage-token" | "set-cookie" => true,
+        "x-auth-token" | "x-storage-token" | "openstack-auth-receipt" | "set-cookie" => true,
         // The body's framing, whatever a fixed token looks like.
         "content-length" => false,
         "x-subject-token" => !identity || (sent.shows_in(value) && asked != Some(value)),
@@ -211,6 +211,9 @@ mod tests {
                 "X-Role",
                 "X-Is-Admin-Project",
                 "OpenStack-System-Scope",
+                "Openstack-Auth-Receipt",
+                "X-Project-Domain-Id",
+                "X_Domain_Id",
                 "Remote-User",
                 "Remote_User",
                 "SSL-Client-S-DN",

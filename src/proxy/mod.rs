@@ -196,7 +196,8 @@ impl Proxy {
     /// between the client and this listener.
     ///
     /// A 401 means the service no longer honors our token, so the request goes out once more with a
-    /// new one if its body can still be replayed. A second 401 is the service's answer: it goes back.
+    /// new one if its body can still be replayed. A second 401 is the service's answer: it goes back, and so
+    /// does the first where nothing secret was sent, since there is nothing to get anew.
     ///
     /// # Errors
     /// There is no answer: no token, no connection, or the client's body broke off.
@@ -252,7 +253,7 @@ impl Proxy {
             headers: &parts.headers,
             withhold: headers::is_withheld,
             listed: &listed,
-            extra: Some((&headers::X_AUTH_TOKEN, sent.token.id.header())),
+            extra: sent.token.fields(),
             defaults: destination.extras.as_ref().map_or(&[], |extras| extras.fields(&parts.headers)),
             had_length: fields.content_lengths > 0,
             expect_continue: !body.is_whole(),
@@ -273,10 +274,12 @@ impl Proxy {
         let mut why_not_again = None;
         if response.status() != StatusCode::UNAUTHORIZED {
             sent.token.mark_proved(at);
-        } else if !is_about_other_credentials(destination, &parts.method, target) {
+        } else if !sent.token.secrets().is_empty()
+            && !is_about_other_credentials(destination, &parts.method, target)
+        {
             match Box::pin(self.after_refusal(destination, &sent.token, body)).await? {
                 Ok(next) => {
-                    head.extra = Some((&headers::X_AUTH_TOKEN, next.id.header()));
+                    head.extra = next.fields();
                     head.expect_continue = !body.is_whole();
                     let sending = Box::pin(destination.pool.send(&head, body, &mut once_more));
                     response = sending.await.map_err(unanswered)?;

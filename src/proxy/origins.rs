@@ -76,7 +76,7 @@ impl Origins {
         let overrides = overrides.map(|(name, url)| (name.as_str(), cloud.region_of(name), url));
         let identity = match &cloud.auth {
             Auth::Identity(identity) => Some(("identity", None, &identity.auth_url)),
-            Auth::Fixed { .. } => None,
+            _ => None,
         };
         let project = token.project.as_ref().map(|project| project.id.as_str());
         Self::of(listed.chain(overrides).chain(identity), project)

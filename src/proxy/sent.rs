@@ -1,4 +1,4 @@
-//! Does an answer show a token that its request was sent with?
+//! Does an answer show a token or another secret that its request was sent with?
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use http::HeaderValue;
 
 use crate::keystone::Token;
 
-/// The tokens that a request went out with: none of them comes back.
+/// The tokens that a request went out with: nothing secret of them comes back.
 #[derive(Clone, Debug)]
 pub struct Sent {
     /// The one of the last attempt.
@@ -18,7 +18,10 @@ pub struct Sent {
 impl Sent {
     /// Whether a field of an answer holds one of them.
     pub(super) fn shows_in(&self, value: &HeaderValue) -> bool {
-        let shows = |token: &Token| shows(value.as_bytes(), token.id.header().as_bytes());
+        let shows = |token: &Token| {
+            let mut secrets = token.secrets().iter();
+            secrets.any(|secret| shows(value.as_bytes(), secret.header().as_bytes()))
+        };
         shows(&self.token) || self.refused.as_ref().is_some_and(|token| shows(token))
     }
 }

@@ -183,7 +183,7 @@ impl Client {
             headers: &parts.headers,
             withhold: |_: &HeaderName| false,
             listed: &[],
-            extra: None,
+            extra: &[],
             defaults: &[],
             had_length: false,
             expect_continue: false,

@@ -166,7 +166,7 @@ fn request(pool: &Pool, head: &Head<'_>, upload: Upload) -> Result<Request<Uploa
     let headers = request.headers_mut();
     headers.extend(head.fields().map(|(name, value)| (name.clone(), value.clone())));
     headers.extend(head.defaults.iter().cloned());
-    if let Some((name, value)) = head.extra {
+    for (name, value) in head.extra {
         headers.insert(name.clone(), value.clone());
     }
     Ok(request)

@@ -32,8 +32,8 @@ pub struct Head<'a> {
     pub withhold: fn(&HeaderName) -> bool,
     /// Fields that the client named in `Connection`: they stay behind too.
     pub listed: &'a [HeaderName],
-    /// One more field.
-    pub extra: Option<(&'a HeaderName, &'a HeaderValue)>,
+    /// Further fields: what proves to the service who asks.
+    pub extra: &'a [(HeaderName, HeaderValue)],
     /// More fields, which the client did not send and no field of its own takes the place of.
     pub defaults: &'a [(HeaderName, HeaderValue)],
     /// The client sent a Content-Length, which is worth repeating even if it was 0.

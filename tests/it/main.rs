@@ -26,6 +26,7 @@ mod kept;
 mod limits;
 mod links;
 mod listeners;
+mod methods;
 mod oracle;
 mod panics;
 mod policy;

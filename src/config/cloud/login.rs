@@ -1,51 +1,94 @@
 //! With what does a cloud's entry log in, and for what?
 
+use serde_json::Value;
+
 use super::{Reader, Written};
 use crate::keystone::{
-    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Method, Project, Scope, Secret, User,
+    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Method, Passcode, Project, Scope, Secret,
+    Source, User, totp,
 };
-use crate::upstream::BaseUrl;
+use crate::upstream::{BaseUrl, Scheme};
 
-/// The values of `auth_type` that keyway knows.
-const AUTH_TYPES: &str = "password, v3password, v2password, token, v3token, v2token, v3applicationcredential, \
-                          admin_token (token_endpoint)";
-
-/// What proves who we are, before its options are read.
+/// What shows who we are, before its options are read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Password,
     Token,
     ApplicationCredential,
+    Totp,
+    MultiFactor,
+    OAuth2,
+    OAuth2Mtls,
+    Tokenless,
     Fixed,
+    Basic,
+    Nothing,
 }
+
+/// The values of `auth_type` that keyway knows, as keystoneauth calls its plugins, and the Identity API that
+/// each of them belongs to.
+const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 16] = [
+    ("password", Kind::Password, None),
+    ("v3password", Kind::Password, Some(IdentityVersion::V3)),
+    ("v2password", Kind::Password, Some(IdentityVersion::V2)),
+    ("token", Kind::Token, None),
+    ("v3token", Kind::Token, Some(IdentityVersion::V3)),
+    ("v2token", Kind::Token, Some(IdentityVersion::V2)),
+    ("v3applicationcredential", Kind::ApplicationCredential, Some(IdentityVersion::V3)),
+    ("v3totp", Kind::Totp, Some(IdentityVersion::V3)),
+    ("v3multifactor", Kind::MultiFactor, Some(IdentityVersion::V3)),
+    ("v3oauth2clientcredential", Kind::OAuth2, Some(IdentityVersion::V3)),
+    ("v3oauth2mtlsclientcredential", Kind::OAuth2Mtls, Some(IdentityVersion::V3)),
+    ("v3tokenlessauth", Kind::Tokenless, Some(IdentityVersion::V3)),
+    ("admin_token", Kind::Fixed, None),
+    ("token_endpoint", Kind::Fixed, None),
+    ("http_basic", Kind::Basic, None),
+    ("none", Kind::Nothing, None),
+];
+
+/// The methods that `auth_methods` may combine, as keystoneauth calls their plugins.
+const COMBINABLE: [(&str, Kind); 4] = [
+    ("v3password", Kind::Password),
+    ("v3totp", Kind::Totp),
+    ("v3token", Kind::Token),
+    ("v3applicationcredential", Kind::ApplicationCredential),
+];
 
 impl Reader<'_> {
     pub(super) fn login(&mut self) -> Option<Auth> {
         let auth_type = self.text(&["auth_type", "auth_plugin"]);
-        let (kind, version) = match auth_type.as_ref().map(|at| at.text.as_str()) {
+        let (kind, version) = match &auth_type {
             None => (self.likely_kind(), None),
-            Some("password") => (Kind::Password, None),
-            Some("v3password") => (Kind::Password, Some(IdentityVersion::V3)),
-            Some("v2password") => (Kind::Password, Some(IdentityVersion::V2)),
-            Some("token") => (Kind::Token, None),
-            Some("v3token") => (Kind::Token, Some(IdentityVersion::V3)),
-            Some("v2token") => (Kind::Token, Some(IdentityVersion::V2)),
-            Some("v3applicationcredential") => (Kind::ApplicationCredential, Some(IdentityVersion::V3)),
-            Some("admin_token" | "token_endpoint") => (Kind::Fixed, None),
-            Some(other) => {
-                let message = format!("`{other}` is not supported: there is {AUTH_TYPES}");
-                let at = auth_type.as_ref().expect("it has a value");
-                self.problem_at(at, message);
-                return None;
-            }
+            // As openstacksdk reads it.
+            Some(at) if at.text == "None" => (Kind::Nothing, None),
+            Some(at) => match AUTH_TYPES.iter().find(|(name, ..)| *name == at.text) {
+                Some((_, kind, version)) => (*kind, *version),
+                None => {
+                    let names: Vec<_> = AUTH_TYPES.iter().map(|(name, ..)| *name).collect();
+                    let message = format!("`{}` is not supported: there is {}", at.text, names.join(", "));
+                    self.problem_at(at, message);
+                    return None;
+                }
+            },
         };
-        if kind == Kind::Fixed {
-            return self.fixed();
+        match kind {
+            Kind::Fixed => return self.fixed(),
+            Kind::Basic => return self.basic(),
+            Kind::Nothing => return self.endpoint("none").map(|endpoint| Auth::None { endpoint }),
+            _ => {}
         }
         let auth_url = self.auth_url();
         let version = self.version(kind, version, auth_url.as_ref());
+        if kind == Kind::Tokenless {
+            return self.tokenless(auth_url);
+        }
         let method = self.method(kind, version);
-        let scope = self.scope(kind, version);
+        let method = method.map(|method| self.with_spare(method, version));
+        let bound = match &method {
+            Some(method) => !method.takes_scope(),
+            None => matches!(kind, Kind::ApplicationCredential | Kind::OAuth2 | Kind::OAuth2Mtls),
+        };
+        let scope = self.scope(bound, version);
         Some(Auth::Identity(Identity { auth_url: auth_url?.1, version, method: method?, scope }))
     }
 
@@ -68,6 +111,77 @@ impl Reader<'_> {
         let token = self.required(&["token", "auth_token"], "missing: auth_type admin_token needs the token");
         let endpoint = endpoint.and_then(|at| self.url(&at));
         Some(Auth::Fixed { endpoint: endpoint?, token: Secret::new(token?) })
+    }
+
+    fn basic(&mut self) -> Option<Auth> {
+        let endpoint = self.endpoint("http_basic");
+        let username = self.text(&["username", "user_name"]);
+        match &username {
+            None => self.missing("username", "missing: auth_type http_basic needs a user"),
+            Some(at) if at.text.contains(':') => {
+                self.problem_at(at, "has a colon, which HTTP's Basic authentication can't tell from the one before the password");
+            }
+            Some(_) => {}
+        }
+        let password =
+            self.secret(&["password"], "missing: auth_type http_basic needs a password, or password_file");
+        Some(Auth::Basic { endpoint: endpoint?, username: username?.text, password: password? })
+    }
+
+    /// The endpoint of every service, where no Keystone names them. Overrides may do without it. `None`: there
+    /// is a problem.
+    fn endpoint(&mut self, auth_type: &str) -> Option<Option<BaseUrl>> {
+        let Some(at) = self.text(&["endpoint"]) else {
+            if self.has_override() {
+                return Some(None);
+            }
+            let message = format!(
+                "missing: auth_type {auth_type} needs the URL that serves all requests, or an endpoint override \
+                 (such as baremetal_endpoint_override) for each service"
+            );
+            self.missing("endpoint", &message);
+            return None;
+        };
+        self.url(&at).map(Some)
+    }
+
+    fn tokenless(&mut self, auth_url: Option<(Written, BaseUrl)>) -> Option<Auth> {
+        if !self.has(&["cert"]) {
+            let (source, key) = self.entry.name_of("cert", false);
+            let message = "missing: auth_type v3tokenlessauth logs in by a client certificate";
+            self.problems.add(source, key, message);
+        }
+        let scope = self.scope(false, IdentityVersion::V3);
+        let texts = match &scope {
+            Scope::Project(Project::Id(text)) | Scope::Domain(Domain::Id(text) | Domain::Name(text)) => {
+                vec![text]
+            }
+            Scope::Project(Project::Name { name, domain }) => match domain {
+                Some(Domain::Id(text) | Domain::Name(text)) => vec![name, text],
+                None => vec![name],
+            },
+            Scope::Default | Scope::Unscoped | Scope::System | Scope::Trust(_) => {
+                let message =
+                    "missing: auth_type v3tokenlessauth needs a project or a domain, and nothing else";
+                self.missing("project_id", message);
+                return None;
+            }
+        };
+        if texts.iter().any(|text| text.bytes().any(|byte| !(b' '..=b'~').contains(&byte))) {
+            let message = "missing: no header field can hold the names that are there, so use ids";
+            self.missing("project_id", message);
+        }
+        let (at, url) = auth_url?;
+        if url.origin().scheme() != Scheme::Https {
+            self.problem_at(
+                &at,
+                "is plain http, where nobody sees the client certificate of v3tokenlessauth: use https",
+            );
+        }
+        // keystoneauth takes the URL as it is, and finds nothing where the version is missing.
+        let auth_url =
+            if url.path().ends_with("/v3") { url } else { url.with_path(&format!("{}/v3", url.path())) };
+        Some(Auth::Tokenless { auth_url, scope })
     }
 
     fn auth_url(&mut self) -> Option<(Written, BaseUrl)> {
@@ -137,10 +251,7 @@ impl Reader<'_> {
     fn method(&mut self, kind: Kind, version: IdentityVersion) -> Option<Method> {
         match kind {
             Kind::Password => {
-                let user = self.user(version);
-                if user.is_none() {
-                    self.missing("username", "missing: set it, or user_id");
-                }
+                let user = self.required_user(version);
                 let password = self.secret(
                     &["password"],
                     "missing: set it (for clouds.yaml, best in secure.yaml), or password_file",
@@ -166,8 +277,163 @@ impl Reader<'_> {
                 );
                 Some(Method::ApplicationCredential { which: which?, secret: secret? })
             }
-            Kind::Fixed => None,
+            Kind::Totp => {
+                let user = self.required_user(version);
+                let passcode = self.passcode();
+                Some(Method::Totp { user: user?, passcode: passcode? })
+            }
+            Kind::MultiFactor => {
+                let kinds = self.auth_methods()?;
+                let shown: Vec<_> = kinds.into_iter().map(|kind| self.method(kind, version)).collect();
+                Some(Method::MultiFactor {
+                    shown: shown.into_iter().collect::<Option<_>>()?,
+                    spare: Vec::new(),
+                })
+            }
+            Kind::OAuth2 | Kind::OAuth2Mtls => self.oauth2(kind),
+            Kind::Tokenless | Kind::Fixed | Kind::Basic | Kind::Nothing => None,
         }
+    }
+
+    /// The same method with what else there is to show, should Keystone ask for it: the password beside a
+    /// passcode, or the other way round.
+    fn with_spare(&mut self, method: Method, version: IdentityVersion) -> Method {
+        let shown = match method {
+            Method::MultiFactor { shown, .. } => shown,
+            Method::Password { .. } | Method::Totp { .. } if version != IdentityVersion::V2 => vec![method],
+            _ => return method,
+        };
+        let (mut password, mut passcode) = (false, false);
+        for method in &shown {
+            password |= matches!(method, Method::Password { .. });
+            passcode |= matches!(method, Method::Totp { .. });
+        }
+        let mut spare = Vec::new();
+        if !password && self.has_secret(&["password"]) && self.has_user() {
+            spare.extend(self.method(Kind::Password, version));
+        }
+        if !passcode
+            && (self.has_secret(&["passcode"]) || self.has_secret(&["totp_secret"]))
+            && self.has_user()
+        {
+            spare.extend(self.method(Kind::Totp, version));
+        }
+        match <[Method; 1]>::try_from(shown) {
+            Ok([only]) if spare.is_empty() => only,
+            Ok([only]) => Method::MultiFactor { shown: vec![only], spare },
+            Err(shown) => Method::MultiFactor { shown, spare },
+        }
+    }
+
+    /// What `v3multifactor` combines: a list, or names with commas between them.
+    fn auth_methods(&mut self) -> Option<Vec<Kind>> {
+        let key = "auth_methods";
+        let written = [(true, self.auth.get(key)), (false, self.entry.values.get(key))];
+        let written = written.into_iter().find_map(|(in_auth, value)| Some((in_auth, value?)));
+        let (in_auth, names): (bool, Vec<String>) = match written {
+            Some((in_auth, Value::String(text))) if !text.is_empty() => {
+                (in_auth, text.split(',').map(|name| name.trim().to_owned()).collect())
+            }
+            Some((in_auth, Value::Array(items))) => (
+                in_auth,
+                items.iter().map(|item| item.as_str().unwrap_or_default().trim().to_owned()).collect(),
+            ),
+            Some((in_auth, _)) => (in_auth, Vec::new()),
+            None => (true, Vec::new()),
+        };
+        let (source, key) = self.entry.name_of(key, in_auth);
+        let known: Vec<_> = COMBINABLE.iter().map(|(name, _)| *name).collect();
+        let known = known.join(", ");
+        if names.is_empty() {
+            let message =
+                format!("missing: auth_type v3multifactor needs a list of methods; there is {known}");
+            self.problems.add(source, key, message);
+            return None;
+        }
+        let mut kinds = Vec::new();
+        for name in names {
+            let message = match COMBINABLE.iter().find(|(known, _)| *known == name) {
+                Some((_, kind)) if !kinds.contains(kind) => {
+                    kinds.push(*kind);
+                    continue;
+                }
+                Some(_) => format!("`{name}` is there twice: remove one of them"),
+                None => format!("`{name}` can't be combined: there is {known}"),
+            };
+            self.problems.add(source, key, message);
+            return None;
+        }
+        Some(kinds)
+    }
+
+    /// Where a one-time passcode comes from.
+    fn passcode(&mut self) -> Option<Passcode> {
+        let passcode = self.has_secret(&["passcode"]);
+        if !self.has_secret(&["totp_secret"]) {
+            let missing = "missing: set totp_secret (or totp_secret_file) to the secret of Keystone's totp credential, so \
+                           that keyway computes the code, or passcode_file to where there will be a new one for each \
+                           login";
+            return self.secret(&["passcode"], missing).map(Passcode::Given);
+        }
+        let source = self.secret(&["totp_secret"], "missing")?;
+        if passcode {
+            let message = "passcode is set too: remove one of them";
+            self.missing("totp_secret", message);
+            return None;
+        }
+        if let Source::Given(secret) = &source
+            && !totp::is_secret(secret.expose())
+        {
+            let message = "is not in base32 (letters and the digits 2 to 7), as Keystone's credential of type totp has it";
+            self.missing("totp_secret", message);
+            return None;
+        }
+        Some(Passcode::Computed(source))
+    }
+
+    fn oauth2(&mut self, kind: Kind) -> Option<Method> {
+        let endpoint = self.text(&["oauth2_endpoint"]);
+        if endpoint.is_none() {
+            let message = "missing: set it to where access tokens are issued, such as \
+                           https://cloud.example:5000/v3/OS-OAUTH2/token";
+            self.missing("oauth2_endpoint", message);
+        }
+        let client_id = self.required(&["oauth2_client_id"], "missing: set it to the client's id");
+        let url = endpoint.as_ref().and_then(|at| self.url(at));
+        if kind == Kind::OAuth2 {
+            let client_secret = self.secret(
+                &["oauth2_client_secret"],
+                "missing: set it to the client's secret, or oauth2_client_secret_file",
+            );
+            return Some(Method::OAuth2 {
+                endpoint: url?,
+                client_id: client_id?,
+                client_secret: client_secret?,
+            });
+        }
+        if !self.has(&["cert"]) {
+            let (source, key) = self.entry.name_of("cert", false);
+            let message = "missing: auth_type v3oauth2mtlsclientcredential logs in by a client certificate";
+            self.problems.add(source, key, message);
+        }
+        if let (Some(at), Some(url)) = (&endpoint, &url)
+            && url.origin().scheme() != Scheme::Https
+        {
+            self.problem_at(at, "is plain http, where nobody sees the client certificate: use https");
+        }
+        Some(Method::OAuth2Mtls { endpoint: url?, client_id: client_id? })
+    }
+
+    fn required_user(&mut self, version: IdentityVersion) -> Option<User> {
+        let user = self.user(version);
+        if user.is_none() {
+            self.missing("username", "missing: set it, or user_id");
+        }
+        user
+    }
+
+    fn has_user(&mut self) -> bool {
+        self.text(&["user_id", "username", "user_name"]).is_some()
     }
 
     fn named_credential(&mut self) -> Option<ApplicationCredential> {
@@ -219,7 +485,8 @@ impl Reader<'_> {
         Some(Domain::Id("default".to_owned()))
     }
 
-    fn scope(&mut self, kind: Kind, version: IdentityVersion) -> Scope {
+    /// What the token should be good for. `bound`: the login says that by itself.
+    fn scope(&mut self, bound: bool, version: IdentityVersion) -> Scope {
         let project_id = self.text(&["project_id", "tenant_id"]);
         let project_name = self.text(&["project_name", "tenant_name"]);
         let system = self.text(&["system_scope"]);
@@ -227,14 +494,13 @@ impl Reader<'_> {
         let domain_id = self.text(&["domain_id"]).filter(|_| !has_project);
         let domain_name = self.text(&["domain_name"]).filter(|_| !has_project);
         let unscoped = self.boolean("unscoped", false);
-        if let Some(at) = self.text(&["trust_id"]) {
-            self.problem_at(&at, "trusts are not supported yet: remove it");
-        }
+        let trust = self.text(&["trust_id"]);
 
         let project = project_id.as_ref().or(project_name.as_ref());
         let domain = domain_id.as_ref().or(domain_name.as_ref());
-        let asked: Vec<_> = [project, domain, system.as_ref()].into_iter().flatten().collect();
-        if kind == Kind::ApplicationCredential {
+        let asked: Vec<_> =
+            [project, domain, system.as_ref(), trust.as_ref()].into_iter().flatten().collect();
+        if bound {
             for at in asked {
                 let ignored = format!(
                     "{}: {}: ignored, since an application credential brings its own project",
@@ -285,6 +551,8 @@ impl Reader<'_> {
             Scope::Domain(Domain::Name(name.text))
         } else if system.is_some() {
             Scope::System
+        } else if let Some(trust) = trust {
+            Scope::Trust(trust.text)
         } else if unscoped {
             Scope::Unscoped
         } else {

@@ -17,7 +17,7 @@ use zeroize::Zeroize as _;
 pub(super) use self::tls::crosses_in_the_clear;
 use super::problems::{ENVIRONMENT, Problems};
 use super::{Env, exposure, value};
-use crate::keystone::{AllowHttp, Auth, Config, Identity, Secret, Source};
+use crate::keystone::{AllowHttp, Auth, Config, Identity, Method, Secret, Source};
 use crate::secret;
 use crate::upstream::BaseUrl;
 
@@ -97,6 +97,8 @@ pub(super) fn is_login(key: &str) -> bool {
     // Where a secret is to be had says as much as the secret.
     let key = key.strip_suffix("_file").unwrap_or(key);
     exact.contains(&key)
+        || ["passcode", "totp_secret", "auth_methods", "trust_id"].contains(&key)
+        || key.starts_with("oauth2_")
         || ["auth_token", "endpoint", "project_id", "project_name", "tenant_id", "tenant_name"].contains(&key)
         || key.starts_with("application_credential_")
 }
@@ -127,8 +129,14 @@ pub(super) fn check(
     let services = reader.services();
     let retries = reader.retries();
     let tls = reader.tls();
-    if let Some(Auth::Identity(Identity { auth_url, .. }) | Auth::Fixed { endpoint: auth_url, .. }) = &auth {
-        reader.warn_of_plain_http(auth_url);
+    // Without a login there is nothing to protect.
+    if let Some(url) = auth.as_ref().filter(|auth| !matches!(auth, Auth::None { .. })).and_then(Auth::url) {
+        reader.warn_of_plain_http(url);
+    }
+    if let Some(Auth::Identity(Identity { auth_url, method: Method::OAuth2 { endpoint, .. }, .. })) = &auth
+        && endpoint.origin() != auth_url.origin()
+    {
+        reader.warn_of_plain_http(endpoint);
     }
     if problems.len() > before {
         return None;

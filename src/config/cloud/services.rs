@@ -73,6 +73,16 @@ impl Reader<'_> {
         Some(interfaces)
     }
 
+    /// Whether there is an endpoint override.
+    pub(super) fn has_override(&mut self) -> bool {
+        let is_override = |key: &String| {
+            key.ends_with("_endpoint_override")
+                || key.ends_with("_endpoint") && !LOGIN_ENDPOINTS.contains(&key.as_str())
+        };
+        let mut keys = self.entry.values.keys().filter(|key| is_override(key));
+        keys.any(|key| self.entry.values[key].as_str().is_some_and(|url| !url.is_empty()))
+    }
+
     pub(super) fn endpoint_overrides(&mut self) -> BTreeMap<String, BaseUrl> {
         let mut overrides = BTreeMap::new();
         // The longer form wins, so it comes last.

@@ -187,8 +187,13 @@ fn an_unknown_auth_type_lists_those_there_are() {
         "{auth_type: v3oidcpassword}",
         &["auth_type: `v3oidcpassword` is not supported: there is password, v3password, v2password, token"],
     );
-    let setup = Setup::new().vars(PASSWORD).vars("OS_AUTH_TYPE=none");
-    setup.check_problems(&["environment: OS_AUTH_TYPE: `none` is not supported"]);
+    let setup = Setup::new().vars(PASSWORD).vars("OS_AUTH_TYPE=v3kerberos");
+    setup.check_problems(&["environment: OS_AUTH_TYPE: `v3kerberos` is not supported"]);
+    let Err(problems) = setup.load() else { panic!("it is not supported") };
+    for known in ["v2token", "v3totp", "v3multifactor", "v3oauth2mtlsclientcredential", "http_basic", "none"]
+    {
+        assert!(problems.to_string().contains(known), "{problems}");
+    }
 }
 
 #[test]
@@ -252,7 +257,11 @@ fn one_login_has_one_scope() {
     );
     check("project_id: p, unscoped: yes", &["auth.project_id: `unscoped` is set too"]);
     check("system_scope: some", &["auth.system_scope: `some` is no system scope: the only one is `all`"]);
-    check("trust_id: t", &["auth.trust_id: trusts are not supported yet"]);
+    check(
+        "trust_id: t, project_id: p",
+        &["auth.trust_id: one login has one scope, and clouds.prod.auth.project_id"],
+    );
+    check("trust_id: t, unscoped: yes", &["auth.trust_id: `unscoped` is set too"]);
     check("project_id: p, project_name: q, project_domain_name: d", &[]);
 }
 
@@ -325,6 +334,7 @@ fn a_secret_may_stand_in_a_file_of_its_own() {
         Method::Password { password: source, .. }
         | Method::Token(source)
         | Method::ApplicationCredential { secret: source, .. } => source,
+        other => panic!("{other:?}"),
     };
     let url = "OS_AUTH_URL=https://cloud.example:5000/v3";
     for (vars, clouds) in [
@@ -352,4 +362,246 @@ fn a_secret_may_stand_in_a_file_of_its_own() {
     setup()
         .vars(&format!("{url}\nOS_USERNAME=ada\nOS_PASSWORD_FILE=/nowhere"))
         .check_problems(&["environment: OS_PASSWORD_FILE: /nowhere cannot be read"]);
+}
+
+const TOTP: &str = "JBSWY3DPEHPK3PXP";
+
+fn auth(setup: Setup) -> Auth {
+    setup.config().clouds.remove(0).auth
+}
+
+/// A cloud `prod` with these options, and what stands under its `auth` beside the URL.
+fn cloud(options: &str, auth: &str) -> Setup {
+    Setup::new()
+        .clouds(&format!("clouds: {{prod: {{{options} auth: {{auth_url: 'https://c.example', {auth}}}}}}}"))
+}
+
+#[test]
+fn a_passcode_is_given_or_computed_from_a_secret() {
+    let check = |options: &str, expected: Passcode| match cloud("auth_type: v3totp,", options).identity() {
+        Identity { method: Method::Totp { user, passcode }, version, .. } => {
+            assert_eq!((user, passcode, version), (ada(default_domain()), expected, IdentityVersion::V3));
+        }
+        other => panic!("{other:?}"),
+    };
+    check("username: ada, passcode: 123456", Passcode::Given(given("123456")));
+    check(&format!("username: ada, totp_secret: {TOTP}"), Passcode::Computed(given(TOTP)));
+    let problems = |auth: &str, expected: &[&str]| {
+        check_cloud(
+            &format!("{{auth_type: v3totp, auth: {{auth_url: 'https://c.example', {auth}}}}}"),
+            expected,
+        );
+    };
+    problems("", &["auth.username: missing", "auth.passcode: missing: set totp_secret"]);
+    problems("username: ada, totp_secret: 'hunter2!'", &["auth.totp_secret: is not in base32"]);
+    problems(
+        &format!("username: ada, totp_secret: {TOTP}, passcode: 123456"),
+        &["auth.totp_secret: passcode is set too"],
+    );
+    check_cloud(
+        "{auth_type: v3totp, auth: {auth_url: 'https://c.example/v2.0', user_id: u, passcode: 1}}",
+        &["auth.auth_url: ends in /v2.0, but auth_type asks for Identity v3"],
+    );
+}
+
+#[test]
+fn several_methods_are_combined_and_what_is_left_is_for_a_receipt() {
+    let names = |method: &Method| match method {
+        Method::Password { .. } => "password",
+        Method::Totp { .. } => "totp",
+        Method::Token(_) => "token",
+        Method::ApplicationCredential { .. } => "application_credential",
+        other => panic!("{other:?}"),
+    };
+    let check = |options: &str, auth: &str, expected: (&[&str], &[&str])| match cloud(options, auth)
+        .identity()
+        .method
+    {
+        Method::MultiFactor { shown, spare } => {
+            let shown: Vec<_> = shown.iter().map(names).collect();
+            let spare: Vec<_> = spare.iter().map(names).collect();
+            assert_eq!((&shown[..], &spare[..]), expected, "{options} {auth}");
+        }
+        other => panic!("{other:?}"),
+    };
+    let both = "username: ada, password: hunter2, passcode: 123456";
+    for methods in ["[v3password, v3totp]", "'v3password,v3totp'", "'v3password, v3totp'"] {
+        let options = format!("auth_type: v3multifactor, auth_methods: {methods},");
+        check(&options, both, (&["password", "totp"], &[]));
+        check(
+            "auth_type: v3multifactor,",
+            &format!("auth_methods: {methods}, {both}"),
+            (&["password", "totp"], &[]),
+        );
+    }
+    check("auth_type: v3multifactor, auth_methods: [v3totp],", both, (&["totp"], &["password"]));
+    check("", both, (&["password"], &["totp"]));
+    check("auth_type: v3totp,", both, (&["totp"], &["password"]));
+    check(
+        "auth_type: v3multifactor, auth_methods: [v3token, v3totp],",
+        "token: t, user_id: u, passcode: 1",
+        (&["token", "totp"], &[]),
+    );
+    assert_password(&cloud("auth_type: v2password,", both).identity().method, "hunter2");
+
+    let problems = |methods: &str, auth: &str, expected: &[&str]| {
+        check_cloud(
+            &format!(
+                "{{auth_type: v3multifactor, {methods} auth: {{auth_url: 'https://c.example', {auth}}}}}"
+            ),
+            expected,
+        );
+    };
+    problems(
+        "",
+        both,
+        &["auth.auth_methods: missing: auth_type v3multifactor needs a list of methods; there is v3pass"],
+    );
+    for nothing in ["[]", "''", "~"] {
+        problems(&format!("auth_methods: {nothing},"), both, &["auth_methods: missing"]);
+    }
+    problems(
+        "auth_methods: [v3password, v3kerberos],",
+        both,
+        &["auth_methods: `v3kerberos` can't be combined"],
+    );
+    problems("auth_methods: {v3password: 1},", both, &["auth_methods: missing"]);
+    problems("auth_methods: [[1]],", both, &["auth_methods: `` can't be combined"]);
+    problems("auth_methods: [v3totp, v3totp],", both, &["auth_methods: `v3totp` is there twice"]);
+    problems(
+        "auth_methods: [v3password, v3totp],",
+        "",
+        &["auth.username: missing", "auth.password: missing", "auth.passcode: missing"],
+    );
+}
+
+#[test]
+fn a_multi_factor_login_with_an_application_credential_has_its_scope() {
+    let setup = cloud(
+        "auth_type: v3multifactor, auth_methods: [v3applicationcredential, v3totp],",
+        "application_credential_id: a, application_credential_secret: s, user_id: u, passcode: 1, project_id: p",
+    );
+    assert_eq!(setup.identity().scope, Scope::Default);
+    assert!(setup.config().warnings[0].contains("clouds.prod.auth.project_id: ignored"));
+}
+
+#[test]
+fn an_oauth2_client_has_an_endpoint_an_id_and_a_secret_or_a_certificate() {
+    let url = "https://c.example/v3/OS-OAUTH2/token";
+    let options = format!("oauth2_endpoint: '{url}', oauth2_client_id: c1");
+    let setup =
+        cloud("auth_type: v3oauth2clientcredential,", &format!("{options}, oauth2_client_secret: hunter2"));
+    match setup.identity() {
+        Identity {
+            method: Method::OAuth2 { endpoint, client_id, client_secret }, scope, version, ..
+        } => {
+            assert_eq!((endpoint.to_string().as_str(), client_id.as_str()), (url, "c1"));
+            assert_eq!(
+                (client_secret, scope, version),
+                (given("hunter2"), Scope::Default, IdentityVersion::V3)
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(setup.config().clouds[0].endpoint_overrides.is_empty(), "oauth2 is no service");
+    let all = [
+        "auth.oauth2_endpoint: missing",
+        "auth.oauth2_client_id: missing",
+        "auth.oauth2_client_secret: missing",
+    ];
+    let missing = |kind: &str, auth: &str, expected: &[&str]| {
+        check_cloud(
+            &format!("{{auth_type: {kind}, auth: {{auth_url: 'https://c.example', {auth}}}}}"),
+            expected,
+        );
+    };
+    missing("v3oauth2clientcredential", "", &all);
+    missing("v3oauth2clientcredential", &format!("{options}, oauth2_client_secret: ''"), &all[2..]);
+
+    let mtls = "v3oauth2mtlsclientcredential";
+    missing(mtls, &options, &["cert: missing: auth_type v3oauth2mtlsclientcredential logs in by a client"]);
+    let by_cert =
+        |options: &str| cloud(&format!("auth_type: {mtls}, cert: ../c.pem,"), options).file("c.pem", "x");
+    match by_cert(&options).identity().method {
+        Method::OAuth2Mtls { endpoint, client_id } => {
+            assert_eq!((endpoint.to_string().as_str(), client_id.as_str()), (url, "c1"));
+        }
+        other => panic!("{other:?}"),
+    }
+    by_cert(&options.replace("https:", "http:"))
+        .check_problems(&[&format!("{CLOUDS}: clouds.prod.auth.oauth2_endpoint: is plain http")]);
+}
+
+#[test]
+fn services_without_keystone_have_an_endpoint_or_overrides() {
+    let cloud = |options: &str| Setup::new().clouds(&format!("clouds: {{prod: {{{options}}}}}"));
+    for auth_type in ["none", "None"] {
+        match auth(cloud(&format!("auth_type: {auth_type}, auth: {{endpoint: 'http://127.0.0.1:6385'}}"))) {
+            Auth::None { endpoint } => assert_eq!(endpoint.unwrap().to_string(), "http://127.0.0.1:6385"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let setup = cloud("auth_type: none, baremetal_endpoint_override: 'http://127.0.0.1:6385'");
+    assert_eq!(setup.config().clouds[0].auth, Auth::None { endpoint: None });
+    check_cloud("{auth_type: none}", &["auth.endpoint: missing: auth_type none needs"]);
+    check_cloud("{auth_type: none, auth: {endpoint: x}}", &["auth.endpoint: no usable URL"]);
+
+    match auth(cloud(
+        "auth_type: http_basic, auth: {endpoint: 'https://c.example', username: ada, password: hunter2}",
+    )) {
+        Auth::Basic { endpoint, username, password } => {
+            assert_eq!(endpoint.unwrap().to_string(), "https://c.example");
+            assert_eq!((username.as_str(), password), ("ada", given("hunter2")));
+        }
+        other => panic!("{other:?}"),
+    }
+    check_cloud(
+        "{auth_type: http_basic}",
+        &["auth.endpoint: missing", "auth.username: missing", "auth.password: missing"],
+    );
+    check_cloud(
+        "{auth_type: http_basic, auth: {endpoint: 'https://c.example', username: 'a:b', password: hunter2}}",
+        &["auth.username: has a colon"],
+    );
+}
+
+#[test]
+fn a_tokenless_login_has_a_certificate_and_one_scope() {
+    let setup = |options: &str| {
+        Setup::new().file("c.pem", "x").clouds(&format!(
+            "clouds: {{prod: {{auth_type: v3tokenlessauth, cert: ../c.pem, auth: {{{options}}}}}}}"
+        ))
+    };
+    let problems = |options: &str, expected: &str| {
+        setup(options).check_problems(&[&format!("{CLOUDS}: clouds.prod.{expected}")]);
+    };
+    problems("auth_url: 'https://c.example'", "auth.project_id: missing: auth_type v3tokenlessauth needs");
+    problems("auth_url: 'https://c.example', system_scope: all", "auth.project_id: missing");
+    problems("auth_url: 'http://c.example', project_id: p", "auth.auth_url: is plain http");
+    problems(
+        "auth_url: 'https://c.example', project_name: pr\u{f6}",
+        "auth.project_id: missing: no header field",
+    );
+    check_cloud(
+        "{auth_type: v3tokenlessauth, auth: {auth_url: 'https://c.example', domain_id: d}}",
+        &["cert: missing: auth_type v3tokenlessauth logs in by a client certificate"],
+    );
+    for (options, url, scope) in [
+        ("project_id: p", "https://c.example", Scope::Project(Project::Id("p".to_owned()))),
+        ("domain_name: d", "https://c.example/v3", Scope::Domain(Domain::Name("d".to_owned()))),
+    ] {
+        match auth(setup(&format!("auth_url: '{url}', {options}"))) {
+            Auth::Tokenless { auth_url, scope: found } => {
+                assert_eq!((auth_url.to_string().as_str(), found), ("https://c.example/v3", scope));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_trust_is_a_scope() {
+    check_scope("trust_id: t1", &Scope::Trust("t1".to_owned()));
+    let setup = Setup::new().vars(PASSWORD).vars("OS_TRUST_ID=t1");
+    assert_eq!(setup.identity().scope, Scope::Trust("t1".to_owned()));
 }

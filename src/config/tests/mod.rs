@@ -21,8 +21,8 @@ use tempfile::TempDir;
 use super::file::named_options;
 use super::*;
 use crate::keystone::{
-    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Interface, Method, Project, Scope,
-    Secret, Source, User,
+    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Interface, Method, Passcode, Project,
+    Scope, Secret, Source, User,
 };
 
 /// A home directory, a current directory and an `/etc` of its own, variables, and flags.
@@ -98,7 +98,7 @@ impl Setup {
     fn identity(&self) -> Identity {
         match self.config().clouds.remove(0).auth {
             Auth::Identity(identity) => identity,
-            Auth::Fixed { .. } => panic!("a fixed token"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -115,7 +115,7 @@ impl Entry {
         identity: &Identity,
         scope: &Scope,
     ) -> Option<Self> {
-        let store = store?;
+        let store = store.filter(|_| store::keeps(&identity.method))?;
         let bearer = match store::bearer(&identity.method) {
             Some(source) => Some(source.read().await.ok()?),
             None => None,

@@ -10,7 +10,9 @@ use tokio::task::JoinSet;
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::keystone::{AllowHttp, ApplicationCredential, Identity, IdentityVersion, Interface, Secret, User};
+use crate::keystone::{
+    AllowHttp, ApplicationCredential, Catalog, Identity, IdentityVersion, Interface, Method, Secret, User,
+};
 use crate::upstream::BaseUrl;
 
 mod kept;
@@ -157,6 +159,7 @@ impl Issuer for Arc<FakeKeystone> {
             match scope {
                 Scope::Unscoped => {}
                 Scope::System => token.system = true,
+                Scope::Trust(id) => token.trust = Some(id.clone()),
                 Scope::Domain(Domain::Id(id)) => token.domain = Some(named(id, &id.to_uppercase(), "")),
                 Scope::Domain(Domain::Name(name)) => {
                     token.domain = Some(named(&name.to_lowercase(), name, ""));
@@ -756,9 +759,8 @@ async fn credentials_with_a_scope_of_their_own_reach_no_other_project() {
 async fn a_fixed_token_serves_every_service_and_is_never_renewed() {
     let endpoint = BaseUrl::parse("http://127.0.0.1:6385").unwrap();
     let auth = Auth::Fixed { endpoint: endpoint.clone(), token: Secret::new("fixed") };
-    let token = Token::fixed(TokenId::new("fixed").unwrap(), Catalog::single(endpoint.clone()), slot::now());
-    let clouds =
-        vec![(Config { auth, ..config(password(), Scope::Default) }, Source::Fixed(Arc::new(token)))];
+    let standing = Source::Standing(Box::new(Standing::new(&auth).unwrap()));
+    let clouds = vec![(Config { auth, ..config(password(), Scope::Default) }, standing)];
     let cache = TokenCache::with_sources(clouds, DEADLINE, Handle::current(), Arc::new(|_: &Event| {}));
     cache.warm();
     seconds(1_000_000).await;

@@ -47,7 +47,7 @@ pub(super) struct Connection {
     input: BytesMut,
     /// The head under construction; kept for its allocation.
     output: Vec<u8>,
-    /// Where the token stands in `output`, until it was sent.
+    /// Where the token and what goes with it stand in `output`, until they were sent.
     token: Range<usize>,
     /// The exchange is keyway's own, so there may be secrets anywhere in both buffers.
     secret: bool,
@@ -188,12 +188,15 @@ impl Connection {
         for (name, value) in head.defaults {
             field(out, name.as_str().as_bytes(), value.as_bytes());
         }
-        if let Some((name, value)) = head.extra {
-            // The buffer grows before the token is in it, not afterwards.
-            out.reserve(name.as_str().len() + value.len() + behind + GENERATED);
-            field(out, name.as_str().as_bytes(), value.as_bytes());
-            let end = out.len() - 2;
-            self.token = end - value.len()..end;
+        if !head.extra.is_empty() {
+            // The buffer grows before a token is in it, not afterwards.
+            let fields = head.extra.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+            out.reserve(fields.sum::<usize>() + behind + GENERATED);
+            let start = out.len();
+            for (name, value) in head.extra {
+                field(out, name.as_str().as_bytes(), value.as_bytes());
+            }
+            self.token = start..out.len();
         }
         match framing {
             Framing::Length(0) if !expects_body(head.method) && !head.had_length => {}

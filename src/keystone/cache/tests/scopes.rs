@@ -297,11 +297,10 @@ async fn credentials_with_a_scope_of_their_own_ask_for_no_other() {
     }
     assert_eq!(fixture.keystone.logins(), 1);
 
-    let fixed = Token::fixed(TokenId::new("fixed").unwrap(), Catalog::default(), slot::now());
     let endpoint = BaseUrl::parse("http://127.0.0.1:6385").unwrap();
     let auth = Auth::Fixed { endpoint, token: Secret::new("fixed") };
-    let config = Config { auth, ..config(password(), Scope::Default) };
-    let clouds = vec![(config, Source::Fixed(Arc::new(fixed)))];
+    let standing = Source::Standing(Box::new(Standing::new(&auth).unwrap()));
+    let clouds = vec![(Config { auth, ..config(password(), Scope::Default) }, standing)];
     let cache = TokenCache::with_sources(clouds, DEADLINE, Handle::current(), Arc::new(|_: &Event| {}));
     let error = cache.current(&exactly(by_id("p1"))).await.unwrap_err();
     assert!(matches!(*error, AuthError::ScopeFixed { .. }), "{error:?}");

@@ -88,7 +88,7 @@ pub fn check(lines: &[u8]) {
     assert_eq!(counted.expect, fields.contains_key("expect"));
 
     let listed = headers::named_by_connection(&fields);
-    let token = HeaderValue::from_static("the-token");
+    let token = [(headers::X_AUTH_TOKEN.clone(), HeaderValue::from_static("the-token"))];
     let head = Head {
         method: &Method::GET,
         target: "/",
@@ -96,7 +96,7 @@ pub fn check(lines: &[u8]) {
         headers: &fields,
         withhold: headers::is_withheld,
         listed: &listed,
-        extra: Some((&headers::X_AUTH_TOKEN, &token)),
+        extra: &token,
         defaults: &[],
         had_length: counted.content_lengths > 0,
         expect_continue: false,
