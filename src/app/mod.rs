@@ -418,7 +418,13 @@ impl Parts<'_> {
                 .iter()
                 .map(|cloud| config.raw_links.get(&cloud.name).cloned().unwrap_or_default())
                 .collect(),
-            tokens: TokenCache::new(clouds, config.timeouts.keystone, runtime.clone(), observer),
+            tokens: TokenCache::new(
+                clouds,
+                config.timeouts.keystone,
+                config.protection,
+                runtime.clone(),
+                observer,
+            ),
             discovery: self.discovery.clone(),
             clients,
             draining: Arc::clone(&self.draining),

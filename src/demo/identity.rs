@@ -66,6 +66,48 @@ enum Scope {
     System,
 }
 
+/// The user's password, and how often another one was shown.
+pub(super) struct Passwords {
+    right: String,
+    /// Since the right one was shown.
+    wrong: u32,
+    most_wrong: u32,
+    /// So many in a row lock the user out.
+    limit: Option<u32>,
+}
+
+impl Passwords {
+    pub(super) fn new(right: &str) -> Self {
+        Self { right: right.to_owned(), wrong: 0, most_wrong: 0, limit: None }
+    }
+
+    pub(super) fn change(&mut self, right: &str) {
+        right.clone_into(&mut self.right);
+    }
+
+    pub(super) fn lock_out_after(&mut self, wrong: u32) {
+        self.limit = Some(wrong);
+    }
+
+    pub(super) fn most_wrong(&self) -> u32 {
+        self.most_wrong
+    }
+
+    /// Whether the user gets in. Like Keystone, it counts until the right one comes, however long that takes.
+    fn check(&mut self, shown: &Value) -> bool {
+        if self.limit.is_some_and(|limit| self.wrong >= limit) {
+            return false;
+        }
+        if *shown == *self.right {
+            self.wrong = 0;
+            return true;
+        }
+        self.wrong += 1;
+        self.most_wrong = self.most_wrong.max(self.wrong);
+        false
+    }
+}
+
 /// One row of the catalog.
 pub(super) struct Endpoint {
     pub(super) kind: &'static str,
@@ -373,7 +415,7 @@ fn login_v3(cloud: &Shared, call: &Call, body: Option<Value>) -> Answer {
         let name = method.as_str().unwrap_or_default();
         let given = identity.get(name).ok_or_else(|| missing(name, "identity"))?;
         match name {
-            "password" => check_user(cloud, &given["user"])?,
+            "password" => check_user(&mut state, &given["user"])?,
             "token" => {
                 let id = given["id"].as_str().ok_or_else(|| missing("id", "token"))?;
                 let token = state.token(id).ok_or_else(unrecognized)?.clone();
@@ -410,14 +452,14 @@ fn is_default_domain(domain: &Value) -> bool {
     domain["id"] == DOMAIN_ID || domain["name"] == DOMAIN
 }
 
-fn check_user(cloud: &Shared, user: &Value) -> Result<(), Box<Reply>> {
+fn check_user(state: &mut State, user: &Value) -> Result<(), Box<Reply>> {
     let known = match (user.get("id"), user.get("name"), user.get("domain")) {
         (Some(id), _, _) => id == USER_ID,
         (None, Some(name), Some(domain)) => name == USER && is_default_domain(domain),
         (None, Some(_), None) => return Err(missing("domain", "user")),
         (None, None, _) => return Err(missing("id or name", "user")),
     };
-    if known && user["password"] == cloud.config.password { Ok(()) } else { Err(unauthorized()) }
+    if known && state.passwords.check(&user["password"]) { Ok(()) } else { Err(unauthorized()) }
 }
 
 fn check_application_credential(cloud: &Shared, given: &Value, has_scope: bool) -> Result<(), Box<Reply>> {
@@ -554,7 +596,7 @@ fn login_v2(cloud: &Shared, body: Option<Value>) -> Answer {
             Some(id) => id == USER_ID,
             None => given["username"] == USER,
         };
-        if !known || given["password"] != cloud.config.password {
+        if !known || !state.passwords.check(&given["password"]) {
             return Err(unauthorized());
         }
     } else if let Some(given) = auth.get("token") {

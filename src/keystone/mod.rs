@@ -13,7 +13,7 @@ pub mod protocol;
 pub mod service_type;
 pub mod token;
 
-pub use cache::{Asked, Event, Key, Observer, Outcome, Reason, Status, TokenCache};
+pub use cache::{Asked, Event, Key, Observer, Outcome, Protection, Reason, Status, TokenCache};
 pub use catalog::{Catalog, Destination, Endpoint, NoEndpoint};
 pub use client::Client;
 pub use credentials::{

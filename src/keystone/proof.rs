@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::protocol::v3_user;
-use super::{ApplicationCredential, AuthError, Method, Secret};
+use super::{ApplicationCredential, AuthError, Method, Secret, Source};
 
 /// One of the methods that a login names, with what Keystone wants to see for it.
 #[derive(Debug)]
@@ -38,15 +38,47 @@ impl Method {
         Ok(vec![Factor { name, proof, place, secret }])
     }
 
+    /// Where its secrets come from.
+    fn sources(&self) -> Vec<&Source> {
+        let (Self::Password { password: source, .. }
+        | Self::Token(source)
+        | Self::ApplicationCredential { secret: source, .. }) = self;
+        vec![source]
+    }
+
     /// The secret of it, as it is now.
     ///
     /// # Errors
     /// [`AuthError::NoSecret`].
     pub(super) async fn secret(&self) -> Result<Secret, AuthError> {
-        let (Self::Password { password: source, .. }
-        | Self::Token(source)
-        | Self::ApplicationCredential { secret: source, .. }) = self;
-        source.read().await.map_err(|unreadable| AuthError::NoSecret { why: unreadable.to_string() })
+        let mut secrets = self.secrets(None).await?;
+        secrets.pop().ok_or_else(|| AuthError::NoSecret { why: "there is none".to_owned() })
+    }
+
+    /// All its secrets, as they are now. Where those in `wrong` are known to be of no use, others are asked for.
+    ///
+    /// # Errors
+    /// [`AuthError::NoSecret`].
+    pub(super) async fn secrets(&self, wrong: Option<&[Secret]>) -> Result<Vec<Secret>, AuthError> {
+        let mut secrets = Vec::new();
+        for (index, source) in self.sources().into_iter().enumerate() {
+            let read = match wrong.and_then(|wrong| wrong.get(index)) {
+                Some(wrong) => source.read_again(wrong).await,
+                None => source.read().await,
+            };
+            secrets.push(read.map_err(|unreadable| AuthError::NoSecret { why: unreadable.to_string() })?);
+        }
+        Ok(secrets)
+    }
+
+    /// Whether one of its secrets is another now, as far as that is to be seen at no cost.
+    pub(super) async fn has_changed(&self, known: &[Secret]) -> bool {
+        for (source, known) in self.sources().into_iter().zip(known) {
+            if source.has_changed(known).await {
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether a login may say what its token should be good for.

@@ -27,6 +27,7 @@ mod listeners;
 mod panics;
 mod policy;
 mod promises;
+mod protection;
 mod refusal;
 mod reload;
 mod replay;

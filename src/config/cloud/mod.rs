@@ -6,6 +6,7 @@
 //! and none is given, it is the domain with the id `default`.
 
 mod login;
+mod secret;
 mod services;
 mod tls;
 
@@ -15,9 +16,9 @@ use serde_json::{Map, Value};
 use zeroize::Zeroize as _;
 
 use super::problems::{ENVIRONMENT, Problems};
-use super::{Env, exposure, value};
-use crate::keystone::{AllowHttp, Auth, Config, Identity, Secret, Source};
-use crate::secret;
+use super::{Env, sources, value};
+use crate::keystone::{AllowHttp, Auth, Config, Identity};
+use crate::secret::{wipe, wipe_members};
 use crate::upstream::BaseUrl;
 
 /// Options that win beside `auth` over those in it; for all others it is the other way round.
@@ -47,9 +48,9 @@ pub(super) struct Entry {
 /// There may be a password in it.
 impl Drop for Entry {
     fn drop(&mut self) {
-        secret::wipe_members(&mut self.values);
+        wipe_members(&mut self.values);
         if let Place::File(FilePlace { secure: Some((_, document)), .. }) = &mut self.place {
-            secret::wipe(document);
+            wipe(document);
         }
     }
 }
@@ -103,7 +104,7 @@ pub(super) fn is_login(key: &str) -> bool {
     let exact =
         ["auth_url", "auth_type", "auth_plugin", "username", "user_id", "user_name", "password", "token"];
     // Where a secret is to be had says as much as the secret.
-    let key = key.strip_suffix("_file").unwrap_or(key);
+    let key = sources::without_form(key);
     exact.contains(&key)
         || ["auth_token", "endpoint", "project_id", "project_name", "tenant_id", "tenant_name"].contains(&key)
         || key.starts_with("application_credential_")
@@ -209,40 +210,6 @@ impl Reader<'_> {
     fn missing(&mut self, option: &str, message: &str) {
         let (source, key) = self.entry.name_of(option, true);
         self.problems.add(source, key, message);
-    }
-
-    /// A secret that stands in the entry, or whose place does, under the same name with `_file` behind it.
-    fn secret(&mut self, names: &[&str], message: &str) -> Option<Source> {
-        let given = self.text(names);
-        let file = names.iter().find_map(|name| self.text(&[&format!("{name}_file")]));
-        match (given, file) {
-            (Some(given), None) => Some(Source::Given(Secret::new(given.text))),
-            (None, Some(at)) => {
-                let path = self.env.path(&at.text);
-                exposure::warn(&path, self.env, self.warnings);
-                match secret::read_file(&path) {
-                    Ok(_) => Some(Source::File(path)),
-                    Err(unreadable) => {
-                        self.problem_at(&at, unreadable);
-                        None
-                    }
-                }
-            }
-            (Some(mut given), Some(file)) => {
-                given.text.zeroize();
-                self.problem_at(&file, format!("{} is set too: remove one of them", given.key));
-                None
-            }
-            (None, None) => {
-                self.missing(names[0], message);
-                None
-            }
-        }
-    }
-
-    /// Whether [`Reader::secret`] would find one.
-    fn has_secret(&mut self, names: &[&str]) -> bool {
-        self.has(names) || names.iter().any(|name| self.has(&[&format!("{name}_file")]))
     }
 
     fn required(&mut self, names: &[&str], message: &str) -> Option<String> {
