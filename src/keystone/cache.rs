@@ -977,6 +977,10 @@ impl Shared {
                     && let Ok(secrets) = keystone.secrets(None).await
                     && breaker.may_show(&secrets).is_ok()
                 {
+                    tracing::info!(
+                        cloud = cloud.config.name,
+                        "the rejected secret has changed: trying the new one"
+                    );
                     breaker.lift();
                     cloud.slot.hurry(&shared);
                 }
