@@ -288,7 +288,7 @@ fn auth_reason(error: &AuthError) -> &'static str {
         AuthError::BadReply { .. } | AuthError::AlreadyExpired { .. } | AuthError::NotInV2 { .. } => {
             "keystone_bad_reply"
         }
-        AuthError::Waiting { .. } => "keystone_unavailable",
+        AuthError::Waiting { .. } | AuthError::Spent { .. } => "keystone_unavailable",
     }
 }
 

@@ -14,6 +14,12 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+/// The states of `keyway_token_breaker_state`.
+pub const BREAKER_STATES: [&str; 4] = ["closed", "backing_off", "open", "stopped"];
+
+/// The causes of `keyway_token_logins_left`.
+const LOGINS_LEFT: [&str; 3] = ["refusals", "new_scopes", "rejections"];
+
 /// From a cached list to a long boot: 1 ms to 60 s.
 const SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
@@ -57,6 +63,14 @@ pub struct Metrics {
     pub project_lists: IntCounterVec,
     /// Tokens of earlier logins that were found on disk, so that Keystone was not asked: `{cloud}`.
     pub tokens_restored: IntCounterVec,
+    /// How many more logins there may be right now: `{cloud, cause}`.
+    pub logins_left: IntGaugeVec,
+    /// Scopes beside the cloud's own that there is a token of: `{cloud}`.
+    pub scopes: IntGaugeVec,
+    /// Logins that Keystone rejected since the last success: `{cloud}`.
+    pub rejections: IntGaugeVec,
+    /// 1 for how the breaker stands, 0 for the other states: `{cloud, state}`.
+    pub breaker_state: IntGaugeVec,
     token_requests_saved: IntCounterVec,
     connections: IntGaugeVec,
     closed: IntCounterVec,
@@ -254,6 +268,11 @@ impl Metrics {
         )
         .expect("names and labels are valid");
         registry.register(Box::new(breaker_open.clone())).expect("names are unique");
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntGaugeVec::new(Opts::new(name, help), labels).expect("names and labels are valid");
+            registry.register(Box::new(vec.clone())).expect("names are unique");
+            vec
+        };
         let build = IntGaugeVec::new(Opts::new("keyway_build_info", "1, labelled by version"), &["version"])
             .expect("names and labels are valid");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -348,6 +367,28 @@ impl Metrics {
                 "Questions to Keystone for the user's projects",
                 &["cloud", "result"],
             ),
+            logins_left: gauges(
+                "keyway_token_logins_left",
+                "How many more logins there may be right now because of refused tokens (refusals), scopes nobody had \
+                 so far (new_scopes), and with credentials that Keystone rejects (rejections; none: any number)",
+                &["cloud", "cause"],
+            ),
+            scopes: gauges(
+                "keyway_token_scopes",
+                "Scopes beside the cloud's own that there is a token of",
+                &["cloud"],
+            ),
+            rejections: gauges(
+                "keyway_token_rejections",
+                "Logins that Keystone rejected since it accepted one",
+                &["cloud"],
+            ),
+            breaker_state: gauges(
+                "keyway_token_breaker_state",
+                "1 for how logins stand (closed: all is well; backing_off: Keystone fails; open: it rejects the \
+                 credentials; stopped: they are not tried again), 0 for the others",
+                &["cloud", "state"],
+            ),
             token_backoff,
             breaker_open,
             token_expiry,
@@ -385,6 +426,14 @@ impl Metrics {
     pub fn forget_cloud(&self, cloud: &str) {
         // It may have had no token at all.
         let _ = self.token_expiry.remove_label_values(&[cloud]);
+        for cause in LOGINS_LEFT {
+            let _ = self.logins_left.remove_label_values(&[cloud, cause]);
+        }
+        for state in BREAKER_STATES {
+            let _ = self.breaker_state.remove_label_values(&[cloud, state]);
+        }
+        let _ = self.scopes.remove_label_values(&[cloud]);
+        let _ = self.rejections.remove_label_values(&[cloud]);
     }
 
     /// Shows what is counted by cloud from the start, so that an alert needs no first event.

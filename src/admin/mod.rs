@@ -16,7 +16,8 @@ use crate::directory;
 use crate::entry::Refusal;
 use crate::gateway::{Shared, X_KEYWAY_ERROR};
 use crate::incoming::Incoming;
-use crate::keystone::{self, Auth};
+use crate::keystone::{self, Auth, AuthError, Status};
+use crate::metrics::{BREAKER_STATES, Metrics};
 use crate::proxy::headers::Fields;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -64,7 +65,12 @@ impl Admin {
         match parts.uri.path() {
             "/livez" => answer(StatusCode::OK, TEXT, "ok\n".to_owned()),
             "/readyz" => ready(shared),
-            "/metrics" => answer(StatusCode::OK, METRICS, shared.metrics.render()),
+            "/metrics" => {
+                for (index, cloud) in shared.clouds.iter().enumerate() {
+                    show_logins(&shared.metrics, &cloud.name, &shared.tokens.status(index));
+                }
+                answer(StatusCode::OK, METRICS, shared.metrics.render())
+            }
             "/status" => answer(StatusCode::OK, JSON, format!("{:#}\n", self.status(shared))),
             _ => answer(
                 StatusCode::NOT_FOUND,
@@ -133,10 +139,16 @@ impl Admin {
                 "lifetime_seconds": token.expires().map(|_| token.lifetime().as_secs()),
                 "expires_at": token.expires_at.and_then(|at| jiff::Timestamp::from_second(at).ok()).map(|at| at.to_string()),
             })),
-            "error": status.failure.as_ref().map(|(error, _)| error.root().to_string()),
+            "error": status.failure.as_ref().map(|(error, _)| why(error)),
             "next_attempt_seconds": status.failure.as_ref().map(|(_, wait)| wait.as_secs()),
+            "breaker": status.breaker(),
             "breaker_open": status.breaker_open,
+            "rejections": status.rejections.0,
+            "rejections_left": status.rejections.1,
             "refusals_left": status.refusals_left,
+            "cloud_refusals_left": status.cloud_refusals_left,
+            "new_scopes_left": status.new_scopes_left,
+            "scopes": status.scopes,
             "services": services,
         })
     }
@@ -147,13 +159,48 @@ fn ready(shared: &Shared) -> Response<Full<Bytes>> {
     if shared.draining.load(Ordering::Relaxed) {
         return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n".to_owned());
     }
-    if shared.tokens.status(0).token.is_some() {
+    let status = shared.tokens.status(0);
+    if status.token.is_some() {
         return answer(StatusCode::OK, TEXT, "ok\n".to_owned());
     }
-    let mut response =
-        answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "no token yet; /status says why\n".to_owned());
+    let text = match (&status.failure, status.breaker()) {
+        (None, _) => "no token yet; /status says why\n".to_owned(),
+        (Some((error, _)), "stopped") => format!("no token: {}\n", why(error)),
+        (Some((error, wait)), _) => {
+            format!("no token: {}; the next attempt is in {} s\n", why(error), wait.as_secs())
+        }
+    };
+    let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text);
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
+}
+
+/// How a cloud's logins stand right now, for its metrics.
+fn show_logins(metrics: &Metrics, cloud: &str, status: &Status) {
+    let left = |cause, left: u32| metrics.logins_left.with_label_values(&[cloud, cause]).set(left.into());
+    left("refusals", status.cloud_refusals_left);
+    left("new_scopes", status.new_scopes_left);
+    let (rejections, rejections_left) = status.rejections;
+    match rejections_left {
+        Some(rejections_left) => left("rejections", rejections_left),
+        // There may be none, too.
+        None => drop(metrics.logins_left.remove_label_values(&[cloud, "rejections"])),
+    }
+    metrics.rejections.with_label_values(&[cloud]).set(rejections.into());
+    metrics.scopes.with_label_values(&[cloud]).set(i64::try_from(status.scopes).unwrap_or(i64::MAX));
+    for state in BREAKER_STATES {
+        let is = i64::from(state == status.breaker());
+        metrics.breaker_state.with_label_values(&[cloud, state]).set(is);
+    }
+}
+
+/// What is wrong, for the operator; for credentials that are tried no more, both what was said and what follows.
+fn why(error: &AuthError) -> String {
+    match error {
+        AuthError::Waiting { cause, .. } => why(cause),
+        AuthError::Spent { cause, .. } => format!("{error} ({})", cause.root()),
+        error => error.to_string(),
+    }
 }
 
 /// A time without its fraction.

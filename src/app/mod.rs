@@ -422,6 +422,7 @@ impl Parts<'_> {
                 clouds,
                 config.tokens.clone().map(Store::new),
                 config.timeouts.keystone,
+                config.protection,
                 runtime.clone(),
                 observer,
             ),

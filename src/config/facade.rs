@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::file::Options;
-use super::{Layers, exposure, policy, value};
+use super::{Layers, exposure, policy, sources, value};
 use crate::facade::{Config, LONGEST_LIFE, Login, Logins, View, check_state};
 use crate::keystone::{Interface, Secret};
 use crate::secret;
@@ -81,20 +81,27 @@ impl Layers<'_> {
         options: &Options,
         warnings: &mut Vec<String>,
     ) -> Result<Secret, (&'static str, String)> {
-        let (option, secret) = match (options.whole("password"), options.text("password_file")) {
-            (Some(password), None) => ("password", Secret::new(password)),
-            (None, Some(path)) => {
-                let path = self.env.path(path);
+        let forms = ["password", "password_file", "password_credential"];
+        let mut set = forms.into_iter().filter(|option| options.has(option));
+        let Some(option) = set.next() else {
+            let message = "is missing: write password = \"..\" or password_file = \"/path\"";
+            return Err(("password", message.to_owned()));
+        };
+        if let Some(other) = set.next() {
+            return Err((option, format!("there is a {other} too: remove one of them")));
+        }
+        let told = |why: String| (option, why);
+        let place = options.text(option).unwrap_or_default();
+        let path = match option {
+            "password" => None,
+            "password_file" => Some(self.env.path(place)),
+            _ => Some(sources::credential(place, self.env).map_err(told)?),
+        };
+        let secret = match path {
+            None => Secret::new(options.whole(option).unwrap_or_default()),
+            Some(path) => {
                 exposure::warn(&path, self.env, warnings);
-                let read = secret::read_file(&path);
-                ("password_file", read.map_err(|unreadable| ("password_file", unreadable.to_string()))?)
-            }
-            (Some(_), Some(_)) => {
-                return Err(("password", "there is a password_file too: remove one of them".to_owned()));
-            }
-            (None, None) => {
-                let message = "is missing: write password = \"..\" or password_file = \"/path\"";
-                return Err(("password", message.to_owned()));
+                secret::read_file(&path).map_err(|unreadable| told(unreadable.to_string()))?
             }
         };
         match check_password(secret.expose()) {

@@ -14,7 +14,7 @@ use std::{path::PathBuf, thread};
 
 use crate::facade::{Logins, View};
 use crate::keystone::credentials::AllowHttp;
-use crate::keystone::service_type;
+use crate::keystone::{Protection, service_type};
 use crate::policy::Policy;
 use crate::proxy::BodyLimits;
 use crate::server::Address;
@@ -30,6 +30,7 @@ mod file;
 mod listener;
 mod policy;
 mod problems;
+mod sources;
 mod tokens;
 mod value;
 mod yaml;
@@ -71,6 +72,8 @@ pub struct Config {
     pub body_limits: BodyLimits,
     /// How long anything may take.
     pub timeouts: Timeouts,
+    /// `[keystone]`: what Keystone is spared.
+    pub protection: Protection,
     /// What is allowed but unwise, for the log at start.
     pub warnings: Vec<String>,
 }
@@ -246,7 +249,7 @@ pub struct Overrides {
 
 /// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
 /// `_` for the dot.
-const SETTINGS: [&str; 30] = [
+const SETTINGS: [&str; 41] = [
     "listen",
     "admin",
     "emulate_ports",
@@ -273,6 +276,17 @@ const SETTINGS: [&str; 30] = [
     "timeouts.keystone",
     "timeouts.idle",
     "timeouts.proof",
+    "keystone.rejections",
+    "keystone.pause",
+    "keystone.longest_pause",
+    "keystone.backoff",
+    "keystone.longest_backoff",
+    "keystone.refusals",
+    "keystone.refusal_every",
+    "keystone.scope_refusals",
+    "keystone.scope_refusal_every",
+    "keystone.new_scopes",
+    "keystone.new_scope_every",
     "facade.token_life",
     "facade.state",
     "tokens.cache",
@@ -421,6 +435,19 @@ impl Config {
         if self.limits.target > self.limits.head {
             layers.problem("limits.target", "larger than limits.head, of which it is a part: lower it");
         }
+        let protection = &self.protection;
+        for (first, longest, (least, most)) in [
+            ("keystone.pause", "keystone.longest_pause", protection.pause),
+            ("keystone.backoff", "keystone.longest_backoff", protection.backoff),
+        ] {
+            if least > most {
+                layers.problem(longest, &format!("shorter than {first}, with which it begins: raise it"));
+            }
+        }
+        if protection.scope_refusals.0 > protection.refusals.0 {
+            let message = "more than keystone.refusals, of which it is a part: lower it";
+            layers.problem("keystone.scope_refusals", message);
+        }
     }
 }
 
@@ -489,7 +516,40 @@ impl Layers<'_> {
                 idle: self.setting("timeouts.idle", timeouts.idle, nonzero),
                 proof: self.setting("timeouts.proof", timeouts.proof, nonzero),
             },
+            protection: self.protection(),
             warnings: Vec::new(),
+        }
+    }
+
+    /// `[keystone]`.
+    fn protection(&mut self) -> Protection {
+        let default = Protection::default();
+        let bucket = |layers: &mut Self, most: &str, every: &str, default: (u32, Duration)| {
+            (
+                layers.setting(most, default.0, |text| small(text, 1)),
+                layers.setting(every, default.1, |text| within_times(text, "10ms", "1h")),
+            )
+        };
+        let backoff = |layers: &mut Self, first: &str, longest: &str, default: (Duration, Duration)| {
+            // A failure that is forgotten at once would make a login of each request.
+            let wait = |text: &str| within_times(text, "100ms", "24h");
+            (layers.setting(first, default.0, wait), layers.setting(longest, default.1, wait))
+        };
+        Protection {
+            rejections: self.setting("keystone.rejections", default.rejections, |text| match text {
+                "none" => Ok(None),
+                text => small(text, 2).map(Some).map_err(|message| format!("{message}, or \"none\"")),
+            }),
+            pause: backoff(self, "keystone.pause", "keystone.longest_pause", default.pause),
+            backoff: backoff(self, "keystone.backoff", "keystone.longest_backoff", default.backoff),
+            refusals: bucket(self, "keystone.refusals", "keystone.refusal_every", default.refusals),
+            scope_refusals: bucket(
+                self,
+                "keystone.scope_refusals",
+                "keystone.scope_refusal_every",
+                default.scope_refusals,
+            ),
+            new_scopes: bucket(self, "keystone.new_scopes", "keystone.new_scope_every", default.new_scopes),
         }
     }
 
@@ -643,6 +703,25 @@ fn within(size: usize, least: usize, most: usize) -> Result<usize, String> {
         Ok(size)
     } else {
         Err(format!("must be at least {least} and at most {most} bytes"))
+    }
+}
+
+/// A number from `least` to 1000.
+fn small(text: &str, least: u32) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number) if (least..=1000).contains(&number) => Ok(number),
+        _ => Err(format!("`{text}` is no whole number from {least} to 1000")),
+    }
+}
+
+/// A duration from `least` to `most`, as people write them.
+fn within_times(text: &str, least: &str, most: &str) -> Result<Duration, String> {
+    let duration = value::duration(text)?;
+    let bounds = value::duration(least)?..=value::duration(most)?;
+    if bounds.contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!("`{text}` is not between {least} and {most}"))
     }
 }
 

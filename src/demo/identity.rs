@@ -85,6 +85,48 @@ impl Scope {
     }
 }
 
+/// The user's password, and how often another one was shown.
+pub(super) struct Passwords {
+    right: String,
+    /// Since the right one was shown.
+    wrong: u32,
+    most_wrong: u32,
+    /// So many in a row lock the user out.
+    limit: Option<u32>,
+}
+
+impl Passwords {
+    pub(super) fn new(right: &str) -> Self {
+        Self { right: right.to_owned(), wrong: 0, most_wrong: 0, limit: None }
+    }
+
+    pub(super) fn change(&mut self, right: &str) {
+        right.clone_into(&mut self.right);
+    }
+
+    pub(super) fn lock_out_after(&mut self, wrong: u32) {
+        self.limit = Some(wrong);
+    }
+
+    pub(super) fn most_wrong(&self) -> u32 {
+        self.most_wrong
+    }
+
+    /// Whether the user gets in. Like Keystone, it counts until the right one comes, however long that takes.
+    fn check(&mut self, shown: &Value) -> bool {
+        if self.limit.is_some_and(|limit| self.wrong >= limit) {
+            return false;
+        }
+        if *shown == *self.right {
+            self.wrong = 0;
+            return true;
+        }
+        self.wrong += 1;
+        self.most_wrong = self.most_wrong.max(self.wrong);
+        false
+    }
+}
+
 /// One row of the catalog.
 pub(super) struct Endpoint {
     pub(super) kind: &'static str,
@@ -389,7 +431,7 @@ fn login_v3(cloud: &Shared, call: &Call, body: Option<Value>) -> Answer {
         let name = method.as_str().unwrap_or_default();
         let given = identity.get(name).ok_or_else(|| missing(name, "identity"))?;
         match name {
-            "password" => check_user(cloud, &given["user"])?,
+            "password" => check_user(&mut state, &given["user"])?,
             "token" => {
                 let id = given["id"].as_str().ok_or_else(|| missing("id", "token"))?;
                 let token = state.token(id).ok_or_else(unrecognized)?.clone();
@@ -492,9 +534,9 @@ fn access_token(cloud: &Shared, call: &Call, form: Option<Vec<u8>>) -> Answer {
     Ok(ok(&json!({"access_token": id, "token_type": "Bearer", "expires_in": life})))
 }
 
-fn check_user(cloud: &Shared, user: &Value) -> Result<(), Box<Reply>> {
+fn check_user(state: &mut State, user: &Value) -> Result<(), Box<Reply>> {
     check_user_name(user)?;
-    if user["password"] == cloud.config.password { Ok(()) } else { Err(unauthorized()) }
+    if state.passwords.check(&user["password"]) { Ok(()) } else { Err(unauthorized()) }
 }
 
 fn check_user_name(user: &Value) -> Result<(), Box<Reply>> {
@@ -654,7 +696,7 @@ fn login_v2(cloud: &Shared, body: Option<Value>) -> Answer {
             Some(id) => id == USER_ID,
             None => given["username"] == USER,
         };
-        if !known || given["password"] != cloud.config.password {
+        if !known || !state.passwords.check(&given["password"]) {
             return Err(unauthorized());
         }
     } else if let Some(given) = auth.get("token") {

@@ -266,6 +266,21 @@ impl Cloud {
         self.shared.state().tokens.clear();
     }
 
+    /// Gives the user another password.
+    pub fn set_password(&self, password: &str) {
+        self.shared.state().passwords.change(password);
+    }
+
+    /// From now on so many wrong passwords in a row lock the user out, for good.
+    pub fn lock_out_after(&self, wrong: u32) {
+        self.shared.state().passwords.lock_out_after(wrong);
+    }
+
+    /// The most wrong passwords that there ever were in a row.
+    pub fn wrong_passwords(&self) -> u32 {
+        self.shared.state().passwords.most_wrong()
+    }
+
     /// Takes the user's role in a project away, or gives it back: without, Keystone neither lists the project
     /// nor issues tokens for it. Those that there are stay good.
     pub fn set_role(&self, project: &str, granted: bool) {
@@ -446,6 +461,7 @@ struct State {
     receipts: HashMap<String, Vec<String>>,
     /// The one-time passcodes that were used.
     passcodes: Vec<String>,
+    passwords: identity::Passwords,
     tokens_issued: usize,
     token_requests: usize,
     seen: [VecDeque<Record>; Service::ALL.len()],
@@ -469,6 +485,7 @@ impl State {
             rules: Vec::new(),
             receipts: HashMap::new(),
             passcodes: Vec::new(),
+            passwords: identity::Passwords::new(&config.password),
             tokens_issued: 0,
             token_requests: 0,
             seen: Default::default(),

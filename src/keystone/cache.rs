@@ -6,10 +6,11 @@
 //! an old token never throws away a new one, and the old one stays until the new one is there.
 //!
 //! Keystone is protected from us: failures back off, rejected credentials most of all (accounts get
-//! locked; all scopes of a cloud share one breaker), and buckets cap the logins that refused tokens and
+//! locked; all scopes of a cloud share one breaker, and all clouds of a user one account), and buckets cap the logins that refused tokens and
 //! made-up scopes may cause. Calls to Keystone run on a runtime of their own and outlive the requests
 //! that wait for them. Nothing here knows about routes or downstream clients.
 
+mod account;
 mod breaker;
 mod kept;
 mod slot;
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
+use self::account::{Account, Secrets};
+pub use self::breaker::Protection;
 use self::breaker::{Breaker, Permit, Verdict};
 use self::slot::{Login, Slot, Trouble};
 use self::standing::Standing;
@@ -50,6 +53,9 @@ const UNKNOWN_PROJECTS: Duration = Duration::from_secs(5);
 /// word; and how long it is not asked again then.
 const CHECK_DEADLINE: Duration = Duration::from_secs(2);
 const UNCHECKED: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a rejected secret has changed.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// Which token: of which cloud, and for what.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -207,6 +213,7 @@ impl Outcome {
             | AuthError::Unreachable(_)
             | AuthError::Timeout { .. }
             | AuthError::Waiting { .. }
+            | AuthError::Spent { .. }
             | AuthError::TooManyRefusals { .. }
             | AuthError::TooManyScopes { .. }
             | AuthError::NoSecret { .. }
@@ -238,6 +245,29 @@ pub struct Status {
     pub breaker_open: bool,
     /// How many more logins refused tokens may cause right now.
     pub refusals_left: u32,
+    /// The same in the whole cloud.
+    pub cloud_refusals_left: u32,
+    /// How many scopes that nobody asked for so far Keystone may refuse right now.
+    pub new_scopes_left: u32,
+    /// How many logins Keystone rejected since the last success, and how many more there may be with the same
+    /// credentials, if that is limited.
+    pub rejections: (u32, Option<u32>),
+    /// How many scopes beside the cloud's own there is a token of.
+    pub scopes: usize,
+}
+
+impl Status {
+    /// How the cloud's breaker stands: `closed`, all is well; `backing_off`, a login failed; `open`, Keystone rejected
+    /// the credentials, and they are tried once more later; `stopped`, they are not tried again until they change.
+    pub fn breaker(&self) -> &'static str {
+        match &self.failure {
+            Some((error, _)) if matches!(**error, AuthError::Spent { .. }) => "stopped",
+            Some(_) if self.breaker_open && self.rejections.1 == Some(0) => "stopped",
+            Some(_) if self.breaker_open => "open",
+            Some(_) => "backing_off",
+            None => "closed",
+        }
+    }
 }
 
 /// A future that is boxed, since logins are rare.
@@ -248,6 +278,10 @@ trait Issuer: Send + Sync {
     fn authenticate<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Token, AuthError>>;
     fn projects<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<Vec<ProjectInfo>, AuthError>>;
     fn validate<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<bool, AuthError>>;
+    /// What a login would show; with `wrong`, something else if that is to be had.
+    fn secrets<'a>(&'a self, wrong: Option<&'a Secrets>) -> BoxFuture<'a, Result<Secrets, AuthError>>;
+    /// Whether that has changed since, as far as it can be told at no cost.
+    fn has_changed<'a>(&'a self, known: &'a Secrets) -> BoxFuture<'a, bool>;
 }
 
 impl Issuer for Client {
@@ -261,6 +295,14 @@ impl Issuer for Client {
 
     fn validate<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<bool, AuthError>> {
         Box::pin(self.validate(token))
+    }
+
+    fn secrets<'a>(&'a self, wrong: Option<&'a Secrets>) -> BoxFuture<'a, Result<Secrets, AuthError>> {
+        Box::pin(self.identity().method.secrets(wrong.map(Vec::as_slice)))
+    }
+
+    fn has_changed<'a>(&'a self, known: &'a Secrets) -> BoxFuture<'a, bool> {
+        Box::pin(self.identity().method.has_changed(known))
     }
 }
 
@@ -281,9 +323,12 @@ struct Shared {
     /// Those that it did not grant so far. Apart from the others, so that no number of scopes that somebody
     /// made up can push out one that works.
     tried: moka::sync::Cache<Key, Arc<Slot>>,
+    /// Accounts of clouds that an earlier configuration had: what was rejected stays so, should they come back.
+    departed: Mutex<Vec<Arc<Account>>>,
     version: AtomicU64,
     /// How long a login may take, and a caller wait.
     deadline: Duration,
+    protection: Protection,
     runtime: Handle,
     observer: Observer,
 }
@@ -312,6 +357,11 @@ struct Projects {
 }
 
 impl Cloud {
+    /// Whether a login can say for what it is.
+    fn takes_scope(&self) -> bool {
+        matches!(&self.config.auth, Auth::Identity(identity) if identity.method.takes_scope())
+    }
+
     /// Whether this is the scope that the configuration asks for, by its words alone.
     fn is_own(&self, asked: &Asked) -> bool {
         match (asked, &self.config.auth) {
@@ -393,6 +443,7 @@ impl TokenCache {
         clouds: Vec<(Config, upstream::Client)>,
         store: Option<Store>,
         deadline: Duration,
+        protection: Protection,
         runtime: Handle,
         observer: Observer,
     ) -> Self {
@@ -411,27 +462,34 @@ impl TokenCache {
                 (config, source)
             })
             .collect();
-        Self::with_store(clouds, store.map(Arc::new), deadline, runtime, observer)
+        Self::with_store(clouds, store.map(Arc::new), deadline, protection, runtime, observer)
     }
 
     #[cfg(test)]
     fn with_sources(
         clouds: Vec<(Config, Source)>,
         deadline: Duration,
+        protection: Protection,
         runtime: Handle,
         observer: Observer,
     ) -> Self {
-        Self::with_store(clouds, None, deadline, runtime, observer)
+        Self::with_store(clouds, None, deadline, protection, runtime, observer)
     }
 
     fn with_store(
         clouds: Vec<(Config, Source)>,
         store: Option<Arc<Store>>,
         deadline: Duration,
+        protection: Protection,
         runtime: Handle,
         observer: Observer,
     ) -> Self {
+        let mut accounts: Vec<Arc<Account>> = Vec::new();
         let cloud = |(index, (config, source)): (usize, (Config, Source))| {
+            let account = Account::of(&config);
+            let known = accounts.iter().find(|known| known.is_also(&account)).cloned();
+            let account = known.unwrap_or_else(|| Arc::new(account));
+            accounts.push(Arc::clone(&account));
             let own = match &config.auth {
                 Auth::Identity(identity) => identity.scope.clone(),
                 _ => Scope::Default,
@@ -439,8 +497,8 @@ impl TokenCache {
             Cloud {
                 config,
                 source,
-                breaker: Mutex::new(Arc::new(Breaker::new(own))),
-                slot: Arc::new(Slot::new(Key::of_cloud(index))),
+                breaker: Mutex::new(Arc::new(Breaker::new(own, account, protection))),
+                slot: Arc::new(Slot::new(Key::of_cloud(index), protection.scope_refusals)),
                 projects: Mutex::default(),
                 listing: tokio::sync::Mutex::default(),
                 check: Mutex::default(),
@@ -449,7 +507,19 @@ impl TokenCache {
         let clouds = clouds.into_iter().enumerate().map(cloud).collect();
         let [scopes, tried] = [(); 2].map(|()| moka::sync::Cache::new(MOST_SCOPES));
         let version = AtomicU64::new(0);
-        let shared = Shared { clouds, store, scopes, tried, version, deadline, runtime, observer };
+        let departed = Mutex::default();
+        let shared = Shared {
+            clouds,
+            store,
+            scopes,
+            tried,
+            departed,
+            version,
+            deadline,
+            protection,
+            runtime,
+            observer,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -636,7 +706,20 @@ impl TokenCache {
     pub fn status(&self, cloud: usize) -> Status {
         match self.shared.clouds.get(cloud) {
             None => Status::default(),
-            Some(cloud @ Cloud { source: Source::Keystone(_), slot, .. }) => slot.status(&cloud.breaker()),
+            Some(place @ Cloud { source: Source::Keystone(_), slot, .. }) => {
+                let breaker = place.breaker();
+                let (cloud_refusals_left, new_scopes_left) = breaker.left();
+                let rejections = breaker.account().status(breaker.protection().rejections);
+                let mut others: Vec<_> = self.shared.scopes.iter().collect();
+                others.retain(|(key, _)| key.cloud == cloud);
+                // One may be there under several keys.
+                let mut slots: Vec<_> = others.iter().map(|(_, slot)| Arc::as_ptr(slot)).collect();
+                slots.sort_unstable();
+                slots.dedup();
+                let scopes = slots.len();
+                let of_slot = slot.status(&breaker);
+                Status { cloud_refusals_left, new_scopes_left, rejections, scopes, ..of_slot }
+            }
             Some(Cloud { source: Source::Standing(standing), .. }) => standing.status(),
             Some(Cloud { source: Source::Unusable(error), .. }) => {
                 Status { failure: Some((Arc::clone(error), Duration::MAX)), ..Status::default() }
@@ -700,7 +783,9 @@ impl TokenCache {
             self.shared.scopes.insert(key.clone(), Arc::clone(&slot));
             return Ok(slot);
         }
-        Ok(self.shared.tried.get_with(key.clone(), || Arc::new(Slot::new(key.clone()))))
+        Ok(self.shared.tried.get_with(key.clone(), || {
+            Arc::new(Slot::new(key.clone(), self.shared.protection.scope_refusals))
+        }))
     }
 
     /// The token with which a slot may ask for the user's projects, if it still has to.
@@ -754,7 +839,7 @@ impl Shared {
 
     /// Asks Keystone for a token when its turn comes.
     async fn authenticate(
-        &self,
+        self: &Arc<Self>,
         cloud: &Cloud,
         keystone: &dyn Issuer,
         scope: &Scope,
@@ -777,69 +862,172 @@ impl Shared {
     /// Asks Keystone for a token, and tells the breaker what came of it while nobody else's turn has
     /// come yet.
     async fn ask(
-        &self,
+        self: &Arc<Self>,
         cloud: &Cloud,
         keystone: &dyn Issuer,
         scope: &Scope,
         login: &Login,
         permit: Permit<'_>,
     ) -> Result<Token, Trouble> {
-        let breaker = cloud.breaker();
+        let (breaker, index, start) = (cloud.breaker(), login.key.cloud, login.start);
         // Where a client named the scope and Keystone says no to it, that is the client's answer.
         let about_scope = |error: AuthError| {
             Trouble::OfScope(if login.key.scope == Asked::Own { error } else { error.of_scope() })
         };
-        let sent = slot::now();
-        match self.in_time(login.start, keystone.authenticate(scope)).await {
+        let mut sent = slot::now();
+        let mut secrets = match self.in_time(start, self.secrets(&breaker, keystone)).await {
+            Ok(secrets) => secrets,
+            Err(error) => return Err(self.fail(index, error, sent)),
+        };
+        if breaker.is_last_chance(&secrets) && cloud.takes_scope() && *scope != Scope::Unscoped {
+            // Once more may be once too often: without a scope, the answer is about the credentials alone.
+            match self.show(cloud, keystone, &Scope::Unscoped, &secrets, login).await {
+                Ok(_) => sent = slot::now(),
+                Err(error) if error.is_rejection() || is_about_keystone(&error) => {
+                    return Err(self.fail(index, error, sent));
+                }
+                // That is none of Keystone's answers to a wrong password.
+                Err(_) => {}
+            }
+        }
+        let mut answer = self.in_time(start, keystone.authenticate(scope)).await;
+        let mut permit = permit;
+        if let Err(error) = &answer
+            && error.is_rejection()
+        {
+            breaker.account().reject(&secrets, error);
+            permit = match self.in_time(start, breaker.alone(permit)).await {
+                Ok(permit) => permit,
+                Err(_) => {
+                    return Err(
+                        answer.map_or_else(Trouble::OfScope, |_| Trouble::NotAsked(AuthError::Stopped))
+                    );
+                }
+            };
+            // Somebody may have changed the password just now.
+            let other = self.in_time(start, keystone.secrets(Some(&secrets))).await;
+            if let Some(other) =
+                other.ok().filter(|other| *other != secrets && breaker.may_show(other).is_ok())
+            {
+                tracing::info!(
+                    cloud = cloud.config.name,
+                    "the secret to log in with has changed: trying the new one"
+                );
+                self.asked(login, Outcome::Rejected, sent, None);
+                (secrets, sent) = (other, slot::now());
+                answer = self.in_time(start, keystone.authenticate(scope)).await;
+                if let Err(error) = &answer
+                    && error.is_rejection()
+                {
+                    breaker.account().reject(&secrets, error);
+                }
+            }
+        }
+        let _permit = permit;
+        match answer {
             Ok(token) => {
                 self.accept(cloud, scope, login);
                 Ok(token)
             }
-            Err(error) if is_about_keystone(&error) => Err(self.fail(login.key.cloud, error, sent)),
+            Err(error) if is_about_keystone(&error) => Err(self.fail(index, error, sent)),
             Err(error) if error.is_rejection() => {
-                let Ok(_permit) = self.in_time(login.start, breaker.alone(permit)).await else {
-                    return Err(Trouble::OfScope(error));
-                };
                 let scope_alone = match breaker.verdict(scope, sent) {
                     Verdict::Good => true,
                     Verdict::Bad | Verdict::Unknown => false,
-                    Verdict::Ask(other) => self.still_accepts(cloud, keystone, &other, login).await,
+                    Verdict::Ask(other) => self.show(cloud, keystone, &other, &secrets, login).await.is_ok(),
                 };
                 if scope_alone {
                     breaker.absolve(scope);
                     return Err(about_scope(error));
                 }
-                Err(self.fail(login.key.cloud, error, sent))
+                Err(self.fail(index, error, sent))
             }
             Err(error @ AuthError::NotInV2 { .. }) => Err(about_scope(error)),
             Err(error) => Err(Trouble::OfScope(error)),
         }
     }
 
-    /// Whether Keystone still accepts the credentials for what it accepted them before.
-    async fn still_accepts(
+    /// What a login shows now. What Keystone rejected before is asked for anew, where that may help; and if it must not
+    /// be shown once more, that is the answer.
+    async fn secrets(&self, breaker: &Breaker, keystone: &dyn Issuer) -> Result<Secrets, AuthError> {
+        let mut secrets = keystone.secrets(None).await?;
+        if breaker.account().times(&secrets) > 0 {
+            secrets = keystone.secrets(Some(&secrets)).await?;
+        }
+        breaker.may_show(&secrets)?;
+        Ok(secrets)
+    }
+
+    /// Logs in for `scope` to see whether Keystone accepts these credentials at all.
+    async fn show(
         &self,
         cloud: &Cloud,
         keystone: &dyn Issuer,
         scope: &Scope,
+        secrets: &Secrets,
         login: &Login,
-    ) -> bool {
-        let started = slot::now();
-        let outcome = match self.in_time(login.start, keystone.authenticate(scope)).await {
-            Ok(_) => Outcome::Ok,
-            Err(error) => Outcome::of(&error),
-        };
+    ) -> Result<(), AuthError> {
+        let (breaker, started) = (cloud.breaker(), slot::now());
+        breaker.may_show(secrets)?;
+        let answer = self.in_time(login.start, keystone.authenticate(scope)).await;
+        let outcome = answer.as_ref().map_or_else(Outcome::of, |_| Outcome::Ok);
+        self.asked(login, outcome, started, None);
+        match answer {
+            Ok(_) => {
+                self.accept(cloud, scope, login);
+                Ok(())
+            }
+            Err(error) => {
+                if error.is_rejection() {
+                    breaker.account().reject(secrets, &error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells of a login beside the one that brings the token.
+    fn asked(&self, login: &Login, outcome: Outcome, started: Instant, expires_at: Option<i64>) {
         (self.observer)(&Event::Asked {
             cloud: login.key.cloud,
             reason: login.reason,
             outcome,
             took: slot::now().saturating_duration_since(started),
-            expires_at: None,
+            expires_at,
         });
-        if outcome == Outcome::Ok {
-            self.accept(cloud, scope, login);
-        }
-        outcome == Outcome::Ok
+    }
+
+    /// Looks again and again whether a rejected secret has changed where it comes from, until Keystone accepts one.
+    fn watch_secrets(self: &Arc<Self>, index: usize) {
+        let (shared, watch) = (Arc::downgrade(self), self.clouds[index].breaker().watch());
+        self.runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(WATCH).await;
+                let Some(shared) = shared.upgrade() else { return };
+                let cloud = &shared.clouds[index];
+                let breaker = cloud.breaker();
+                let Source::Keystone(keystone) = &cloud.source else { return };
+                if !breaker.watches(watch) {
+                    return;
+                }
+                let changed = match breaker.account().last_rejected() {
+                    Some(rejected) => keystone.has_changed(&rejected).await,
+                    // Another cloud's login went well since.
+                    None => true,
+                };
+                if changed
+                    && let Ok(secrets) = keystone.secrets(None).await
+                    && breaker.may_show(&secrets).is_ok()
+                {
+                    tracing::info!(
+                        cloud = cloud.config.name,
+                        "the rejected secret has changed: trying the new one"
+                    );
+                    breaker.lift();
+                    cloud.slot.hurry(&shared);
+                }
+            }
+        });
     }
 
     fn accept(&self, cloud: &Cloud, scope: &Scope, login: &Login) {
@@ -849,8 +1037,11 @@ impl Shared {
         }
     }
 
-    fn fail(&self, cloud: usize, error: AuthError, sent: Instant) -> Trouble {
+    fn fail(self: &Arc<Self>, cloud: usize, error: AuthError, sent: Instant) -> Trouble {
         let failure = self.clouds[cloud].breaker().fail(error, sent);
+        if failure.error.is_rejection() {
+            self.watch_secrets(cloud);
+        }
         (self.observer)(&Event::Paused {
             cloud,
             wait: failure.until.saturating_duration_since(slot::now()),

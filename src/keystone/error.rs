@@ -150,6 +150,18 @@ pub enum AuthError {
         #[source]
         cause: Arc<AuthError>,
     },
+    /// Keystone rejected the credentials so often that one more time might lock the account.
+    #[error(
+        "Keystone rejected {rejections} logins in a row, and these credentials are not tried again until they change, \
+         since wrong passwords may lock the account; correct them, or restart keyway if they are right"
+    )]
+    Spent {
+        /// How many since the last success.
+        rejections: u32,
+        /// The last rejection.
+        #[source]
+        cause: Arc<AuthError>,
+    },
     /// The secret to log in with is not to be had.
     #[error("the secret to log in with is not to be had: {why}")]
     NoSecret {
@@ -224,10 +236,10 @@ impl AuthError {
         Self::ScopeRefused { status, message }
     }
 
-    /// The failure itself, where this is only the wait after it.
+    /// The failure itself, where this is only what followed from it: the wait, or that there is no other attempt.
     pub fn root(&self) -> &Self {
         match self {
-            Self::Waiting { cause, .. } => cause.root(),
+            Self::Waiting { cause, .. } | Self::Spent { cause, .. } => cause.root(),
             other => other,
         }
     }

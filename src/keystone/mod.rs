@@ -16,7 +16,7 @@ pub mod store;
 pub mod token;
 pub mod totp;
 
-pub use cache::{Asked, Event, Key, Observer, Outcome, Reason, Status, TokenCache};
+pub use cache::{Asked, Event, Key, Observer, Outcome, Protection, Reason, Status, TokenCache};
 pub use catalog::{Catalog, Destination, Endpoint, NoEndpoint};
 pub use client::Client;
 pub use credentials::{

@@ -106,6 +106,45 @@ impl Method {
         }
     }
 
+    /// Where its secrets come from.
+    fn sources(&self) -> Vec<&Source> {
+        match self {
+            Self::Password { password: source, .. }
+            | Self::Token(source)
+            | Self::ApplicationCredential { secret: source, .. }
+            | Self::Totp { passcode: Passcode::Given(source) | Passcode::Computed(source), .. }
+            | Self::OAuth2 { client_secret: source, .. } => vec![source],
+            Self::MultiFactor { shown, spare } => shown.iter().chain(spare).flat_map(Self::sources).collect(),
+            Self::OAuth2Mtls { .. } => Vec::new(),
+        }
+    }
+
+    /// All its secrets, as they are now. Where those in `wrong` are known to be of no use, others are asked for.
+    ///
+    /// # Errors
+    /// [`AuthError::NoSecret`].
+    pub(super) async fn secrets(&self, wrong: Option<&[Secret]>) -> Result<Vec<Secret>, AuthError> {
+        let mut secrets = Vec::new();
+        for (index, source) in self.sources().into_iter().enumerate() {
+            let read = match wrong.and_then(|wrong| wrong.get(index)) {
+                Some(wrong) => source.read_again(wrong).await,
+                None => source.read().await,
+            };
+            secrets.push(read.map_err(|unreadable| AuthError::NoSecret { why: unreadable.to_string() })?);
+        }
+        Ok(secrets)
+    }
+
+    /// Whether one of its secrets is another now, as far as that is to be seen at no cost.
+    pub(super) async fn has_changed(&self, known: &[Secret]) -> bool {
+        for (source, known) in self.sources().into_iter().zip(known) {
+            if source.has_changed(known).await {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Whether a login may say what its token should be good for.
     pub fn takes_scope(&self) -> bool {
         match self {

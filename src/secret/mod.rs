@@ -5,6 +5,7 @@
 //! that had to hold one for a while there are [`hold`] and [`wipe`]; for messages of others, which may
 //! quote it, [`is_echoed`] and [`causes`].
 
+mod command;
 mod source;
 
 use std::error::Error;
@@ -18,6 +19,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 use zeroize::{Zeroize as _, Zeroizing};
 
+pub use self::command::Command;
 pub use self::source::{Source, Unreadable, read_file};
 
 /// A password or another secret: never printed, and wiped when the last clone is dropped. Clones

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::Secret;
+use super::{Command, Secret};
 
 /// The longest secret that is read from elsewhere, bytes.
-const LONGEST: u64 = 64 << 10;
+pub(super) const LONGEST: u64 = 64 << 10;
 
 /// A secret of the configuration: itself, or where it is to be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,12 +18,20 @@ pub enum Source {
     Given(Secret),
     /// A file holds it, and perhaps a line's end behind it. It is read for each login.
     File(PathBuf),
+    /// A program prints it. It is asked once, and again when the secret turns out to be wrong.
+    Command(Command),
 }
 
 /// Why there is no secret: one sentence, without anything of what was read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unreadable(String);
+
+impl Unreadable {
+    pub(super) fn new(why: String) -> Self {
+        Self(why)
+    }
+}
 
 impl From<Secret> for Source {
     fn from(secret: Secret) -> Self {
@@ -37,8 +45,29 @@ impl Source {
     /// # Errors
     /// [`Unreadable`], also for what is empty or no text.
     pub async fn read(&self) -> Result<Secret, Unreadable> {
+        self.look(None).await
+    }
+
+    /// The same when it is known that `wrong` is of no use, so that another one is worth asking for.
+    ///
+    /// # Errors
+    /// See [`Source::read`].
+    pub async fn read_again(&self, wrong: &Secret) -> Result<Secret, Unreadable> {
+        self.look(Some(wrong)).await
+    }
+
+    /// Whether it has changed since it was `known`, as far as that costs nothing to find out: commands are not run.
+    pub async fn has_changed(&self, known: &Secret) -> bool {
+        match self {
+            Self::Given(_) | Self::Command(_) => false,
+            Self::File(_) => self.read().await.is_ok_and(|secret| secret != *known),
+        }
+    }
+
+    async fn look(&self, wrong: Option<&Secret>) -> Result<Secret, Unreadable> {
         match self {
             Self::Given(secret) => Ok(secret.clone()),
+            Self::Command(command) => command.read(wrong).await,
             Self::File(path) => {
                 let path = path.clone();
                 let read = tokio::task::spawn_blocking(move || read_file(&path));
@@ -62,7 +91,7 @@ pub fn read_file(path: &Path) -> Result<Secret, Unreadable> {
 }
 
 /// The secret in what was read.
-fn text(bytes: &[u8]) -> Result<Secret, String> {
+pub(super) fn text(bytes: &[u8]) -> Result<Secret, String> {
     if bytes.len() as u64 > LONGEST {
         return Err(format!("holds more than {LONGEST} bytes: is it a secret?"));
     }
@@ -97,7 +126,12 @@ mod tests {
         assert!(source.read().await.unwrap_err().to_string().contains("cannot be read"));
         for secret in ["one", "two"] {
             fs::write(&path, format!("{secret}\n")).unwrap();
-            assert_eq!(source.read().await.unwrap().expose(), secret);
+            assert!(source.has_changed(&Secret::new("none")).await);
+            let read = source.read().await.unwrap();
+            assert_eq!(read.expose(), secret);
+            assert!(!source.has_changed(&read).await);
         }
+        fs::remove_file(&path).unwrap();
+        assert!(!source.has_changed(&Secret::new("two")).await, "there is nothing else yet");
     }
 }

@@ -31,6 +31,7 @@ mod oracle;
 mod panics;
 mod policy;
 mod promises;
+mod protection;
 mod refusal;
 mod reload;
 mod replay;

@@ -254,7 +254,7 @@ impl Reader<'_> {
                 let user = self.required_user(version);
                 let password = self.secret(
                     &["password"],
-                    "missing: set it (for clouds.yaml, best in secure.yaml), or password_file",
+                    "missing: set it (for clouds.yaml, best in secure.yaml), or password_file or password_command",
                 );
                 Some(Method::Password { user: user?, password: password? })
             }

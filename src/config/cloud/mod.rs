@@ -5,6 +5,7 @@
 //! and none is given, it is the domain with the id `default`.
 
 mod login;
+mod secret;
 mod services;
 mod tls;
 
@@ -16,9 +17,9 @@ use zeroize::Zeroize as _;
 
 pub(super) use self::tls::crosses_in_the_clear;
 use super::problems::{ENVIRONMENT, Problems};
-use super::{Env, exposure, value};
-use crate::keystone::{AllowHttp, Auth, Config, Identity, Method, Secret, Source};
-use crate::secret;
+use super::{Env, sources, value};
+use crate::keystone::{AllowHttp, Auth, Config, Identity, Method};
+use crate::secret::{wipe, wipe_members};
 use crate::upstream::BaseUrl;
 
 /// One cloud as written: `OS_*` variables (in small letters, without `OS_`), or an entry of
@@ -36,9 +37,9 @@ pub(super) struct Entry {
 /// There may be a password in it.
 impl Drop for Entry {
     fn drop(&mut self) {
-        secret::wipe_members(&mut self.values);
+        wipe_members(&mut self.values);
         if let Place::File(FilePlace { secure: Some((_, document)), .. }) = &mut self.place {
-            secret::wipe(document);
+            wipe(document);
         }
     }
 }
@@ -95,7 +96,7 @@ pub(super) fn is_login(key: &str) -> bool {
     let exact =
         ["auth_url", "auth_type", "auth_plugin", "username", "user_id", "user_name", "password", "token"];
     // Where a secret is to be had says as much as the secret.
-    let key = key.strip_suffix("_file").unwrap_or(key);
+    let key = sources::without_form(key);
     exact.contains(&key)
         || ["passcode", "totp_secret", "auth_methods", "trust_id"].contains(&key)
         || key.starts_with("oauth2_")
@@ -209,40 +210,6 @@ impl Reader<'_> {
     fn missing(&mut self, option: &str, message: &str) {
         let (source, key) = self.entry.name_of(option, true);
         self.problems.add(source, key, message);
-    }
-
-    /// A secret that stands in the entry, or whose place does, under the same name with `_file` behind it.
-    fn secret(&mut self, names: &[&str], message: &str) -> Option<Source> {
-        let given = self.text(names);
-        let file = names.iter().find_map(|name| self.text(&[&format!("{name}_file")]));
-        match (given, file) {
-            (Some(given), None) => Some(Source::Given(Secret::new(given.text))),
-            (None, Some(at)) => {
-                let path = self.env.path(&at.text);
-                exposure::warn(&path, self.env, self.warnings);
-                match secret::read_file(&path) {
-                    Ok(_) => Some(Source::File(path)),
-                    Err(unreadable) => {
-                        self.problem_at(&at, unreadable);
-                        None
-                    }
-                }
-            }
-            (Some(mut given), Some(file)) => {
-                given.text.zeroize();
-                self.problem_at(&file, format!("{} is set too: remove one of them", given.key));
-                None
-            }
-            (None, None) => {
-                self.missing(names[0], message);
-                None
-            }
-        }
-    }
-
-    /// Whether [`Reader::secret`] would find one.
-    fn has_secret(&mut self, names: &[&str]) -> bool {
-        self.has(names) || names.iter().any(|name| self.has(&[&format!("{name}_file")]))
     }
 
     fn required(&mut self, names: &[&str], message: &str) -> Option<String> {

@@ -115,6 +115,10 @@ fn what_is_wrong_with_a_login_is_told_without_its_password() {
         "[login.a]\npassword = 'hunter2-a'\npassword_file = 'p'",
         &["login.a.password: there is a password_file too: remove one of them"],
     );
+    check(
+        "[login.a]\npassword_credential = 'p'",
+        &["login.a.password_credential: there is no $CREDENTIALS_DIRECTORY"],
+    );
     check("[login.a]\npassword_file = 'none'", &["login.a.password_file: "]);
     check("[login.'a b']\npassword = 'hunter2-a'", &["login.a b: its name is no simple word"]);
     check(

@@ -358,7 +358,7 @@ fn a_secret_may_stand_in_a_file_of_its_own() {
     }
     setup()
         .vars(&format!("{url}\nOS_USERNAME=ada\nOS_PASSWORD=x\nOS_PASSWORD_FILE=DIR/run/secret"))
-        .check_problems(&["environment: OS_PASSWORD_FILE: OS_PASSWORD is set too: remove one of them"]);
+        .check_problems(&["environment: OS_PASSWORD_FILE: OS_PASSWORD is set too: keep one of them"]);
     setup()
         .vars(&format!("{url}\nOS_USERNAME=ada\nOS_PASSWORD_FILE=/nowhere"))
         .check_problems(&["environment: OS_PASSWORD_FILE: /nowhere cannot be read"]);
@@ -604,4 +604,75 @@ fn a_trust_is_a_scope() {
     check_scope("trust_id: t1", &Scope::Trust("t1".to_owned()));
     let setup = Setup::new().vars(PASSWORD).vars("OS_TRUST_ID=t1");
     assert_eq!(setup.identity().scope, Scope::Trust("t1".to_owned()));
+}
+
+#[test]
+fn a_secret_may_come_from_a_command_or_from_systemd() {
+    let setup = || Setup::new().file("run/secret", "hunter2\n");
+    let url = "OS_AUTH_URL=https://cloud.example:5000/v3\nOS_USERNAME=ada";
+    let source = |setup: Setup| match setup.identity().method {
+        Method::Password { password, .. } => password,
+        other => panic!("{other:?}"),
+    };
+    for (vars, clouds) in [
+        (format!("{url}\nOS_PASSWORD_COMMAND=/bin/sh -c 'cat \"$0\"' DIR/run/secret"), ""),
+        (format!("{url}\nOS_PASSWORD_COMMAND=sh -c 'cat \"$0\"' DIR/run/secret\nPATH=/nowhere:/bin"), ""),
+        (
+            String::new(),
+            "clouds: {prod: {auth: {auth_url: 'https://h', username: u, password_command: [sh, -c, 'echo hunter2']}}}",
+        ),
+        (
+            String::new(),
+            "clouds: {prod: {password_command: 'sh -c \"echo hunter2\"', auth: {auth_url: 'https://h', username: u}}}",
+        ),
+    ] {
+        let setup = setup().vars(&vars);
+        let source = source(if clouds.is_empty() { setup } else { setup.clouds(clouds) });
+        assert!(matches!(source, Source::Command(_)), "{vars}{clouds}: {source:?}");
+        assert!(!format!("{source:?}").contains("hunter2"), "{source:?}");
+    }
+    let vars = format!("{url}\nOS_PASSWORD_CREDENTIAL=secret\nCREDENTIALS_DIRECTORY=DIR/run");
+    let Source::File(path) = source(setup().vars(&vars)) else { panic!("a file") };
+    assert!(path.ends_with("run/secret"), "{}", path.display());
+    for (method, option) in [("token", "token"), ("v3applicationcredential", "application_credential_secret")]
+    {
+        let auth = format!("auth_url: 'https://h', application_credential_id: a, {option}_command: [sh]");
+        let clouds = format!("clouds: {{prod: {{auth_type: {method}, auth: {{{auth}}}}}}}");
+        setup().clouds(&clouds).config();
+    }
+}
+
+#[test]
+fn each_wrong_place_of_a_secret_gets_one_message() {
+    let check = |options: &str, expected: &[&str]| {
+        check_cloud(&format!("{{auth: {{auth_url: 'https://h', username: u, {options}}}}}"), expected);
+    };
+    let command = "auth.password_command: ";
+    check("password_command: []", &[&format!("{command}is empty: write a program")]);
+    check("password_command: '  '", &[&format!("{command}is empty: write a program")]);
+    check("password_command: \"sh -c 'x\"", &[&format!("{command}a quote is not closed")]);
+    check("password_command: {sh: x}", &[&format!("{command}neither a list nor a text")]);
+    check("password_command: [sh, [hunter2]]", &[&format!("{command}not a list of texts")]);
+    check("password_command: hunter2 hunter2", &[&format!("{command}there is no such program in ")]);
+    check("password_command: /no/program", &[&format!("{command}there is no program /no/program")]);
+    check("password_command: /etc/passwd", &[&format!("{command}/etc/passwd is no program")]);
+    check("password_credential: p", &["auth.password_credential: there is no $CREDENTIALS_DIRECTORY"]);
+    check("password_credential: ../p", &["auth.password_credential: `../p` is no credential's name"]);
+    check(
+        "password_env: HUNTER",
+        &["auth.password_env: unknown: a secret may come from password_file, password_command"],
+    );
+    check("password_keyring: k", &["auth.password_keyring: unknown: a secret may come from"]);
+    check(
+        "password: hunter2, password_file: f, password_command: [hunter2]",
+        &[
+            "auth.password_command: clouds.prod.auth.password and clouds.prod.auth.password_file are set too: keep one",
+        ],
+    );
+    check(
+        "password_file: f, password_credential: c",
+        &["auth.password_credential: clouds.prod.auth.password_file is set too: keep one of them"],
+    );
+    check("password: hunter2, password_cmd: x", &["auth.password_cmd: unknown"]);
+    check("user_domain_name: d", &["auth.password: missing"]);
 }

@@ -142,6 +142,29 @@ fn settings_that_contradict_each_other_are_problems() {
 }
 
 #[test]
+fn what_keystone_is_spared_is_checked() {
+    let load = |toml: &str| Setup::new().vars(PASSWORD).toml(&format!("[keystone]\n{toml}"));
+    let protection = load("rejections = 'none'\nnew_scopes = 3").config().protection;
+    let default = Protection::default();
+    assert_eq!(protection, Protection { rejections: None, new_scopes: (3, default.new_scopes.1), ..default });
+    load(
+        "rejections = 1\npause = '10m'\nbackoff = '1ms'\nlongest_backoff = '0s'\nrefusals = 5\n\
+         refusal_every = '1d'\nscope_refusals = 6\nnew_scopes = 0\nnew_scope_every = 'soon'\nlockout = 3",
+    )
+    .check_problems(&[
+        &format!("{TOML}: keystone.lockout: unknown key"),
+        &format!("{TOML}: keystone.rejections: `1` is no whole number from 2 to 1000, or \"none\""),
+        &format!("{TOML}: keystone.backoff: `1ms` is not between 100ms and 24h"),
+        &format!("{TOML}: keystone.longest_backoff: `0s` is not between 100ms and 24h"),
+        &format!("{TOML}: keystone.refusal_every: `1d` is not between 10ms and 1h"),
+        &format!("{TOML}: keystone.new_scopes: `0` is no whole number from 1 to 1000"),
+        &format!("{TOML}: keystone.new_scope_every: `soon` is no duration"),
+        "default: keystone.longest_pause: shorter than keystone.pause, with which it begins",
+        &format!("{TOML}: keystone.scope_refusals: more than keystone.refusals, of which it is a part"),
+    ]);
+}
+
+#[test]
 fn every_setting_is_a_variable_too() {
     let variables = SETTINGS.map(|key| {
         let value = match key {
@@ -152,6 +175,10 @@ fn every_setting_is_a_variable_too() {
             "workers" => "3",
             "emulate_ports" => "dns",
             key if key == "drain" || key.starts_with("timeouts.") => "11s",
+            key if key.starts_with("keystone.") && (key.contains("pause") || key.contains("backoff")) => {
+                "11s"
+            }
+            key if key.starts_with("keystone.") && key.ends_with("_every") => "11s",
             "limits.head" | "limits.target" => "9KiB",
             "facade.token_life" => "2d",
             "facade.state" => "~/state",
@@ -172,6 +199,16 @@ fn every_setting_is_a_variable_too() {
     }
     assert_eq!((config.limits.connections_per_client, config.limits.min_rate), (Some(77), 77));
     assert_eq!((config.body_limits.default, config.limits.head), (Some(77), 9 << 10));
+    let bucket = (77, eleven);
+    let protection = Protection {
+        rejections: Some(77),
+        backoff: (eleven, eleven),
+        pause: (eleven, eleven),
+        refusals: bucket,
+        scope_refusals: bucket,
+        new_scopes: bucket,
+    };
+    assert_eq!(config.protection, protection);
     assert_eq!(config.facade.token_life, 4 * Duration::from_secs(12 * 3600));
     assert!(config.facade.state.is_some_and(|state| state.ends_with("home/state")));
     let tokens = config.tokens.expect("they are kept");

@@ -6,42 +6,60 @@
 //! Keystone says the same 401 to a wrong password and to a project that the user may not enter, so a
 //! rejected login is followed by one for a scope that was accepted before, if there is one: only
 //! where that is rejected too (or there is none) the credentials are taken for bad, and nobody asks
-//! any more until the pause is over.
+//! any more until the pause is over, or there are other credentials. How often the same ones may be rejected
+//! at all is the [`Account`]'s business.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::SemaphorePermit;
 
+use super::account::{Account, LANES, Secrets};
 use super::slot::now;
 use crate::keystone::{AuthError, Scope};
 
-/// The first wait after a failure, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How Keystone is protected from us: `[keystone]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protection {
+    /// How many logins in a row Keystone may reject for the same credentials before they are tried no more; at least
+    /// 2, since one more login may be needed to find out whether it is about the credentials. `None`: any number.
+    pub rejections: Option<u32>,
+    /// The first wait after a failure, and the longest.
+    pub backoff: (Duration, Duration),
+    /// The same after rejected credentials.
+    pub pause: (Duration, Duration),
+    /// How many logins refused tokens may cause in a cloud at once, and how long until one more may.
+    pub refusals: (u32, Duration),
+    /// The same for the token of one scope.
+    pub scope_refusals: (u32, Duration),
+    /// How many scopes that a cloud never had Keystone may refuse at once, and how long until it is asked for
+    /// one more. Each costs up to two logins, one after the other, and clients can make up any number.
+    pub new_scopes: (u32, Duration),
+}
 
-/// The same after rejected credentials: accounts get locked.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(300));
+impl Default for Protection {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            rejections: Some(2),
+            backoff: (seconds(1), seconds(60)),
+            pause: (seconds(60), seconds(300)),
+            refusals: (40, seconds(1)),
+            scope_refusals: (10, seconds(5)),
+            new_scopes: (10, seconds(6)),
+        }
+    }
+}
 
 /// The longest wait that Keystone may ask for: a wrong Retry-After must not stop us for a day.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
 
-/// How many logins of a cloud may be under way while its credentials are known to be good: fewer
-/// than the wrong attempts that lock an account, should they turn bad just then.
-const LANES: u32 = 4;
-
 /// How long a successful login proves that the credentials are good.
 const PROOF: Duration = Duration::from_secs(10);
-
-/// How many logins refused tokens may cause in a cloud at once, and how long until one more may.
-const REFUSALS: (u32, Duration) = (40, Duration::from_secs(1));
 
 /// The waits after Keystone refused a scope with good credentials: that locks no account, and somebody may
 /// be about to grant it.
 const REFUSED_SCOPE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-
-/// How many scopes that a cloud never had Keystone may refuse at once, and how long until it is asked for
-/// one more. Each costs up to two logins, one after the other, and clients can make up any number.
-const STRANGE_SCOPES: (u32, Duration) = (10, Duration::from_secs(6));
 
 /// What went wrong since the last success.
 #[derive(Clone)]
@@ -53,12 +71,17 @@ pub(super) struct Failure {
 
 impl Failure {
     /// The failure after one more attempt.
-    pub(super) fn after(previous: Option<&Self>, error: Arc<AuthError>, now: Instant) -> Self {
+    pub(super) fn after(
+        previous: Option<&Self>,
+        error: Arc<AuthError>,
+        now: Instant,
+        protection: &Protection,
+    ) -> Self {
         let attempts = previous.map_or(0, |failure| failure.attempts).saturating_add(1);
-        let (first, longest) = match *error {
-            AuthError::Rejected { .. } => PAUSE,
+        let (first, longest) = match error.root() {
+            AuthError::Rejected { .. } => protection.pause,
             AuthError::ScopeRefused { .. } => REFUSED_SCOPE,
-            _ => BACKOFF,
+            _ => protection.backoff,
         };
         let doubled = first.saturating_mul(1 << (attempts - 1).min(16)).min(longest);
         // Up to a fifth more, so that many processes do not come back together.
@@ -91,8 +114,8 @@ impl Bucket {
     /// How many there are.
     pub(super) fn left(&mut self, now: Instant) -> u32 {
         let since = now.saturating_duration_since(self.filled);
-        let refills =
-            u32::try_from(since.as_millis() / self.refill.as_millis()).unwrap_or(self.most).min(self.most);
+        let refills = since.as_millis() / self.refill.as_millis().max(1);
+        let refills = u32::try_from(refills).unwrap_or(self.most).min(self.most);
         self.left += refills;
         self.filled += self.refill * refills;
         if self.left >= self.most {
@@ -118,7 +141,17 @@ impl Bucket {
 
     /// Puts one back that was not used.
     pub(super) fn put_back(&mut self) {
-        self.left += 1;
+        self.left = (self.left + 1).min(self.most);
+    }
+
+    /// How many it holds, and how fast it fills.
+    pub(super) fn size(&self) -> (u32, Duration) {
+        (self.most, self.refill)
+    }
+
+    /// From now on it has another size, or fills at another pace.
+    pub(super) fn resize(&mut self, (most, refill): (u32, Duration)) {
+        (self.most, self.refill, self.left) = (most, refill, self.left.min(most));
     }
 }
 
@@ -126,8 +159,9 @@ impl Bucket {
 pub(super) struct Breaker {
     /// The cloud's own scope.
     own: Scope,
+    /// As whom it logs in; other clouds may do the same.
+    account: Arc<Account>,
     state: Mutex<State>,
-    lanes: Semaphore,
 }
 
 struct State {
@@ -141,8 +175,11 @@ struct State {
     /// A login was rejected since, and it is not clear yet why.
     doubted: bool,
     refusals: Bucket,
-    /// See [`STRANGE_SCOPES`].
+    /// See [`Protection::new_scopes`].
     strange: Bucket,
+    protection: Protection,
+    /// Which of the tasks that watch for another secret is the one in charge, see [`Breaker::watch`].
+    watch: u64,
 }
 
 /// The right to ask Keystone once. As long as it is held alone, nobody else asks.
@@ -164,16 +201,79 @@ pub(super) enum Verdict {
 
 impl Breaker {
     /// For a cloud whose own scope is `own`.
-    pub(super) fn new(own: Scope) -> Self {
+    pub(super) fn new(own: Scope, account: Arc<Account>, protection: Protection) -> Self {
         let state = State {
             failure: None,
             failed: None,
             accepted: Vec::new(),
             doubted: false,
-            refusals: Bucket::new(REFUSALS),
-            strange: Bucket::new(STRANGE_SCOPES),
+            refusals: Bucket::new(protection.refusals),
+            strange: Bucket::new(protection.new_scopes),
+            protection,
+            watch: 0,
         };
-        Self { own, state: Mutex::new(state), lanes: Semaphore::new(LANES as usize) }
+        Self { own, account, state: Mutex::new(state) }
+    }
+
+    /// As whom the cloud logs in.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// The cloud's own scope.
+    pub(super) fn own(&self) -> &Scope {
+        &self.own
+    }
+
+    pub(super) fn protection(&self) -> Protection {
+        self.lock().protection
+    }
+
+    /// From now on these limits hold.
+    pub(super) fn protect(&self, protection: Protection) {
+        let mut state = self.lock();
+        state.refusals.resize(protection.refusals);
+        state.strange.resize(protection.new_scopes);
+        state.protection = protection;
+    }
+
+    /// See [`Account::may_show`].
+    pub(super) fn may_show(&self, secrets: &Secrets) -> Result<(), AuthError> {
+        self.account.may_show(secrets, self.protection().rejections)
+    }
+
+    /// Whether Keystone may lock the account after one more rejection or two, so that it is worth a login to find out what
+    /// the next one would be about.
+    pub(super) fn is_last_chance(&self, secrets: &Secrets) -> bool {
+        self.account.counts(self.protection().rejections) && self.account.times(secrets) > 0
+    }
+
+    /// There are other credentials now: nobody has to wait any more because the old ones were rejected.
+    pub(super) fn lift(&self) {
+        if let Some(failure) = &mut self.lock().failure
+            && failure.error.is_rejection()
+        {
+            failure.until = now();
+        }
+    }
+
+    /// Whoever calls this watches from now on whether there are other credentials, and nobody else does.
+    pub(super) fn watch(&self) -> u64 {
+        let mut state = self.lock();
+        state.watch += 1;
+        state.watch
+    }
+
+    /// Whether it is still this one's turn to watch: the credentials count as rejected, and nobody else took over.
+    pub(super) fn watches(&self, watch: u64) -> bool {
+        let state = self.lock();
+        state.watch == watch && state.failure.as_ref().is_some_and(|failure| failure.error.is_rejection())
+    }
+
+    /// How many logins refused tokens may cause right now, and how many new scopes Keystone may refuse.
+    pub(super) fn left(&self) -> (u32, u32) {
+        let (mut state, now) = (self.lock(), now());
+        (state.refusals.left(now), state.strange.left(now))
     }
 
     /// What those hear who come before it is time for the next attempt.
@@ -193,7 +293,7 @@ impl Breaker {
     pub(super) async fn admit(&self) -> Result<Permit<'_>, AuthError> {
         loop {
             let wanted = self.lanes_for_one();
-            let lanes = self.lanes.acquire_many(wanted).await.map_err(|_| AuthError::Stopped)?;
+            let lanes = self.account.lanes.acquire_many(wanted).await.map_err(|_| AuthError::Stopped)?;
             if let Some(waiting) = self.waiting(now()) {
                 return Err(waiting);
             }
@@ -210,12 +310,13 @@ impl Breaker {
         }
         self.lock().doubted = true;
         drop(permit);
-        let lanes = self.lanes.acquire_many(LANES).await.map_err(|_| AuthError::Stopped)?;
+        let lanes = self.account.lanes.acquire_many(LANES).await.map_err(|_| AuthError::Stopped)?;
         Ok(Permit { lanes })
     }
 
     /// Keystone accepted the credentials for `scope`. Tells whether that ends a failure.
     pub(super) fn accept(&self, scope: &Scope) -> bool {
+        self.account.accept();
         let mut state = self.lock();
         state.doubted = false;
         state.accepted.retain(|(_, known)| known != scope);
@@ -251,6 +352,7 @@ impl Breaker {
         let mut state = self.lock();
         state.doubted = false;
         let together = state.failed.is_some_and(|failed| failed >= sent);
+        let protection = state.protection;
         match &mut state.failure {
             Some(failure) if together => {
                 let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
@@ -258,7 +360,7 @@ impl Breaker {
                 failure.clone()
             }
             previous => {
-                let failure = Failure::after(previous.as_ref(), Arc::new(error), now());
+                let failure = Failure::after(previous.as_ref(), Arc::new(error), now(), &protection);
                 *previous = Some(failure.clone());
                 state.failed = Some(now());
                 failure
@@ -282,7 +384,7 @@ impl Breaker {
         }
         let mut others = state.accepted.iter().filter(|(_, known)| known != scope);
         let Some(latest) = others.next() else { return Verdict::Unknown };
-        if latest.0 >= sent {
+        if latest.0 > sent {
             return Verdict::Good;
         }
         // Nobody but the operator changes what the cloud's own scope is good for.
@@ -311,7 +413,10 @@ impl Breaker {
     fn lanes_for_one(&self) -> u32 {
         let state = self.lock();
         let proved = state.accepted.first().is_some_and(|(at, _)| now().duration_since(*at) < PROOF);
-        if proved && !state.doubted && state.failure.is_none() { 1 } else { LANES }
+        if !proved || state.doubted || state.failure.is_some() {
+            return LANES;
+        }
+        self.account.share(state.protection.rejections)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -26,7 +26,7 @@ impl Shared {
     /// The token for a scope: one that was kept and is no worse than a new one, else Keystone's, which is
     /// kept. Of several keyways one asks, and the others find what it got.
     pub(super) async fn obtain(
-        &self,
+        self: &Arc<Self>,
         cloud: &Cloud,
         identity: &Identity,
         keystone: &dyn Issuer,

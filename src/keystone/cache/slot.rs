@@ -16,9 +16,6 @@ use super::{Asked, Event, Key, Outcome, Reason, Shared, Status, has_scope};
 use crate::keystone::{AuthError, Token, TokenId};
 use crate::secret;
 
-/// How many logins refused tokens may cause at once, and how long until one more may.
-const REFUSALS: (u32, Duration) = (10, Duration::from_secs(5));
-
 /// The soonest renewal of a token that was just asked for, however short its life.
 const SOONEST_RENEWAL: Duration = Duration::from_secs(1);
 
@@ -142,13 +139,14 @@ impl Drop for State {
 }
 
 impl Slot {
-    pub(super) fn new(key: Key) -> Self {
+    /// `refusals`: see [`Protection::scope_refusals`](super::Protection::scope_refusals).
+    pub(super) fn new(key: Key, refusals: (u32, Duration)) -> Self {
         let state = State {
             token: None,
             project_id: None,
             flight: None,
             failure: None,
-            refusals: Bucket::new(REFUSALS),
+            refusals: Bucket::new(refusals),
             asked: None,
             alarm: None,
         };
@@ -179,7 +177,14 @@ impl Slot {
             failure: failure.map(|failure| (failure.error, failure.until.saturating_duration_since(now))),
             breaker_open: rejected,
             refusals_left: state.refusals.left(now),
+            ..Status::default()
         }
+    }
+
+    /// It is the time to try again, if it ever was worth it: the credentials are others now.
+    pub(super) fn hurry(self: &Arc<Self>, shared: &Arc<Shared>) {
+        self.lock().wake(None);
+        self.ring(shared);
     }
 
     /// Starts a login unless there is a token or one is under way.
@@ -417,7 +422,8 @@ impl Slot {
                 Ok(token)
             }
             Err(trouble) => {
-                if !matches!(trouble, Trouble::NotAsked(_)) {
+                let unasked = matches!(trouble.error(), AuthError::Spent { .. } | AuthError::NoSecret { .. });
+                if !unasked && !matches!(trouble, Trouble::NotAsked(_)) {
                     events.push(asked(Outcome::of(trouble.error()), None));
                 }
                 let (error, until) = match trouble {
@@ -431,7 +437,12 @@ impl Slot {
                         (failure.error, failure.until)
                     }
                     Trouble::OfScope(error) => {
-                        let failure = Failure::after(state.failure.as_ref(), Arc::new(error), now);
+                        let failure = Failure::after(
+                            state.failure.as_ref(),
+                            Arc::new(error),
+                            now,
+                            &self.breaker(shared).protection(),
+                        );
                         log_failure(cloud, &failure, reason, now);
                         let (error, until) = (Arc::clone(&failure.error), failure.until);
                         if own {

@@ -11,13 +11,35 @@ use tokio::sync::watch;
 
 use super::{Answer, Flight, SOONEST_RENEWAL, Slot, State, now};
 use crate::keystone::AuthError;
+use crate::keystone::cache::account::Account;
+use crate::keystone::cache::breaker::Breaker;
 use crate::keystone::cache::{Cloud, Key, Reason, Shared, TokenCache};
+
+/// How many accounts of clouds that are gone are remembered.
+const MOST_DEPARTED: usize = 64;
 
 impl TokenCache {
     /// Takes over what `old` knows of clouds whose login is the same: each pair is such a cloud's place
     /// in `old`, and here. From now on `old` renews nothing ahead of time: it serves the requests that
     /// set out with it, and asks Keystone for no one else.
+    ///
+    /// What Keystone rejected stays rejected for whoever is the same user, in whatever cloud.
     pub fn adopt(&self, old: &Self, same: &[(usize, usize)]) {
+        let mut accounts: Vec<_> =
+            old.shared.clouds.iter().map(|cloud| Arc::clone(cloud.breaker().account())).collect();
+        accounts.extend(old.shared.departed.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        for new in &self.shared.clouds {
+            let mut breaker = new.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = accounts.iter().find(|known| known.is_also(breaker.account())) {
+                let own = breaker.own().clone();
+                *breaker = Arc::new(Breaker::new(own, Arc::clone(known), self.shared.protection));
+            }
+        }
+        let is_served =
+            |known: &Account| self.shared.clouds.iter().any(|cloud| known.is_also(cloud.breaker().account()));
+        accounts.retain(|known| known.is_doubted() && !is_served(known));
+        accounts.truncate(MOST_DEPARTED);
+        *self.shared.departed.lock().unwrap_or_else(PoisonError::into_inner) = accounts;
         for (from, to) in same {
             let (Some(old), Some(new)) = (old.shared.clouds.get(*from), self.shared.clouds.get(*to)) else {
                 continue;
@@ -25,6 +47,7 @@ impl TokenCache {
             let Cloud { config: _, source: _, breaker: _, slot, projects, listing: _, check: _ } = old;
             // Before any slot looks at it: a pause after a wrong password outlives a reload.
             *new.breaker.lock().unwrap_or_else(PoisonError::into_inner) = old.breaker();
+            new.breaker().protect(self.shared.protection);
             new.slot.inherit(&self.shared, slot);
             let known = projects.lock().unwrap_or_else(PoisonError::into_inner).clone();
             *new.projects.lock().unwrap_or_else(PoisonError::into_inner) = known;
@@ -37,7 +60,7 @@ impl TokenCache {
                 if let Some((_, to)) = same.iter().find(|(from, _)| *from == key.cloud) {
                     let heir = heirs.entry(Arc::as_ptr(&slot)).or_insert_with(|| {
                         let key = Key { cloud: *to, scope: slot.key.scope.clone() };
-                        let heir = Arc::new(Slot::new(key));
+                        let heir = Arc::new(Slot::new(key, self.shared.protection.scope_refusals));
                         heir.inherit(&self.shared, &slot);
                         heir
                     });
@@ -49,6 +72,13 @@ impl TokenCache {
         }
         for cloud in &old.shared.clouds {
             cloud.slot.lock().wake(None);
+        }
+        for (index, cloud) in self.shared.clouds.iter().enumerate() {
+            let breaker = cloud.breaker();
+            breaker.account().correct();
+            if breaker.failure().is_some_and(|failure| failure.error.is_rejection()) {
+                self.shared.watch_secrets(index);
+            }
         }
     }
 }
@@ -96,7 +126,9 @@ impl State {
         self.token.clone_from(token);
         self.project_id.clone_from(project_id);
         self.failure.clone_from(failure);
-        self.refusals = refusals.clone();
+        let (size, ours) = (self.refusals.size(), refusals.clone());
+        self.refusals = ours;
+        self.refusals.resize(size);
         self.asked = *asked;
     }
 }

@@ -27,8 +27,14 @@ impl Kept {
         let seen = Arc::clone(&fixture.events);
         let observer: Observer = Arc::new(move |event: &Event| seen.lock().unwrap().push(event.clone()));
         let kept = Some(Arc::clone(&store));
-        fixture.cache =
-            TokenCache::with_store(vec![(config, source)], kept, DEADLINE, Handle::current(), observer);
+        fixture.cache = TokenCache::with_store(
+            vec![(config, source)],
+            kept,
+            DEADLINE,
+            Protection::default(),
+            Handle::current(),
+            observer,
+        );
         Self { fixture, store, name, _home: home }
     }
 

@@ -301,7 +301,13 @@ async fn credentials_with_a_scope_of_their_own_ask_for_no_other() {
     let auth = Auth::Fixed { endpoint, token: Secret::new("fixed") };
     let standing = Source::Standing(Box::new(Standing::new(&auth).unwrap()));
     let clouds = vec![(Config { auth, ..config(password(), Scope::Default) }, standing)];
-    let cache = TokenCache::with_sources(clouds, DEADLINE, Handle::current(), Arc::new(|_: &Event| {}));
+    let cache = TokenCache::with_sources(
+        clouds,
+        DEADLINE,
+        Protection::default(),
+        Handle::current(),
+        Arc::new(|_: &Event| {}),
+    );
     let error = cache.current(&exactly(by_id("p1"))).await.unwrap_err();
     assert!(matches!(*error, AuthError::ScopeFixed { .. }), "{error:?}");
     assert!(cache.projects(0).await.unwrap().is_empty());
@@ -376,7 +382,13 @@ async fn a_reload_keeps_scopes_and_what_was_refused() {
     let other =
         (config(password(), Scope::Unscoped), Source::Keystone(Box::new(Arc::clone(&fixture.keystone))));
     let clouds = vec![other, (config(password(), Scope::Default), source)];
-    let heir = TokenCache::with_sources(clouds, DEADLINE, Handle::current(), Arc::new(|_: &Event| {}));
+    let heir = TokenCache::with_sources(
+        clouds,
+        DEADLINE,
+        Protection::default(),
+        Handle::current(),
+        Arc::new(|_: &Event| {}),
+    );
     heir.adopt(&fixture.cache, &[(0, 1)]);
     let moved = |scope: &Scope| Key { cloud: 1, scope: Asked::Exactly(scope.clone()) };
     for scope in [by_id("p2"), lab.clone(), Scope::System, by_id("p1")] {
