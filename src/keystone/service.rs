@@ -108,8 +108,11 @@ impl Config {
     pub fn microversion_of(&self, names: [&str; 2]) -> Vec<(HeaderName, HeaderValue)> {
         let found =
             names.iter().find_map(|name| self.option(name, |options| options.microversion.as_deref()));
-        // Each service has a word of its own for itself there, and the older ones have a field of their own.
-        let official = service_type::canonical(names[0]);
+        // Each service has a word of its own for itself there, and the older ones have a field of their own. What
+        // the catalog has may be a vendor's word, or stand for every service.
+        let known = names.iter().find(|name| service_type::is_known(name));
+        let official =
+            service_type::canonical(known.or(names.iter().find(|name| **name != "*")).unwrap_or(&names[0]));
         let (word, own) = match &*official {
             "compute" => ("compute", Some("x-openstack-nova-api-version")),
             "baremetal" => ("baremetal", Some("x-openstack-ironic-api-version")),
@@ -236,6 +239,11 @@ mod tests {
         check_microversion("placement", "1.39", &[("openstack-api-version", "placement 1.39")]);
         check_microversion("metric", "1.1", &[("openstack-api-version", "metric 1.1")]);
         assert!(config().microversion_of(["compute", "compute"]).is_empty());
+        let options = ServiceOptions { microversion: Some("2.79".to_owned()), ..Default::default() };
+        let cloud = with(&[("compute", options)]);
+        for kind in ["compute_legacy", "*", "compute"] {
+            assert_eq!(cloud.microversion_of([kind, "compute"])[0].1, "compute 2.79", "{kind}");
+        }
     }
 
     #[test]

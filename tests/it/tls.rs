@@ -465,6 +465,24 @@ mod http2 {
     use super::*;
 
     #[tokio::test]
+    async fn a_default_microversion_goes_along() {
+        let service = Http2::start().await;
+        let options =
+            keystone::ServiceOptions { microversion: Some("1.39".to_owned()), ..Default::default() };
+        let cloud = keystone::Config { services: [("svc".to_owned(), options)].into(), ..service.cloud() };
+        let keyway = Keyway::start(cloud);
+        let mut client = keyway.connect().await;
+        for (field, expected) in [("", "svc 1.39"), ("OpenStack-API-Version: svc 1.1\r\n", "svc 1.1")] {
+            client.send(format!("GET /svc/a HTTP/1.1\r\nHost: localhost\r\n{field}\r\n")).await;
+            let call = service.call().await;
+            let values: Vec<_> = call.request.headers().get_all("openstack-api-version").iter().collect();
+            assert_eq!(values, [expected]);
+            call.answer(200, "ok");
+            client.response().await;
+        }
+    }
+
+    #[tokio::test]
     async fn requests_share_one_connection_and_carry_what_http_2_may() {
         let service = Http2::start().await;
         let keyway = Keyway::start(service.cloud());
