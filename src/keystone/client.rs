@@ -161,7 +161,7 @@ impl Client {
                 self.log_in_by_certificate(api, endpoint, client_id).await?
             }
             Credentials::OAuth2 { endpoint, client_id, .. } => {
-                let factors = self.identity.method.factors().await?;
+                let factors = self.factors().await?;
                 let secret = factors.first().map(|factor| factor.secret.clone());
                 let token = self.present(api, factors, None).await?;
                 let (access, life) = self.access_token(endpoint, client_id, secret.as_ref()).await?;
@@ -170,7 +170,7 @@ impl Client {
             method if method.is_one_time() && method.takes_scope() => self.log_in_once(api, scope).await?,
             method => {
                 let scope = Some(scope).filter(|_| method.takes_scope());
-                self.present(api, method.factors().await?, scope).await?
+                self.present(api, self.factors().await?, scope).await?
             }
         };
         if *scope == Scope::Default && token.catalog.is_empty() && token.project.is_none() {
@@ -208,10 +208,22 @@ impl Client {
             spare = rest;
             factors.clear();
             for method in wanted {
-                factors.extend(method.factor().await?);
+                let used = self.used();
+                factors.extend(method.factor(used.as_ref()).await?);
             }
             receipt = Some(next);
         }
+    }
+
+    /// What a login shows right now.
+    async fn factors(&self) -> Result<Vec<Factor>, AuthError> {
+        let used = self.used();
+        self.identity.method.factors(used.as_ref()).await
+    }
+
+    /// The passcode that was shown last.
+    fn used(&self) -> Option<Secret> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Posts one login.
@@ -222,10 +234,9 @@ impl Client {
         scope: Option<&Scope>,
         receipt: Option<&Receipt>,
     ) -> Result<(Response<Bytes>, Sent), AuthError> {
-        let used = || self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let passcode = factors.iter().find(|factor| factor.name == TOTP);
         if let Some(passcode) = passcode
-            && used().as_ref() == Some(&passcode.secret)
+            && self.used().as_ref() == Some(&passcode.secret)
         {
             return Err(AuthError::PasscodeUsed { wait: passcode.next });
         }
@@ -239,7 +250,7 @@ impl Client {
         let answer = self.send(&api.base, request).await?;
         if let Some(passcode) = passcode {
             // Whatever came of it: a code that was wrong is not right the second time.
-            *used() = Some(passcode.secret.clone());
+            *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Some(passcode.secret.clone());
         }
         Ok((answer, sent))
     }
@@ -269,7 +280,7 @@ impl Client {
         if let Some(token) = kept.as_ref().filter(is_good) {
             return Ok(token.id.clone());
         }
-        let factors = self.identity.method.factors().await?;
+        let factors = self.factors().await?;
         let token = self.present(api, factors, Some(&Scope::Unscoped)).await?;
         Ok(kept.insert(token).id.clone())
     }
@@ -363,7 +374,7 @@ impl Client {
         if *scope != self.identity.scope && protocol::scope_names_a_domain(scope) {
             return Err(AuthError::NotInV2 { what: "domains beside the default one" });
         }
-        let factors = self.identity.method.factors().await?;
+        let factors = self.factors().await?;
         let Some(Factor { secret, .. }) = factors.first() else {
             return Err(AuthError::NotInV2 { what: "login without a secret" });
         };
@@ -919,6 +930,27 @@ mod tests {
         assert!(matches!(error, AuthError::PasscodeUsed { wait: None }), "{error:?}");
         assert!(error.to_string().contains("set totp_secret"), "{error}");
         assert_eq!(asked.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_command_is_asked_for_another_passcode_after_each_login() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = format!("echo >> '{0}'; wc -l < '{0}'", directory.path().join("asked").display());
+        let words = ["-c".to_owned(), script];
+        let command = crate::secret::Command::new(
+            "/bin/sh".into(),
+            words.into(),
+            vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
+        );
+        let source = crate::keystone::Source::Command(command);
+        let method = Credentials::Totp { user: ada(), passcode: crate::keystone::Passcode::Given(source) };
+        let (client, asked) = client_with(method, |_, _| answer(401, &[], "{}"));
+        for code in 1..4 {
+            assert!(client.authenticate(&by_id()).await.unwrap_err().is_rejection());
+            let asked = asked.lock().unwrap();
+            let body: Value = serde_json::from_str(&asked.last().unwrap().body).unwrap();
+            assert_eq!(body["auth"]["identity"]["totp"]["user"]["passcode"], code.to_string());
+        }
     }
 
     #[tokio::test]

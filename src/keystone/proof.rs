@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::protocol::v3_user;
 use super::{ApplicationCredential, AuthError, Method, Passcode, Secret, Source, totp};
+use crate::secret::Unreadable;
 
 /// Keystone's name of the method whose secret is good once.
 pub(super) const TOTP: &str = "totp";
@@ -27,18 +28,19 @@ pub struct Factor {
 }
 
 impl Method {
-    /// What an Identity v3 login shows right now.
+    /// What an Identity v3 login shows right now. `used` is the passcode of an earlier one, in whose place another is
+    /// wanted.
     ///
     /// # Errors
     /// [`AuthError::NoSecret`].
-    pub(super) async fn factors(&self) -> Result<Vec<Factor>, AuthError> {
+    pub(super) async fn factors(&self, used: Option<&Secret>) -> Result<Vec<Factor>, AuthError> {
         let shown = match self {
             Self::MultiFactor { shown, .. } => shown,
             one => slice::from_ref(one),
         };
         let mut factors = Vec::with_capacity(shown.len());
         for method in shown {
-            factors.extend(method.factor().await?);
+            factors.extend(method.factor(used).await?);
         }
         Ok(factors)
     }
@@ -55,7 +57,7 @@ impl Method {
     ///
     /// # Errors
     /// [`AuthError::NoSecret`].
-    pub(super) async fn factor(&self) -> Result<Option<Factor>, AuthError> {
+    pub(super) async fn factor(&self, used: Option<&Secret>) -> Result<Option<Factor>, AuthError> {
         let (proof, place, source) = match self {
             Self::Password { user, password } => {
                 (json!({ "user": v3_user(user) }), "/user/password", password)
@@ -73,7 +75,12 @@ impl Method {
             }
             Self::MultiFactor { .. } | Self::OAuth2Mtls { .. } => return Ok(None),
         };
-        let mut secret = read(source).await?;
+        let used = used.filter(|_| matches!(self, Self::Totp { passcode: Passcode::Given(_), .. }));
+        let read = match used {
+            Some(used) => source.read_again(used).await,
+            None => source.read().await,
+        };
+        let mut secret = read.map_err(no_secret)?;
         let mut next = None;
         if let Self::Totp { passcode: Passcode::Computed(_), .. } = self {
             let now = SystemTime::now();
@@ -130,7 +137,7 @@ impl Method {
                 Some(wrong) => source.read_again(wrong).await,
                 None => source.read().await,
             };
-            secrets.push(read.map_err(|unreadable| AuthError::NoSecret { why: unreadable.to_string() })?);
+            secrets.push(read.map_err(no_secret)?);
         }
         Ok(secrets)
     }
@@ -160,5 +167,9 @@ impl Method {
 /// # Errors
 /// [`AuthError::NoSecret`].
 pub(super) async fn read(source: &Source) -> Result<Secret, AuthError> {
-    source.read().await.map_err(|unreadable| AuthError::NoSecret { why: unreadable.to_string() })
+    source.read().await.map_err(no_secret)
+}
+
+fn no_secret(unreadable: Unreadable) -> AuthError {
+    AuthError::NoSecret { why: unreadable.to_string() }
 }

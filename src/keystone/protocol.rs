@@ -716,7 +716,7 @@ mod tests {
 
     #[track_caller]
     fn check_v3(method: &Method, scope: &Scope, expected: Value) {
-        let factors = now(method.factors()).unwrap();
+        let factors = now(method.factors(None)).unwrap();
         let body = v3_login(&factors, Some(scope).filter(|_| method.takes_scope()));
         let sent: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(sent["auth"], expected);
@@ -724,7 +724,7 @@ mod tests {
 
     #[track_caller]
     fn check_v2(method: &Method, scope: &Scope, expected: Value) {
-        let factors = now(method.factors()).unwrap();
+        let factors = now(method.factors(None)).unwrap();
         let sent: Value =
             serde_json::from_slice(&v2_login(method, &factors[0].secret, scope).unwrap()).unwrap();
         assert_eq!(sent["auth"], expected);

@@ -1,15 +1,9 @@
 //! Does keyway choose the endpoints that keystoneauth chooses?
 //!
-//! Hundreds of made-up catalogs, questions and version documents are answered by both: by keystoneauth itself in a
-//! Python process (`tests/oracle/endpoints.py`, in a virtual environment below the target directory that is made here),
-//! and by keyway's own choice. Where Python or the packages are missing, this says so and checks nothing, unless
-//! KEYWAY_REQUIRE_ORACLE=1 makes that a failure.
+//! Hundreds of made-up catalogs, questions and version documents are answered by both: by keystoneauth itself
+//! (`tests/oracle/endpoints.py`, see `tests/oracle/README.md`), and by keyway's own choice.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use keyway::keystone::{
     self, AllowHttp, Auth, Catalog, Interface, Retries, Secret, ServiceOptions, Versions, catalog,
@@ -20,6 +14,7 @@ use keyway::upstream::BaseUrl;
 use serde_json::{Value, json};
 
 use crate::support::faults::Dice;
+use crate::support::oracle::Oracle;
 
 const PROJECT: &str = "0123456789abcdef0123456789abcdef";
 const QUESTIONS: usize = 1600;
@@ -352,76 +347,20 @@ fn document(dice: &Dice, scheme: &str, host: &str, root: &str, short_links: bool
     (dice.choose(&[200, 300]), body.to_string())
 }
 
-/// A Python with keystoneauth in it, or why there is none.
-fn python() -> Result<PathBuf, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let lock = root.join("tests/oracle/endpoints-requirements.lock");
-    let wanted = fs::read_to_string(&lock).map_err(|error| format!("{}: {error}", lock.display()))?;
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oracle-endpoints");
-    let (python, marker) = (dir.join("bin/python"), dir.join("installed"));
-    if fs::read_to_string(&marker).is_ok_and(|installed| installed == wanted) {
-        return Ok(python);
-    }
-    let run = |program: &Path, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-        let output = output.map_err(|error| format!("{}: {error}", program.display()))?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        let last = errors.lines().next_back().unwrap_or_default().to_owned();
-        if output.status.success() {
-            Ok(())
-        } else {
-            Err(format!("{} {arguments:?}: {last}", program.display()))
-        }
-    };
-    run(Path::new("python3"), &["-m", "venv", "--clear", &dir.display().to_string()])?;
-    let lock = lock.display().to_string();
-    run(&python, &["-m", "pip", "install", "--quiet", "--no-deps", "--requirement", &lock])?;
-    fs::write(&marker, wanted).map_err(|error| format!("{}: {error}", marker.display()))?;
-    Ok(python)
-}
-
-/// keystoneauth's answers, in order.
-fn ask(python: &Path, questions: &[Question]) -> Vec<Answer> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/endpoints.py");
-    let mut child = Command::new(python)
-        .arg(script)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the virtual environment's Python runs");
-    let mut input = child.stdin.take().expect("it is piped");
-    let lines: Vec<_> = questions.iter().map(|question| question.as_json().to_string()).collect();
-    let writer = std::thread::spawn(move || {
-        lines.iter().try_for_each(|line| writeln!(input, "{line}")).expect("it reads all questions");
-    });
-    let output = BufReader::new(child.stdout.take().expect("it is piped"));
-    let answers = output.lines().map(|line| {
-        let answer: Value = serde_json::from_str(&line.expect("text")).expect("JSON");
-        let text = |key: &str| answer[key].as_str().map(str::to_owned);
-        let url = text("url").ok_or_else(|| text("error").expect("a URL or an error"));
-        Answer { catalog: text("catalog"), url }
-    });
-    let answers = answers.collect();
-    writer.join().expect("the questions were asked");
-    assert!(child.wait().expect("it ended").success());
-    answers
+/// keystoneauth's answer.
+fn ask(oracle: &mut Oracle, question: &Question) -> Answer {
+    let answer = oracle.ask(&question.as_json());
+    let text = |key: &str| answer[key].as_str().map(str::to_owned);
+    let url = text("url").ok_or_else(|| text("error").expect("a URL or an error"));
+    Answer { catalog: text("catalog"), url }
 }
 
 #[test]
 fn keyway_chooses_the_endpoints_that_keystoneauth_chooses() {
-    let python = match python() {
-        Ok(python) => python,
-        Err(why) => {
-            let required = std::env::var_os("KEYWAY_REQUIRE_ORACLE").is_some_and(|value| value == "1");
-            assert!(!required, "KEYWAY_REQUIRE_ORACLE=1, and there is no keystoneauth: {why}");
-            eprintln!("SKIPPED: keyway's endpoints were not compared with keystoneauth's: {why}");
-            return;
-        }
-    };
+    let Some(mut oracle) = Oracle::start("endpoints.py") else { return };
     let dice = Dice::new();
     let questions: Vec<_> = (0..QUESTIONS).map(|_| Question::random(&dice)).collect();
-    let theirs = ask(&python, &questions);
-    assert_eq!(theirs.len(), questions.len(), "an answer to each question");
+    let theirs: Vec<_> = questions.iter().map(|question| ask(&mut oracle, question)).collect();
     let (mut found, mut versions, mut missing) = (0, 0, 0);
     let mut differences: BTreeMap<Difference, usize> = BTreeMap::new();
     let mut wrong = Vec::new();
