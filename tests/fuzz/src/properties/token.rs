@@ -110,7 +110,7 @@ fn check_token(token: &Token, body: &[u8]) {
 }
 
 /// Whether a text in a document, or the name of a member, holds `what`.
-fn says(value: &Value, what: &str) -> bool {
+pub(super) fn says(value: &Value, what: &str) -> bool {
     match value {
         Value::String(text) => text.contains(what),
         Value::Array(items) => items.iter().any(|item| says(item, what)),
