@@ -32,7 +32,15 @@ pub fn check(input: &[u8]) {
         assert!(token.life_left(now.instant).is_some_and(|left| left < Duration::from_millis(1)));
         return;
     };
-    let kept = seal.open(NAME, file.clone(), &now).expect("it was just sealed");
+    let kept = match seal.open(NAME, file.clone(), &now) {
+        Ok(kept) => kept,
+        // A time that quoted the token was left out of the document, and without it that is none.
+        Err(why) => {
+            let document = document(&token);
+            assert!(document.get("expires_at").is_none() || document.get("issued_at").is_none(), "{why:?}");
+            return;
+        }
+    };
     assert_eq!((&kept.id, kept.expires_at, kept.by_v2), (&token.id, token.expires_at, token.by_v2));
     assert!(same(&document(&kept), &document(&token)), "{:?} became {:?}", token.document, kept.document);
     assert!(kept.life_left(now.instant) <= token.life_left(now.instant));
