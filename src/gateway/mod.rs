@@ -514,7 +514,7 @@ impl Gateway {
         let asked_version = cloud.api_version_of(asked_service);
         let base = base.wanting(asked_version);
         let destination = Arc::new(Destination {
-            unversioned: found.url.with_path(base.without_version()),
+            unversioned: found.url.with_path(base.root()),
             asked_version,
             extras: Extras::new(cloud, [found.service_type, asked_service]),
             base,

@@ -130,13 +130,9 @@ impl Base {
         }
     }
 
-    /// What comes before the version; empty, or a path that starts with `/`.
+    /// What comes before the version, where the service says which versions it has; empty, or a path that starts
+    /// with `/`.
     pub fn root(&self) -> &str {
-        &self.root
-    }
-
-    /// Where the service says which versions it has: the root, or a catalog URL's path that has no version.
-    pub fn without_version(&self) -> &str {
         &self.root
     }
 

@@ -169,7 +169,7 @@ impl Question {
         };
         let version = cloud.api_version_of(self.service);
         let base = Base::new(found.url.path(), Some(PROJECT)).wanting(version);
-        let versions = self.versions(&found.url.with_path(base.without_version()));
+        let versions = self.versions(&found.url.with_path(base.root()));
         let segment = match version.filter(|_| base.needs_version("/x")) {
             None => Ok(None),
             wanted => versions.unwrap_or_default().segment(wanted).map(|segment| segment.map(str::to_owned)),
@@ -212,7 +212,7 @@ impl Question {
             let as_listed = ours_url.is_ok_and(|ours| same(ours, catalog));
             return as_listed.then_some(Difference::VersionOfAlias);
         }
-        let root = url(catalog).with_path(Base::new(url(catalog).path(), Some(PROJECT)).without_version());
+        let root = url(catalog).with_path(Base::new(url(catalog).path(), Some(PROJECT)).root());
         match (&theirs.url, ours_url) {
             (Err(_), Ok(ours)) if same(ours, catalog) => {
                 self.versions(&root)?.is_empty().then_some(Difference::UselessDocument)
