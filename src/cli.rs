@@ -98,6 +98,12 @@ pub enum Command {
     Routes,
     /// Print the current token, for a script that insists on having it
     Token,
+    /// Log in to the clouds whose login needs a person (a browser, a code), once; a running keyway finds it
+    Login,
+    /// Forget the logins of people, and have Keystone revoke them
+    Logout,
+    /// Say of each cloud whether it needs a person's login, whether there is one, and when it ends
+    Status,
     /// Print what points an OpenStack client at keyway: OS_* lines for a shell
     Env {
         /// A clouds.yaml instead

@@ -159,6 +159,101 @@ pub async fn token(shared: &Shared) -> Result<String, String> {
     }
 }
 
+/// `keyway login`: goes through the logins that need a person, who is told what to do by `tell`.
+///
+/// # Errors
+/// No cloud here needs a person, or a login failed.
+pub async fn login(
+    config: &Config,
+    shared: &Shared,
+    tell: &mut (dyn FnMut(&str) + Send),
+) -> Result<String, String> {
+    let mut done = Vec::new();
+    let mut text = String::new();
+    for (cloud, http) in shared.clouds.iter().zip(&shared.clients) {
+        let Some((identity, federated, place)) = cloud.by_person() else { continue };
+        // Clouds that log in alike share what comes of it.
+        if done.contains(&place) {
+            continue;
+        }
+        let fail = |why: String| format!("cloud {}: {why}", cloud.name);
+        let client = keystone::Client::new(http.clone(), identity.clone(), config.timeouts.keystone);
+        let kept = client.log_in_with_person(federated, tell).await.map_err(|error| fail(whole(&error)))?;
+        place.save(&kept).map_err(|error| fail(causes(&error)))?;
+        let _ = writeln!(text, "cloud {}: {}; a running keyway finds it", cloud.name, login_line(&kept));
+        done.push(place);
+    }
+    if done.is_empty() {
+        return Err("no cloud here has a login that needs a person: keyway logs in by itself".to_owned());
+    }
+    Ok(text)
+}
+
+/// `keyway logout`: forgets the logins of people, and has Keystone revoke them.
+pub async fn logout(config: &Config, shared: &Shared) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut is_any = false;
+    for (cloud, http) in shared.clouds.iter().zip(&shared.clients) {
+        let Some((identity, _, place)) = cloud.by_person() else { continue };
+        is_any = true;
+        let kept = place.load();
+        let line = match kept.and_then(|kept| place.forget().map(|_| kept)) {
+            Err(error) => {
+                outcome.failed = true;
+                causes(&error)
+            }
+            Ok(None) => "there was no login".to_owned(),
+            Ok(Some(kept)) => {
+                let client = keystone::Client::new(http.clone(), identity.clone(), config.timeouts.keystone);
+                match client.revoke(&kept.token).await {
+                    Ok(()) => "the login is forgotten, and revoked at Keystone".to_owned(),
+                    Err(error) => {
+                        outcome.failed = true;
+                        format!("the login is forgotten, but Keystone did not revoke it: {}", whole(&error))
+                    }
+                }
+            }
+        };
+        outcome.line(&format!("cloud {}: {line}", cloud.name));
+    }
+    if !is_any {
+        outcome.line("no cloud here has a login that needs a person");
+    }
+    outcome
+}
+
+/// `keyway status`: says of each cloud whether it needs a person's login, and when that ends. Nobody is asked.
+pub fn status(shared: &Shared) -> Outcome {
+    let mut outcome = Outcome::default();
+    for cloud in &shared.clouds {
+        let line = match cloud.by_person().map(|(.., place)| place.load()) {
+            None => "logs in by itself".to_owned(),
+            Some(Err(error)) => {
+                outcome.failed = true;
+                causes(&error)
+            }
+            Some(Ok(Some(kept))) if kept.left(SystemTime::now()).is_some() => login_line(&kept),
+            Some(Ok(kept)) => {
+                outcome.failed = true;
+                let why = if kept.is_some() { "its login is over" } else { "nobody is logged in" };
+                format!("{why}; run keyway login --cloud {}", cloud.name)
+            }
+        };
+        outcome.line(&format!("cloud {}: {line}", cloud.name));
+    }
+    outcome
+}
+
+fn login_line(kept: &keystone::Kept) -> String {
+    let user = kept.user.as_deref().unwrap_or("an unknown user");
+    let until = jiff::Timestamp::try_from(kept.ends)
+        .ok()
+        .and_then(|at| jiff::Timestamp::from_second(at.as_second()).ok());
+    let until = until.map_or_else(|| "-".to_owned(), |until| until.to_string());
+    let left = kept.left(SystemTime::now()).unwrap_or_default();
+    format!("logged in as {user} until {until} ({} left)", seconds(left))
+}
+
 /// `keyway env`: what an OpenStack client has to know to log in at a running keyway. Lines for a shell, for the
 /// default cloud; or a clouds.yaml with an entry for each cloud that is served. `by_name`: the clouds of this
 /// command line need not be those that are served, so each is asked for by its name.

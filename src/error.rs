@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use crate::entry::Refusal;
 use crate::facade;
-use crate::keystone::{AuthError, NoEndpoint};
+use crate::keystone::{AuthError, NoEndpoint, ProviderError};
 use crate::route::RouteError;
 use crate::upstream;
 
@@ -251,6 +251,7 @@ fn auth_status(error: &AuthError) -> StatusCode {
         | AuthError::TooManyRefusals { .. }
         | AuthError::TooManyScopes { .. }
         | AuthError::NoSecret { .. }
+        | AuthError::LoginRequired { .. }
         | AuthError::PasscodeUsed { .. }
         | AuthError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         AuthError::Timeout { .. } => match error {
@@ -261,6 +262,10 @@ fn auth_status(error: &AuthError) -> StatusCode {
         AuthError::UnknownProject { .. } | AuthError::AmbiguousProject { .. } | AuthError::NoSuchCloud => {
             StatusCode::NOT_FOUND
         }
+        AuthError::Provider(ProviderError::Timeout { .. }) if !matches!(error, AuthError::Waiting { .. }) => {
+            StatusCode::GATEWAY_TIMEOUT
+        }
+        AuthError::Provider(error) if error.is_temporary() => StatusCode::SERVICE_UNAVAILABLE,
         AuthError::ScopeFixed { .. } => StatusCode::FORBIDDEN,
         // Keystone's word to the client, who asked for that scope.
         AuthError::ScopeRefused { status, .. } => {
@@ -275,6 +280,10 @@ fn auth_reason(error: &AuthError) -> &'static str {
         AuthError::Unreachable(_) | AuthError::Stopped => "keystone_unreachable",
         AuthError::Timeout { .. } => "keystone_timeout",
         AuthError::Rejected { .. } | AuthError::MoreMethods { .. } => "credentials_rejected",
+        AuthError::LoginRequired { .. } | AuthError::NoBrowser { .. } => "login_required",
+        AuthError::Provider(error) if error.is_rejection() => "credentials_rejected",
+        AuthError::Provider(error) if error.is_temporary() => "identity_provider_unavailable",
+        AuthError::Provider(_) => "identity_provider_bad_reply",
         AuthError::NoSecret { .. } | AuthError::PasscodeUsed { .. } => "no_secret",
         AuthError::Unavailable { .. } => "keystone_unavailable",
         AuthError::TooManyRefusals { .. } => "tokens_refused",
@@ -324,6 +333,19 @@ fn for_client(error: &AuthError) -> String {
         AuthError::Unreachable(_) => "Keystone can't be reached, so there is no token",
         AuthError::Timeout { .. } => "Keystone did not answer in time, so there is no token",
         AuthError::Rejected { .. } => "Keystone rejected keyway's credentials, so there is no token",
+        AuthError::LoginRequired { .. } => {
+            "login required: a person has to run `keyway login` for this cloud where keyway runs, so there is no token"
+        }
+        AuthError::Provider(ProviderError::NotAccepted { .. }) => {
+            "Keystone did not accept what keyway's identity provider gave, so there is no token"
+        }
+        AuthError::Provider(error) if error.is_rejection() => {
+            "the identity provider rejected keyway's credentials, so there is no token"
+        }
+        AuthError::Provider(error) if error.is_temporary() => {
+            "the identity provider is not available, so there is no token"
+        }
+        AuthError::Provider(_) => "the identity provider's answer was of no use, so there is no token",
         AuthError::Unavailable { .. } => "Keystone is not available, so there is no token",
         AuthError::MoreMethods { .. } => {
             "Keystone wants more than keyway's credentials, so there is no token"

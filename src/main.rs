@@ -118,6 +118,11 @@ fn ask(runtime: &Runtime, config: &Config, command: &Command, by_name: bool) -> 
         match command {
             Command::Check => Ok(commands::check(config, &shared).await),
             Command::Token => only(commands::token(&shared).await),
+            Command::Login => {
+                only(commands::login(config, &shared, &mut |text| print(&format!("{text}\n"))).await)
+            }
+            Command::Logout => Ok(commands::logout(config, &shared).await),
+            Command::Status => Ok(commands::status(&shared)),
             Command::Env { clouds_yaml } => only(commands::env(config, &shared, by_name, *clouds_yaml).await),
             _ => Ok(commands::routes(config, &shared).await),
         }

@@ -49,6 +49,8 @@ pub struct Metrics {
     pub token_request_duration: HistogramVec,
     /// When the current token ends, UNIX seconds: `{cloud}`.
     pub token_expiry: GaugeVec,
+    /// When the login of a person ends, UNIX seconds; 0 where there is none: `{cloud}`.
+    pub login_expiry: GaugeVec,
     /// Attempts to read the configuration anew: `{result}`, `ok` or `failed`.
     reloads: IntCounterVec,
     last_reload_successful: IntGauge,
@@ -250,6 +252,15 @@ impl Metrics {
         )
         .expect("names and labels are valid");
         registry.register(Box::new(token_expiry.clone())).expect("names are unique");
+        let login_expiry = GaugeVec::new(
+            Opts::new(
+                "keyway_login_expiry_timestamp_seconds",
+                "When the login of a person ends, for clouds that need one; 0 where there is none",
+            ),
+            &["cloud"],
+        )
+        .expect("names and labels are valid");
+        registry.register(Box::new(login_expiry.clone())).expect("names are unique");
         let token_backoff = GaugeVec::new(
             Opts::new(
                 "keyway_token_backoff_until_timestamp_seconds",
@@ -392,6 +403,7 @@ impl Metrics {
             token_backoff,
             breaker_open,
             token_expiry,
+            login_expiry,
             connections,
             in_flight,
             registry,
@@ -426,6 +438,7 @@ impl Metrics {
     pub fn forget_cloud(&self, cloud: &str) {
         // It may have had no token at all.
         let _ = self.token_expiry.remove_label_values(&[cloud]);
+        let _ = self.login_expiry.remove_label_values(&[cloud]);
         for cause in LOGINS_LEFT {
             let _ = self.logins_left.remove_label_values(&[cloud, cause]);
         }

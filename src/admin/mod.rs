@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -67,8 +67,9 @@ impl Admin {
             "/readyz" => ready(shared),
             "/metrics" => {
                 for (index, cloud) in shared.clouds.iter().enumerate() {
-                    show_logins(&shared.metrics, &cloud.name, &shared.tokens.status(index));
+                    show_state(&shared.metrics, &cloud.name, &shared.tokens.status(index));
                 }
+                show_logins(shared);
                 answer(StatusCode::OK, METRICS, shared.metrics.render())
             }
             "/status" => answer(StatusCode::OK, JSON, format!("{:#}\n", self.status(shared))),
@@ -139,6 +140,7 @@ impl Admin {
                 "lifetime_seconds": token.expires().map(|_| token.lifetime().as_secs()),
                 "expires_at": token.expires_at.and_then(|at| jiff::Timestamp::from_second(at).ok()).map(|at| at.to_string()),
             })),
+            "login": login(cloud),
             "error": status.failure.as_ref().map(|(error, _)| why(error)),
             "next_attempt_seconds": status.failure.as_ref().map(|(_, wait)| wait.as_secs()),
             "breaker": status.breaker(),
@@ -151,6 +153,33 @@ impl Admin {
             "scopes": status.scopes,
             "services": services,
         })
+    }
+}
+
+/// The login of a person, for a cloud that needs one; else `null`.
+fn login(cloud: &keystone::Config) -> Value {
+    let Some((.., place)) = cloud.by_person() else { return Value::Null };
+    // What is wrong with the place is told where the token is wanted.
+    let kept = place.load().ok().flatten();
+    let now = SystemTime::now();
+    let left = kept.as_ref().and_then(|kept| kept.left(now));
+    json!({
+        "required": left.is_none(),
+        "ends_soon": kept.as_ref().is_none_or(|kept| kept.ends_soon(now)),
+        "user": kept.as_ref().and_then(|kept| kept.user.as_ref()),
+        "seconds_left": left.map(|left| left.as_secs()),
+        "ends_at": kept.as_ref().and_then(|kept| jiff::Timestamp::try_from(kept.ends).ok()).map(|at| seconds(at).to_string()),
+        "command": format!("keyway login --cloud {}", cloud.name),
+    })
+}
+
+/// Reads what may have changed since the last time.
+fn show_logins(shared: &Shared) {
+    for cloud in &shared.clouds {
+        let Some((.., place)) = cloud.by_person() else { continue };
+        let ends = place.load().ok().flatten().map(|kept| kept.ends);
+        let ends = ends.and_then(|ends| ends.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
+        shared.metrics.login_expiry.with_label_values(&[&cloud.name]).set(ends.as_secs_f64());
     }
 }
 
@@ -176,7 +205,7 @@ fn ready(shared: &Shared) -> Response<Full<Bytes>> {
 }
 
 /// How a cloud's logins stand right now, for its metrics.
-fn show_logins(metrics: &Metrics, cloud: &str, status: &Status) {
+fn show_state(metrics: &Metrics, cloud: &str, status: &Status) {
     let left = |cause, left: u32| metrics.logins_left.with_label_values(&[cloud, cause]).set(left.into());
     left("refusals", status.cloud_refusals_left);
     left("new_scopes", status.new_scopes_left);

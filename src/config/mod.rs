@@ -8,13 +8,14 @@
 //! or asks the environment.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
-use std::{path::PathBuf, thread};
 
 use crate::facade::{Logins, View};
 use crate::keystone::credentials::AllowHttp;
-use crate::keystone::{Protection, service_type};
+use crate::keystone::{Auth, Identity, Method, Place, Protection, service_type};
 use crate::policy::Policy;
 use crate::proxy::BodyLimits;
 use crate::server::Address;
@@ -314,6 +315,31 @@ impl Config {
         Self::read(overrides, env, false)
     }
 
+    /// Says where the tokens of those logins lie that need a person.
+    fn place_logins(&mut self, state: Option<&Path>, problems: &mut Problems) {
+        for cloud in &mut self.clouds {
+            let Auth::Identity(Identity { auth_url, method: Method::Federated(federated), .. }) =
+                &mut cloud.auth
+            else {
+                continue;
+            };
+            if !federated.grant.is_interactive() {
+                continue;
+            }
+            match state {
+                Some(state) => federated.place = Some(Place::new(state, auth_url, federated)),
+                None => problems.add(
+                    "keyway.toml",
+                    "facade.state",
+                    format!(
+                        "no directory for the login of cloud {}, which needs a person once: set HOME, or facade.state",
+                        cloud.name
+                    ),
+                ),
+            }
+        }
+    }
+
     /// The clouds that [`Config::load`] would check, as they are written: for who asks why a cloud is what
     /// it is. Options that are wrong are no problem here.
     ///
@@ -338,6 +364,7 @@ impl Config {
         let mut config = layers.settings(listeners, admin);
         config.check(&mut layers);
         config.facade = layers.facade(!with_clouds, &mut warnings);
+        let logins = layers.login_state();
         config.tokens = layers.tokens(config.facade.state.as_deref(), !with_clouds, &mut warnings);
         if config.listeners.iter().chain([&config.admin]).any(|listener| listener.entry.required.is_some()) {
             exposure::warn(&file.path, env, &mut warnings);
@@ -373,6 +400,7 @@ impl Config {
                 problems.add(file.path.display(), format!("cloud.{name}"), message);
             }
             config.clouds = served.clouds;
+            config.place_logins(logins.as_deref(), &mut problems);
         }
         config.read_cloud_tables(&file, &policies, &mut problems);
         policies.warn_of_unused(&file, &mut warnings);
@@ -588,6 +616,14 @@ impl Layers<'_> {
             self.problems.add(source, key, message);
         }
         value
+    }
+
+    /// Where people's logins lie. They outlive a process whose own tokens do not (`none`), as that of `keyway run`.
+    fn login_state(&self) -> Option<PathBuf> {
+        let written = self.written("facade.state");
+        let named = written.iter().rev().map(|written| written.text.trim());
+        let named = named.into_iter().find(|text| !["", "none"].contains(text));
+        named.map(|path| self.env.path(path)).or_else(|| self.env.state_home())
     }
 
     /// What each layer has for a key, the lowest layer first.

@@ -31,8 +31,8 @@ use self::breaker::{Breaker, Permit, Verdict};
 use self::slot::{Login, Slot, Trouble};
 use self::standing::Standing;
 use super::{
-    Auth, AuthError, Client, Config, Destination, Domain, Named, NoEndpoint, Project, ProjectInfo, Scope,
-    Store, Token, TokenId, catalog,
+    Auth, AuthError, Client, Config, Destination, Domain, Named, NoEndpoint, Project, ProjectInfo,
+    ProviderError, Scope, Store, Token, TokenId, catalog,
 };
 use crate::upstream;
 
@@ -208,6 +208,9 @@ impl Outcome {
             AuthError::Rejected { .. } | AuthError::ScopeRefused { .. } | AuthError::MoreMethods { .. } => {
                 Self::Rejected
             }
+            AuthError::Provider(error) if error.is_rejection() => Self::Rejected,
+            AuthError::Provider(ProviderError::Unavailable { status: 429, .. }) => Self::Throttled,
+            AuthError::Provider(error) if error.is_temporary() => Self::Unavailable,
             AuthError::Unavailable { status: 429, .. } => Self::Throttled,
             AuthError::Unavailable { .. }
             | AuthError::Unreachable(_)
@@ -217,9 +220,12 @@ impl Outcome {
             | AuthError::TooManyRefusals { .. }
             | AuthError::TooManyScopes { .. }
             | AuthError::NoSecret { .. }
+            | AuthError::LoginRequired { .. }
             | AuthError::PasscodeUsed { .. }
             | AuthError::Stopped => Self::Unavailable,
             AuthError::BadReply { .. }
+            | AuthError::Provider(_)
+            | AuthError::NoBrowser { .. }
             | AuthError::NoCatalog { .. }
             | AuthError::AlreadyExpired { .. }
             | AuthError::NoTenant
@@ -1132,7 +1138,9 @@ fn is_about_keystone(error: &AuthError) -> bool {
         AuthError::Unreachable(_)
         | AuthError::Timeout { .. }
         | AuthError::NoSecret { .. }
-        | AuthError::PasscodeUsed { .. } => true,
+        | AuthError::PasscodeUsed { .. }
+        | AuthError::LoginRequired { .. }
+        | AuthError::Provider(_) => true,
         AuthError::Unavailable { status, retry_after, .. } => {
             matches!(status, 429 | 502 | 503 | 504) || retry_after.is_some()
         }

@@ -6,6 +6,9 @@
 //! always those of `auth_url`, whatever a document says, and redirects are not followed: nothing
 //! but the operator's word decides who gets the password.
 
+mod federated;
+mod person;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -21,7 +24,7 @@ use super::{
     AuthError, Factor, Identity, IdentityVersion, Method as Credentials, Project, Scope, Secret, Token,
     TokenId, token,
 };
-use crate::upstream::{self, BaseUrl};
+use crate::upstream::{self, BaseUrl, Origin};
 
 /// How long a whole login may take.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
@@ -167,7 +170,7 @@ impl Client {
                 let (access, life) = self.access_token(endpoint, client_id, secret.as_ref()).await?;
                 token.with_bearer(access, life)
             }
-            method if method.is_one_time() && method.takes_scope() => self.log_in_once(api, scope).await?,
+            method if method.is_kept() => self.log_in_once(api, scope).await?,
             method => {
                 let scope = Some(scope).filter(|_| method.takes_scope());
                 self.present(api, self.factors().await?, scope).await?
@@ -236,7 +239,7 @@ impl Client {
     ) -> Result<(Response<Bytes>, Sent), AuthError> {
         let passcode = factors.iter().find(|factor| factor.name == TOTP);
         if let Some(passcode) = passcode
-            && self.used().as_ref() == Some(&passcode.secret)
+            && self.was_used(&passcode.secret)
         {
             return Err(AuthError::PasscodeUsed { wait: passcode.next });
         }
@@ -250,13 +253,21 @@ impl Client {
         let answer = self.send(&api.base, request).await?;
         if let Some(passcode) = passcode {
             // Whatever came of it: a code that was wrong is not right the second time.
-            *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Some(passcode.secret.clone());
+            self.note_used(passcode.secret.clone());
         }
         Ok((answer, sent))
     }
 
-    /// Logs in for an unscoped token, and gets all others with that until half of its life is over: what was shown
-    /// for it is good only once, and there may be many projects.
+    fn was_used(&self, passcode: &Secret) -> bool {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(passcode)
+    }
+
+    fn note_used(&self, passcode: Secret) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Some(passcode);
+    }
+
+    /// Logs in for an unscoped token, and gets all others with that as long as it serves: what was shown for it is
+    /// good only once, or cost more than Keystone's time, and there may be many projects.
     async fn log_in_once(&self, api: &Api, scope: &Scope) -> Result<Token, AuthError> {
         let kept = self.unscoped(api, None).await?;
         let token = self.rescope(api, &kept, scope).await;
@@ -272,16 +283,26 @@ impl Client {
 
     /// The kept token, or a new one in its place.
     async fn unscoped(&self, api: &Api, refused: Option<&TokenId>) -> Result<TokenId, AuthError> {
+        if let Credentials::Federated(federated) = &self.identity.method
+            && federated.grant.is_interactive()
+        {
+            return self.left_behind(federated, refused).await;
+        }
         let mut kept = self.kept.lock().await;
+        // What it is exchanged for ends with it. Another identity provider's time is worth more than that.
+        let unused = if matches!(self.identity.method, Credentials::Federated(_)) { 5 } else { 2 };
         let now = tokio::time::Instant::now().into_std();
         let is_good = |token: &&Token| {
-            refused != Some(&token.id) && token.life_left(now).is_some_and(|left| left > token.lifetime() / 2)
+            refused != Some(&token.id)
+                && token.life_left(now).is_some_and(|left| left > token.lifetime() / unused)
         };
         if let Some(token) = kept.as_ref().filter(is_good) {
             return Ok(token.id.clone());
         }
-        let factors = self.factors().await?;
-        let token = self.present(api, factors, Some(&Scope::Unscoped)).await?;
+        let token = match &self.identity.method {
+            Credentials::Federated(federated) => self.log_in_federated(api, federated).await?,
+            _ => self.present(api, self.factors().await?, Some(&Scope::Unscoped)).await?,
+        };
         Ok(kept.insert(token).id.clone())
     }
 
@@ -463,12 +484,21 @@ impl Client {
     }
 
     async fn send(&self, base: &BaseUrl, request: Request<Bytes>) -> Result<Response<Bytes>, AuthError> {
-        let answer = match &self.http {
-            Transport::Network(http) => http.fetch(base.origin(), request, LONGEST_ANSWER).await,
+        let answer = self.exchange(base.origin(), request, LONGEST_ANSWER).await;
+        answer.map_err(|error| AuthError::Unreachable(Arc::new(error)))
+    }
+
+    async fn exchange(
+        &self,
+        origin: &Origin,
+        request: Request<Bytes>,
+        limit: usize,
+    ) -> Result<Response<Bytes>, upstream::Error> {
+        match &self.http {
+            Transport::Network(http) => http.fetch(origin, request, limit).await,
             #[cfg(test)]
             Transport::Scripted(answer) => Ok(answer(&request)),
-        };
-        answer.map_err(|error| AuthError::Unreachable(Arc::new(error)))
+        }
     }
 
     async fn within_deadline<T>(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Retries, ServiceOptions};
+use super::{Federated, Place, Retries, ServiceOptions};
 pub use crate::secret::{Secret, Source};
 use crate::upstream::{BaseUrl, tls};
 
@@ -29,6 +29,15 @@ pub struct Config {
     pub tls: tls::Config,
     /// Plain-http origins that may get a token although `auth_url` is https.
     pub allow_http: AllowHttp,
+}
+
+impl Config {
+    /// The login that needs a person, and where its token lies; `None` for a cloud that needs nobody.
+    pub fn by_person(&self) -> Option<(&Identity, &Federated, &Place)> {
+        let Auth::Identity(identity) = &self.auth else { return None };
+        let Method::Federated(federated) = &identity.method else { return None };
+        Some((identity, federated, federated.place.as_ref()?))
+    }
 }
 
 /// Which plain-http endpoints may get a token where `auth_url` is https.
@@ -165,6 +174,8 @@ pub enum Method {
         /// The client's id.
         client_id: String,
     },
+    /// What an identity provider gives, which Keystone exchanges for an unscoped token.
+    Federated(Box<Federated>),
 }
 
 /// Where a code of [`Method::Totp`] comes from.

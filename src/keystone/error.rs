@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ProviderError;
 use crate::upstream;
 
 /// Every way a login ends without a token. Messages are for the operator's log and terminal: they
@@ -191,6 +192,24 @@ pub enum AuthError {
         /// Those that Keystone wants, or a choice of them.
         wanted: String,
     },
+    /// The identity provider gave nothing that Keystone accepts.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// A person has to log in first.
+    #[error(
+        "the cloud's login needs a person, and there is none, or it is over; run `keyway login --cloud {cloud}` as the \
+         user that keyway runs as"
+    )]
+    LoginRequired {
+        /// The cloud's name.
+        cloud: String,
+    },
+    /// A login in a browser came to nothing.
+    #[error("the browser's login came to nothing: {why}")]
+    NoBrowser {
+        /// Why, and what to do.
+        why: String,
+    },
     /// The key names a cloud that there is not.
     #[error("there is no such cloud")]
     NoSuchCloud,
@@ -205,6 +224,7 @@ impl AuthError {
         match self {
             Self::Unavailable { retry_after, .. } => *retry_after,
             Self::PasscodeUsed { wait } => *wait,
+            Self::Provider(error) => error.retry_after(),
             Self::TooManyRefusals { wait, .. }
             | Self::TooManyScopes { wait }
             | Self::Waiting { wait, .. } => Some(*wait),
@@ -212,9 +232,12 @@ impl AuthError {
         }
     }
 
-    /// Whether Keystone said no to the credentials: asking again may lock the account.
+    /// Whether Keystone, or an identity provider, said no to the credentials: asking again may lock the account.
     pub fn is_rejection(&self) -> bool {
-        matches!(self.root(), Self::Rejected { .. })
+        match self.root() {
+            Self::Provider(error) => error.is_rejection(),
+            other => matches!(other, Self::Rejected { .. }),
+        }
     }
 
     /// What a client hears of a login that was rejected because of the scope that it asked for.

@@ -3,11 +3,14 @@
 //! Nothing here knows routes or downstream clients.
 
 pub mod cache;
+mod callback;
 pub mod catalog;
 pub mod client;
 pub mod credentials;
 pub mod discovery;
 pub mod error;
+pub mod federation;
+pub mod login;
 mod proof;
 pub mod protocol;
 pub mod service;
@@ -25,6 +28,11 @@ pub use credentials::{
 };
 pub use discovery::{Discovery, Versions};
 pub use error::AuthError;
+pub use federation::{
+    Challenge, CodeSource, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderError, ProviderUrl,
+    TokenKind,
+};
+pub use login::{Kept, Place};
 pub use proof::Factor;
 pub use protocol::ProjectInfo;
 pub use service::{Retries, ServiceOptions};

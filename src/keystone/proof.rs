@@ -73,23 +73,12 @@ impl Method {
             Self::Totp { user, passcode: Passcode::Given(source) | Passcode::Computed(source) } => {
                 (json!({ "user": v3_user(user) }), "/user/passcode", source)
             }
-            Self::MultiFactor { .. } | Self::OAuth2Mtls { .. } => return Ok(None),
+            Self::MultiFactor { .. } | Self::OAuth2Mtls { .. } | Self::Federated(_) => return Ok(None),
         };
-        let used = used.filter(|_| matches!(self, Self::Totp { passcode: Passcode::Given(_), .. }));
-        let read = match used {
-            Some(used) => source.read_again(used).await,
-            None => source.read().await,
+        let (secret, next) = match self {
+            Self::Totp { passcode, .. } => self::passcode(passcode, used).await?,
+            _ => (read(source).await?, None),
         };
-        let mut secret = read.map_err(no_secret)?;
-        let mut next = None;
-        if let Self::Totp { passcode: Passcode::Computed(_), .. } = self {
-            let now = SystemTime::now();
-            secret = totp::code(&secret, now).ok_or_else(|| AuthError::NoSecret {
-                why: "the TOTP secret is not in base32, as Keystone's credential of type totp has it"
-                    .to_owned(),
-            })?;
-            next = Some(totp::until_next(now));
-        }
         Ok(Some(Factor { name: self.name(), proof, place, secret, next }))
     }
 
@@ -102,6 +91,7 @@ impl Method {
             Self::Totp { .. } => TOTP,
             Self::MultiFactor { shown, .. } => shown.first().map_or("", Self::name),
             Self::OAuth2Mtls { .. } => "oauth2_credential",
+            Self::Federated(_) => "mapped",
         }
     }
 
@@ -109,8 +99,14 @@ impl Method {
     pub(super) fn is_one_time(&self) -> bool {
         match self {
             Self::MultiFactor { shown, spare } => shown.iter().chain(spare).any(Self::is_one_time),
+            Self::Federated(federated) => federated.is_one_time(),
             one => matches!(one, Self::Totp { .. }),
         }
+    }
+
+    /// Whether it gives an unscoped token, with which all others are got.
+    pub(super) fn is_kept(&self) -> bool {
+        matches!(self, Self::Federated(_)) || self.is_one_time() && self.takes_scope()
     }
 
     /// Where its secrets come from.
@@ -122,6 +118,7 @@ impl Method {
             | Self::Totp { passcode: Passcode::Given(source) | Passcode::Computed(source), .. }
             | Self::OAuth2 { client_secret: source, .. } => vec![source],
             Self::MultiFactor { shown, spare } => shown.iter().chain(spare).flat_map(Self::sources).collect(),
+            Self::Federated(federated) => federated.sources(),
             Self::OAuth2Mtls { .. } => Vec::new(),
         }
     }
@@ -157,9 +154,31 @@ impl Method {
         match self {
             Self::ApplicationCredential { .. } | Self::OAuth2 { .. } | Self::OAuth2Mtls { .. } => false,
             Self::MultiFactor { shown, .. } => shown.iter().all(Self::takes_scope),
-            Self::Password { .. } | Self::Token(_) | Self::Totp { .. } => true,
+            Self::Password { .. } | Self::Token(_) | Self::Totp { .. } | Self::Federated(_) => true,
         }
     }
+}
+
+/// A one-time passcode as it is now, and how long until there is another, where that is known.
+///
+/// # Errors
+/// [`AuthError::NoSecret`].
+pub(super) async fn passcode(
+    passcode: &Passcode,
+    used: Option<&Secret>,
+) -> Result<(Secret, Option<Duration>), AuthError> {
+    let source = match (passcode, used) {
+        (Passcode::Given(source), None) => return Ok((read(source).await?, None)),
+        (Passcode::Given(source), Some(used)) => {
+            return Ok((source.read_again(used).await.map_err(no_secret)?, None));
+        }
+        (Passcode::Computed(source), _) => source,
+    };
+    let now = SystemTime::now();
+    let code = totp::code(&read(source).await?, now).ok_or_else(|| AuthError::NoSecret {
+        why: "the TOTP secret is not in base32, as Keystone's credential of type totp has it".to_owned(),
+    })?;
+    Ok((code, Some(totp::until_next(now))))
 }
 
 /// A secret as it is now.

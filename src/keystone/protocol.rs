@@ -78,6 +78,7 @@ pub fn v2_login(method: &Method, secret: &Secret, scope: &Scope) -> Result<Bytes
         Method::Totp { .. } => return lacks("one-time passcodes"),
         Method::MultiFactor { .. } => return lacks("logins with several methods"),
         Method::OAuth2 { .. } | Method::OAuth2Mtls { .. } => return lacks("OAuth 2.0 clients"),
+        Method::Federated(_) => return lacks("federated logins"),
     };
     match scope {
         Scope::Default | Scope::Unscoped => {}
@@ -528,7 +529,7 @@ fn unavailable(answer: &Response<Bytes>, message: Option<String>) -> AuthError {
 }
 
 /// `Retry-After` in either of its forms (RFC 9110, section 10.2.3).
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
@@ -537,7 +538,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 }
 
 /// Where a redirect leads, as far as it may be shown: the host only.
-fn redirect_host(headers: &HeaderMap) -> String {
+pub(super) fn redirect_host(headers: &HeaderMap) -> String {
     let location = headers.get(LOCATION).and_then(|location| location.to_str().ok()).unwrap_or_default();
     match location.parse::<Uri>().ok().and_then(|uri| Some(uri.authority()?.host().to_owned())) {
         Some(host) => format!("host {host}"),
@@ -548,7 +549,7 @@ fn redirect_host(headers: &HeaderMap) -> String {
 
 /// What Keystone says in an error body: short, on one line, and only if none of `secrets` is in it, in
 /// whatever form.
-fn error_message(body: &[u8], secrets: &[&str]) -> Option<String> {
+pub(super) fn error_message(body: &[u8], secrets: &[&str]) -> Option<String> {
     let document: Value = serde_json::from_slice(body).ok()?;
     let message = document["error"]["message"].as_str();
     // OAuth 2.0 has words of its own (RFC 6749, section 5.2).

@@ -290,12 +290,14 @@ pub fn bearer(method: &Method) -> Option<&Source> {
         | Method::Totp { .. }
         | Method::OAuth2 { .. }
         | Method::OAuth2Mtls { .. } => None,
+        Method::Federated(_) => None,
     }
 }
 
-/// Whether all of what a login gets is kept. An access token beside the token is not.
+/// Whether what a login gets is kept. An access token beside the token is not; and what a person's login led to
+/// ends with that.
 pub fn keeps(method: &Method) -> bool {
-    !matches!(method, Method::OAuth2 { .. })
+    !matches!(method, Method::OAuth2 { .. } | Method::Federated(_))
 }
 
 /// The right to log in for an entry. Its file goes with it.

@@ -75,7 +75,7 @@ impl TokenId {
     }
 
     /// The value of a header that names it with a scheme: `Bearer`.
-    fn with_scheme(&self, scheme: &str) -> HeaderValue {
+    pub(super) fn with_scheme(&self, scheme: &str) -> HeaderValue {
         let text = secret::hold(format!("{scheme} {}", self.expose()).into_bytes());
         let mut value = HeaderValue::from_maybe_shared(text).expect("both are visible ASCII");
         value.set_sensitive(true);

@@ -19,6 +19,7 @@ mod errors;
 mod facade;
 mod facade_v2;
 mod failure;
+mod federation;
 mod fuzzed;
 mod h2_wire;
 mod http2;

@@ -7,6 +7,7 @@ mod process;
 
 pub mod direct;
 pub mod faults;
+pub mod federation;
 pub mod frames;
 pub mod h2;
 pub mod judge;

@@ -19,15 +19,27 @@ enum Kind {
     MultiFactor,
     OAuth2,
     OAuth2Mtls,
+    Federated(Federation),
     Tokenless,
     Fixed,
     Basic,
     Nothing,
 }
 
+/// How an identity provider is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Federation {
+    Password,
+    ClientCredentials,
+    AccessToken,
+    Device,
+    Code,
+    WebSso,
+}
+
 /// The values of `auth_type` that keyway knows, as keystoneauth calls its plugins, and the Identity API that
 /// each of them belongs to.
-const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 16] = [
+const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 22] = [
     ("password", Kind::Password, None),
     ("v3password", Kind::Password, Some(IdentityVersion::V3)),
     ("v2password", Kind::Password, Some(IdentityVersion::V2)),
@@ -39,6 +51,12 @@ const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 16] = [
     ("v3multifactor", Kind::MultiFactor, Some(IdentityVersion::V3)),
     ("v3oauth2clientcredential", Kind::OAuth2, Some(IdentityVersion::V3)),
     ("v3oauth2mtlsclientcredential", Kind::OAuth2Mtls, Some(IdentityVersion::V3)),
+    ("v3oidcpassword", Kind::Federated(Federation::Password), Some(IdentityVersion::V3)),
+    ("v3oidcclientcredentials", Kind::Federated(Federation::ClientCredentials), Some(IdentityVersion::V3)),
+    ("v3oidcaccesstoken", Kind::Federated(Federation::AccessToken), Some(IdentityVersion::V3)),
+    ("v3oidcdeviceauthz", Kind::Federated(Federation::Device), Some(IdentityVersion::V3)),
+    ("v3oidcauthcode", Kind::Federated(Federation::Code), Some(IdentityVersion::V3)),
+    ("v3websso", Kind::Federated(Federation::WebSso), Some(IdentityVersion::V3)),
     ("v3tokenlessauth", Kind::Tokenless, Some(IdentityVersion::V3)),
     ("admin_token", Kind::Fixed, None),
     ("token_endpoint", Kind::Fixed, None),
@@ -291,6 +309,7 @@ impl Reader<'_> {
                 })
             }
             Kind::OAuth2 | Kind::OAuth2Mtls => self.oauth2(kind),
+            Kind::Federated(kind) => self.federated(kind),
             Kind::Tokenless | Kind::Fixed | Kind::Basic | Kind::Nothing => None,
         }
     }
@@ -367,7 +386,7 @@ impl Reader<'_> {
     }
 
     /// Where a one-time passcode comes from.
-    fn passcode(&mut self) -> Option<Passcode> {
+    pub(super) fn passcode(&mut self) -> Option<Passcode> {
         let passcode = self.has_secret(&["passcode"]);
         if !self.has_secret(&["totp_secret"]) {
             let missing = "missing: set totp_secret (or totp_secret_file) to the secret of Keystone's totp credential, so \

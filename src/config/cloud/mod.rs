@@ -4,6 +4,7 @@
 //! places: what keystoneauth knows is under `auth` by its name of today. One rule is the `openstack` command's: where an Identity v3 name needs a domain
 //! and none is given, it is the domain with the id `default`.
 
+mod federation;
 mod login;
 mod secret;
 mod services;
@@ -21,6 +22,18 @@ use super::{Env, sources, value};
 use crate::keystone::{AllowHttp, Auth, Config, Identity, Method};
 use crate::secret::{wipe, wipe_members};
 use crate::upstream::BaseUrl;
+
+/// Options of federated logins.
+const FEDERATION: [&str; 8] = [
+    "identity_provider",
+    "protocol",
+    "client_id",
+    "client_secret",
+    "access_token",
+    "access_token_endpoint",
+    "discovery_endpoint",
+    "idp_otp_key",
+];
 
 /// One cloud as written: `OS_*` variables (in small letters, without `OS_`), or an entry of
 /// clouds.yaml with all that applies to it.
@@ -100,6 +113,7 @@ pub(super) fn is_login(key: &str) -> bool {
     exact.contains(&key)
         || ["passcode", "totp_secret", "auth_methods", "trust_id"].contains(&key)
         || key.starts_with("oauth2_")
+        || FEDERATION.contains(&key)
         || ["auth_token", "endpoint", "project_id", "project_name", "tenant_id", "tenant_name"].contains(&key)
         || key.starts_with("application_credential_")
 }

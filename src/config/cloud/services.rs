@@ -11,7 +11,8 @@ use crate::keystone::{Interface, Retries, ServiceOptions, service_type};
 use crate::upstream::BaseUrl;
 
 /// Options that end in `_endpoint` but belong to a login.
-const LOGIN_ENDPOINTS: [&str; 5] = [
+const LOGIN_ENDPOINTS: [&str; 6] = [
+    "authorization_endpoint",
     "oauth2_endpoint",
     "access_token_endpoint",
     "discovery_endpoint",

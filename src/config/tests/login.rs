@@ -184,8 +184,8 @@ fn login_options_may_stand_beside_auth() {
 #[test]
 fn an_unknown_auth_type_lists_those_there_are() {
     check_cloud(
-        "{auth_type: v3oidcpassword}",
-        &["auth_type: `v3oidcpassword` is not supported: there is password, v3password, v2password, token"],
+        "{auth_type: v3fedkerb}",
+        &["auth_type: `v3fedkerb` is not supported: there is password, v3password, v2password, token"],
     );
     let setup = Setup::new().vars(PASSWORD).vars("OS_AUTH_TYPE=v3kerberos");
     setup.check_problems(&["environment: OS_AUTH_TYPE: `v3kerberos` is not supported"]);

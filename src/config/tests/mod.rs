@@ -3,6 +3,7 @@
 mod clouds;
 mod endpoints;
 mod facade;
+mod federation;
 mod file;
 mod files;
 mod layers;

@@ -175,6 +175,7 @@ fn user(method: &Method) -> Option<&User> {
         | Method::ApplicationCredential { .. }
         | Method::Totp { .. }
         | Method::OAuth2 { .. }
-        | Method::OAuth2Mtls { .. } => None,
+        | Method::OAuth2Mtls { .. }
+        | Method::Federated(_) => None,
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::account::{Account, LANES, Secrets};
 use super::slot::now;
-use crate::keystone::{AuthError, Scope};
+use crate::keystone::{AuthError, ProviderError, Scope};
 
 /// How Keystone is protected from us: `[keystone]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,9 @@ impl Default for Protection {
     }
 }
 
+/// Where a person has to log in, only a file is looked at.
+const LOGIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(1));
+
 /// The longest wait that Keystone may ask for: a wrong Retry-After must not stop us for a day.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
 
@@ -79,7 +82,10 @@ impl Failure {
     ) -> Self {
         let attempts = previous.map_or(0, |failure| failure.attempts).saturating_add(1);
         let (first, longest) = match error.root() {
-            AuthError::Rejected { .. } => protection.pause,
+            AuthError::Rejected { .. } | AuthError::Provider(ProviderError::Refused { .. }) => {
+                protection.pause
+            }
+            AuthError::LoginRequired { .. } => LOGIN,
             AuthError::ScopeRefused { .. } => REFUSED_SCOPE,
             _ => protection.backoff,
         };

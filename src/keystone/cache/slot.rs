@@ -422,7 +422,11 @@ impl Slot {
                 Ok(token)
             }
             Err(trouble) => {
-                let unasked = matches!(trouble.error(), AuthError::Spent { .. } | AuthError::NoSecret { .. });
+                // Where a person has to log in, nobody but a file was asked.
+                let unasked = matches!(
+                    trouble.error(),
+                    AuthError::Spent { .. } | AuthError::NoSecret { .. } | AuthError::LoginRequired { .. }
+                );
                 if !unasked && !matches!(trouble, Trouble::NotAsked(_)) {
                     events.push(asked(Outcome::of(trouble.error()), None));
                 }
@@ -553,6 +557,10 @@ fn log_token(cloud: &str, token: &Token, replaced: Option<&Token>, login: &Login
 
 fn log_failure(cloud: &str, failure: &Failure, reason: Reason, now: Instant) {
     let wait = failure.until.saturating_duration_since(now);
+    // Once is enough for what only a person can change.
+    if matches!(*failure.error, AuthError::LoginRequired { .. }) && failure.attempts > 1 {
+        return;
+    }
     tracing::warn!(
         cloud,
         reason = reason.as_str(),

@@ -1,0 +1,892 @@
+//! What is said to an identity provider, and what does it answer?
+//!
+//! A federated login gets an access token from an identity provider (OAuth 2.0, RFC 6749; its addresses may come
+//! from an OpenID Connect discovery document), which Keystone exchanges for an unscoped token. Here is what an
+//! operator says about that, the forms that are sent, and how answers are read; without any I/O. Answers come
+//! from a peer: nothing about them is taken for granted, and of their words only a short text is shown, and only
+//! where no secret is in it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::{Response, StatusCode, Uri};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use ring::digest;
+use serde_json::Value;
+
+use super::protocol::{error_message, redirect_host, retry_after};
+use super::{Passcode, Place, Secret, Source, TokenId};
+use crate::private;
+use crate::secret;
+use crate::upstream::{self, BaseUrl, Origin, Scheme, UrlError};
+
+/// What a path segment may hold as it is (RFC 3986, section 2.3).
+const SEGMENT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A login at an identity provider that Keystone trusts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Federated {
+    /// Keystone's name of the identity provider.
+    pub identity_provider: String,
+    /// Keystone's name of the protocol.
+    pub protocol: String,
+    /// How one gets what Keystone wants to see.
+    pub grant: Grant,
+    /// The cloud's name, which a person logs in to.
+    pub cloud: String,
+    /// Where the token of a person's login lies, if the login needs a person.
+    pub place: Option<Place>,
+}
+
+/// How an access token comes about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// `v3oidcaccesstoken`: somebody else got it.
+    AccessToken(Source),
+    /// `v3oidcpassword`: for a user's password (RFC 6749, section 4.3).
+    Password {
+        /// The client that asks.
+        client: OAuthClient,
+        /// The user's name at the identity provider.
+        username: String,
+        /// The password there.
+        password: Source,
+        /// The name of the form's field for a one-time passcode, and where the passcode comes from.
+        otp: Option<(String, Passcode)>,
+    },
+    /// `v3oidcclientcredentials`: the client is the user (RFC 6749, section 4.4).
+    ClientCredentials(OAuthClient),
+    /// `v3oidcdeviceauthz`: for a person who agrees to it in any browser (RFC 8628).
+    Device {
+        /// The client that asks.
+        client: OAuthClient,
+        /// Where a login begins.
+        endpoint: ProviderEndpoint,
+        /// How the client shows that it is the one that began.
+        challenge: Option<Challenge>,
+    },
+    /// `v3oidcauthcode`: for a code that a person's browser brings (RFC 6749, section 4.1).
+    Code {
+        /// The client that asks.
+        client: OAuthClient,
+        /// Where the browser brings it, as the identity provider knows it.
+        redirect_uri: Option<String>,
+        /// Where the code comes from.
+        from: CodeSource,
+    },
+    /// `v3websso`: Keystone sends a person's browser to the identity provider, and the token to this machine.
+    WebSso {
+        /// What the browser calls this machine; a name or an address of loopback.
+        redirect_host: String,
+        /// Where the token is waited for.
+        redirect_port: u16,
+        /// How long.
+        login_timeout: Duration,
+        /// What tells several users' logins apart; nobody checks it.
+        username: Option<String>,
+    },
+}
+
+/// Where the code of [`Grant::Code`] comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CodeSource {
+    /// Somebody wrote it down.
+    Given(Source),
+    /// A browser brings it.
+    Browser {
+        /// Where the person's login begins.
+        authorization: ProviderEndpoint,
+        /// This machine, as the browser calls it: `redirect_uri`.
+        redirect: ProviderUrl,
+        /// How long it is waited for.
+        login_timeout: Duration,
+    },
+}
+
+/// How a client shows that a login is its own (RFC 7636, section 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Challenge {
+    /// It shows the same text twice.
+    Plain,
+    /// It shows a text whose SHA-256 hash it showed at first.
+    S256,
+}
+
+impl Challenge {
+    /// Its name in requests and in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::S256 => "S256",
+        }
+    }
+
+    /// What is shown at first for this verifier.
+    fn of(self, verifier: &Secret) -> String {
+        match self {
+            Self::Plain => verifier.expose().to_owned(),
+            Self::S256 => {
+                URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, verifier.expose().as_bytes()))
+            }
+        }
+    }
+}
+
+impl Grant {
+    /// Whether it needs a person, so that what came of it is left for others.
+    pub fn is_interactive(&self) -> bool {
+        matches!(self, Self::Device { .. } | Self::WebSso { .. } | Self::Code { .. })
+    }
+
+    /// What tells its logins from others at the same identity provider.
+    pub(super) fn label(&self) -> Vec<String> {
+        match self {
+            Self::Device { client, .. } => vec!["device".to_owned(), client.id.clone(), client.scope.clone()],
+            Self::Code { client, .. } => vec!["code".to_owned(), client.id.clone(), client.scope.clone()],
+            Self::WebSso { username, .. } => {
+                ["websso"].into_iter().chain(username.as_deref()).map(str::to_owned).collect()
+            }
+            Self::AccessToken(_) | Self::Password { .. } | Self::ClientCredentials(_) => Vec::new(),
+        }
+    }
+}
+
+/// A client of an identity provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OAuthClient {
+    /// Its id.
+    pub id: String,
+    /// Its secret; a public client has none.
+    pub secret: Option<Source>,
+    /// What it asks for: words with a space between them.
+    pub scope: String,
+    /// Where tokens are issued.
+    pub token_endpoint: ProviderEndpoint,
+    /// What of the answer Keystone gets.
+    pub token_kind: TokenKind,
+}
+
+/// Where an identity provider serves what is asked of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProviderEndpoint {
+    /// The operator says where.
+    At(ProviderUrl),
+    /// The discovery document here says where.
+    Discovered(ProviderUrl),
+}
+
+/// Which token of an identity provider's answer Keystone gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenKind {
+    /// The access token.
+    #[default]
+    Access,
+    /// The id token (OpenID Connect Core 1.0, section 2).
+    Id,
+}
+
+impl TokenKind {
+    /// The member of the answer that it is.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Access => "access_token",
+            Self::Id => "id_token",
+        }
+    }
+}
+
+impl Federated {
+    /// The path, below Keystone's version, where an access token becomes an unscoped token.
+    pub(super) fn path(&self) -> String {
+        format!(
+            "/OS-FEDERATION/identity_providers/{}/protocols/{}/auth",
+            utf8_percent_encode(&self.identity_provider, &SEGMENT),
+            utf8_percent_encode(&self.protocol, &SEGMENT)
+        )
+    }
+
+    /// The path, below Keystone's version, where a browser's login begins whose token goes to `origin`.
+    pub(super) fn browser_path(&self, origin: &str) -> String {
+        format!(
+            "/auth/OS-FEDERATION/identity_providers/{}/protocols/{}/websso?origin={}",
+            utf8_percent_encode(&self.identity_provider, &SEGMENT),
+            utf8_percent_encode(&self.protocol, &SEGMENT),
+            utf8_percent_encode(origin, NON_ALPHANUMERIC)
+        )
+    }
+
+    /// Where its secrets come from.
+    pub(super) fn sources(&self) -> Vec<&Source> {
+        let mut sources = Vec::new();
+        match &self.grant {
+            Grant::AccessToken(token) => sources.push(token),
+            Grant::Password { client, password, otp, .. } => {
+                sources.extend(&client.secret);
+                sources.push(password);
+                if let Some((_, Passcode::Given(source) | Passcode::Computed(source))) = otp {
+                    sources.push(source);
+                }
+            }
+            Grant::ClientCredentials(client) | Grant::Device { client, .. } => sources.extend(&client.secret),
+            Grant::Code { client, from, .. } => {
+                sources.extend(&client.secret);
+                if let CodeSource::Given(code) = from {
+                    sources.push(code);
+                }
+            }
+            Grant::WebSso { .. } => {}
+        }
+        sources
+    }
+
+    /// Whether what it shows is good for one login only.
+    pub(super) fn is_one_time(&self) -> bool {
+        matches!(self.grant, Grant::Password { otp: Some(_), .. })
+    }
+}
+
+/// An address at an identity provider, as it is written: some want a slash at its end, or have a query. Secrets
+/// are sent to it, so it is https, or leads to this machine.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProviderUrl {
+    origin: Origin,
+    target: String,
+}
+
+/// Why a text is no such address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderUrlError {
+    /// No URL that requests are sent to.
+    #[error("{0}")]
+    Url(#[from] UrlError),
+    /// Plain http to another machine.
+    #[error("it must be https, since secrets are sent there (http only to this machine)")]
+    PlainHttp,
+}
+
+impl ProviderUrl {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// See [`ProviderUrlError`].
+    pub fn parse(text: &str) -> Result<Self, ProviderUrlError> {
+        let text = text.trim();
+        let (path, query) = text.split_once('?').unwrap_or((text, ""));
+        if query.contains('#') {
+            return Err(UrlError::Query.into());
+        }
+        let base = BaseUrl::parse(path)?;
+        let uri: Uri = text.parse().map_err(|_| UrlError::NotAUrl)?;
+        let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+        let origin = base.origin().clone();
+        if origin.scheme() != Scheme::Https && !is_loopback(origin.host()) {
+            return Err(ProviderUrlError::PlainHttp);
+        }
+        Ok(Self { origin, target })
+    }
+
+    /// Scheme, host and port.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The same address with more in its query.
+    pub(super) fn with_query(&self, fields: &[(&str, &str)]) -> String {
+        let query = String::from_utf8(form(fields).to_vec()).expect("a form is ASCII");
+        let sign = if self.target.contains('?') { '&' } else { '?' };
+        format!("{}{}{sign}{query}", self.origin, self.target)
+    }
+
+    /// Path and query.
+    pub(crate) fn target(&self) -> &str {
+        &self.target
+    }
+}
+
+/// Without path and query, which may be anything.
+impl fmt::Debug for ProviderUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/...", self.origin)
+    }
+}
+
+pub(crate) fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The longest that is waited for a person, seconds.
+const LONGEST_WAIT: u64 = 3600;
+
+/// Why an identity provider's login came to nothing.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// No answer.
+    #[error("the identity provider at {host} can't be reached; is `{option}` right, and is it up?")]
+    Unreachable {
+        /// Who.
+        host: String,
+        /// The option that leads there.
+        option: &'static str,
+        /// Why.
+        #[source]
+        cause: Arc<upstream::Error>,
+    },
+    /// No answer in time.
+    #[error("the identity provider at {host} did not answer within {} s; it is asked again later", .after.as_secs())]
+    Timeout {
+        /// Who.
+        host: String,
+        /// What it had.
+        after: Duration,
+    },
+    /// 429 or 5xx: not now.
+    #[error("the identity provider at {host} answered {status}{}; it is asked again later", said(.message.as_deref()))]
+    Unavailable {
+        /// Who.
+        host: String,
+        /// The status.
+        status: u16,
+        /// What it said, fit for the log.
+        message: Option<String>,
+        /// How long it wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// It said no (RFC 6749, section 5.2).
+    #[error(
+        "the identity provider at {host} refused the login with {status}{}{}; {}",
+        .code.map(|code| format!(" {code}")).unwrap_or_default(), said(.message.as_deref()), advice(*.code)
+    )]
+    Refused {
+        /// Who.
+        host: String,
+        /// The status.
+        status: u16,
+        /// Its error code, if that is a known one.
+        code: Option<&'static str>,
+        /// What it said, fit for the log.
+        message: Option<String>,
+    },
+    /// An answer that an identity provider would not give.
+    #[error("the identity provider at {host} {what}")]
+    BadReply {
+        /// Who.
+        host: String,
+        /// What was wrong with it, and what may help.
+        what: String,
+    },
+    /// 401 or 403 of Keystone for what the identity provider gave.
+    #[error(
+        "Keystone did not accept what the identity provider gave ({status}{}); check identity_provider, protocol and \
+         access_token_type, and that Keystone's mapping lets this user in", said(.message.as_deref())
+    )]
+    NotAccepted {
+        /// The status.
+        status: u16,
+        /// What Keystone said, fit for the log.
+        message: Option<String>,
+    },
+}
+
+impl ProviderError {
+    /// Whether somebody said no to what was shown.
+    pub fn is_rejection(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::NotAccepted { .. })
+    }
+
+    /// Whether it may be better in a while, without anybody's doing.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Timeout { .. } | Self::Unavailable { .. })
+    }
+
+    /// How long to wait before it makes sense to ask again, as far as is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+fn said(message: Option<&str>) -> String {
+    message.map(|message| format!(" (\"{message}\")")).unwrap_or_default()
+}
+
+/// The error codes of RFC 6749 (section 5.2) and RFC 8628 (section 3.5), and what to do.
+const CODES: [(&str, &str); 9] = [
+    ("invalid_client", "check client_id and client_secret"),
+    ("invalid_grant", "check the user, the password or the code, and that the client may be used for this"),
+    ("invalid_request", "it misses something or knows no such option; check the options of this auth_type"),
+    ("invalid_scope", "check openid_scope"),
+    (
+        "unauthorized_client",
+        "the provider does not let this client log in this way; have that allowed there, or use another auth_type",
+    ),
+    ("unsupported_grant_type", "the provider has no such login; use another auth_type"),
+    ("unsupported_response_type", "the provider has no such login; use another auth_type"),
+    ("access_denied", "the login was declined; start it again, and agree to it"),
+    ("expired_token", "nobody agreed to it in time; start it again"),
+];
+
+fn advice(code: Option<&str>) -> &'static str {
+    let known = CODES.iter().find(|(known, _)| Some(*known) == code);
+    known.map_or("check client_id, client_secret and the user's options", |(_, advice)| advice)
+}
+
+/// A form (`application/x-www-form-urlencoded`), which is wiped when it is dropped.
+pub(super) fn form(fields: &[(&str, &str)]) -> Bytes {
+    // Of its full size from the start, so that it leaves no copy behind.
+    let size = fields.iter().map(|(name, value)| 3 * (name.len() + value.len()) + 2).sum();
+    let mut form = Vec::with_capacity(size);
+    for (name, value) in fields {
+        if !form.is_empty() {
+            form.push(b'&');
+        }
+        let pieces = utf8_percent_encode(name, NON_ALPHANUMERIC).chain(["="]);
+        for piece in pieces.chain(utf8_percent_encode(value, NON_ALPHANUMERIC)) {
+            form.extend_from_slice(piece.as_bytes());
+        }
+    }
+    secret::hold(form)
+}
+
+/// What a discovery document (OpenID Connect Discovery 1.0, section 3) says.
+#[derive(Debug)]
+pub(super) struct Document {
+    host: String,
+    is_local: bool,
+    members: Value,
+}
+
+impl Document {
+    /// Reads the answer of `from`.
+    ///
+    /// # Errors
+    /// [`ProviderError`].
+    pub(super) fn read(from: &ProviderUrl, answer: &Response<Bytes>) -> Result<Self, ProviderError> {
+        let host = from.origin().to_string();
+        if answer.status() != StatusCode::OK {
+            return Err(refusal(from.origin(), answer, "the question for its discovery document", &[]));
+        }
+        match serde_json::from_slice::<Value>(answer.body()) {
+            Ok(members) if members.is_object() => {
+                Ok(Self { host, is_local: is_loopback(from.origin().host()), members })
+            }
+            _ => Err(ProviderError::BadReply {
+                host,
+                what: "has no discovery document there; discovery_endpoint mostly ends in \
+                       /.well-known/openid-configuration"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    /// An endpoint that it names; `option` can stand for it.
+    ///
+    /// # Errors
+    /// [`ProviderError::BadReply`] where there is none that secrets may be sent to.
+    pub(super) fn endpoint(&self, member: &str, option: &str) -> Result<ProviderUrl, ProviderError> {
+        let fail = |why: &str| ProviderError::BadReply {
+            host: self.host.clone(),
+            what: format!("has a discovery document {why}; set {option}"),
+        };
+        let text = self.members[member].as_str().ok_or_else(|| fail(&format!("without a `{member}`")))?;
+        let url = ProviderUrl::parse(text);
+        let url =
+            url.map_err(|_| fail(&format!("whose `{member}` is no https URL that keyway could use")))?;
+        // A document from elsewhere has no say about what is on this machine.
+        if is_loopback(url.origin().host()) && !self.is_local {
+            return Err(fail(&format!("whose `{member}` leads to this machine")));
+        }
+        Ok(url)
+    }
+
+    /// Whether it has this grant, as far as it says.
+    ///
+    /// # Errors
+    /// [`ProviderError::BadReply`] where it has not.
+    pub(super) fn check_grant(&self, grant: &str) -> Result<(), ProviderError> {
+        match self.members["grant_types_supported"].as_array() {
+            Some(supported) if !supported.is_empty() && !supported.iter().any(|known| known == grant) => {
+                Err(ProviderError::BadReply {
+                    host: self.host.clone(),
+                    what: format!(
+                        "does not offer logins with the grant {grant}; have it allowed there, or use another auth_type"
+                    ),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The token of a successful answer. `secrets` are what was sent for it.
+///
+/// # Errors
+/// [`ProviderError`].
+pub(super) fn read_token(
+    from: &Origin,
+    answer: &Response<Bytes>,
+    kind: TokenKind,
+    secrets: &[&str],
+) -> Result<TokenId, ProviderError> {
+    if answer.status() != StatusCode::OK {
+        return Err(refusal(from, answer, "the request for a token", secrets));
+    }
+    let bad = |what: String| ProviderError::BadReply { host: from.to_string(), what };
+    let Ok(mut document) = serde_json::from_slice::<Value>(answer.body()) else {
+        return Err(bad("answered the request for a token with something that is not JSON; is access_token_endpoint right?".to_owned()));
+    };
+    let name = kind.as_str();
+    let token = document[name].as_str().map(|token| TokenId::new(token.trim()));
+    let is_error = document["error"].is_string();
+    secret::wipe(&mut document);
+    match token {
+        Some(Ok(token)) => Ok(token),
+        // There are some that say so with 200.
+        None if is_error => Err(refusal(from, answer, "the request for a token", secrets)),
+        _ => {
+            let hint = match kind {
+                TokenKind::Access => "is access_token_endpoint right?",
+                TokenKind::Id => "is `openid` in openid_scope? Else set access_token_type to access_token",
+            };
+            Err(bad(format!("gave no usable `{name}`; {hint}")))
+        }
+    }
+}
+
+/// A login that a person has to agree to elsewhere (RFC 8628, section 3.2).
+#[derive(Debug)]
+pub(super) struct Device {
+    /// What the client asks with whether it was agreed to.
+    pub(super) code: Secret,
+    /// Where the person goes, and the code to enter there.
+    pub(super) address: String,
+    pub(super) user_code: String,
+    /// The same address with the code in it, if there is one.
+    pub(super) complete: Option<String>,
+    /// When it is over.
+    pub(super) ends: Instant,
+    /// How long to wait between two questions.
+    pub(super) interval: Duration,
+}
+
+impl Device {
+    /// Reads the answer of the device authorization endpoint, which came at `now`.
+    ///
+    /// # Errors
+    /// [`ProviderError`].
+    pub(super) fn read(
+        from: &Origin,
+        answer: &Response<Bytes>,
+        now: Instant,
+        secrets: &[&str],
+    ) -> Result<Self, ProviderError> {
+        if answer.status() != StatusCode::OK {
+            return Err(refusal(from, answer, "the request for a code", secrets));
+        }
+        let bad = |what: &str| ProviderError::BadReply {
+            host: from.to_string(),
+            what: format!("{what}; is device_authorization_endpoint right?"),
+        };
+        let mut document: Value = serde_json::from_slice(answer.body())
+            .map_err(|_| bad("answered the request for a code with something that is not JSON"))?;
+        let read = Self::read_document(&document, now)
+            .map_err(|name| bad(&format!("answered the request for a code without a usable `{name}`")));
+        secret::wipe(&mut document);
+        read
+    }
+
+    fn read_document(document: &Value, now: Instant) -> Result<Self, &'static str> {
+        let text = |name| document[name].as_str().filter(|text| is_for_people(text)).ok_or(name);
+        let address = |name| {
+            text(name).and_then(|text| ProviderUrl::parse(text).map(|_| text.to_owned()).map_err(|_| name))
+        };
+        let code = document["device_code"].as_str().filter(|code| !code.is_empty()).ok_or("device_code")?;
+        let life = document["expires_in"].as_u64().filter(|life| *life > 0).ok_or("expires_in")?;
+        let interval = document["interval"].as_u64().unwrap_or(5).clamp(1, 60);
+        // Some still say it as the drafts did.
+        let verification = address("verification_uri").or_else(|_| address("verification_url"));
+        Ok(Self {
+            code: Secret::new(code),
+            address: verification.map_err(|_| "verification_uri")?,
+            user_code: text("user_code")?.to_owned(),
+            complete: address("verification_uri_complete").ok(),
+            ends: now + Duration::from_secs(life.min(LONGEST_WAIT)),
+            interval: Duration::from_secs(interval),
+        })
+    }
+}
+
+/// Whether a text can be shown in a terminal as it is.
+fn is_for_people(text: &str) -> bool {
+    (1..=2000).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Checks that an id token belongs to the login with this nonce (OpenID Connect Core 1.0, section 3.1.3.7). There
+/// may be none. Its signature is Keystone's business; it came from the provider itself.
+///
+/// # Errors
+/// [`ProviderError::BadReply`] for one of another login.
+pub(super) fn check_nonce(
+    from: &Origin,
+    answer: &Response<Bytes>,
+    nonce: &Secret,
+) -> Result<(), ProviderError> {
+    let mut document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    let is_ours = document["id_token"].as_str().is_none_or(|token| {
+        let claims = token.split('.').nth(1).and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok());
+        let claims: Option<Value> = claims.and_then(|claims| serde_json::from_slice(&claims).ok());
+        claims.is_some_and(|claims| claims["nonce"].as_str() == Some(nonce.expose()))
+    });
+    secret::wipe(&mut document);
+    if is_ours {
+        return Ok(());
+    }
+    let what = "gave an id token of another login (its nonce is not this one's); start it again".to_owned();
+    Err(ProviderError::BadReply { host: from.to_string(), what })
+}
+
+/// The error of a login that a browser brought, as far as it is a known one.
+pub(super) fn declined(from: &Origin, error: &str) -> ProviderError {
+    let code = CODES.iter().find(|(known, _)| *known == error).map(|(code, _)| *code);
+    ProviderError::Refused { host: from.to_string(), status: 302, code, message: None }
+}
+
+/// What a client shows first and last of a login that is its own; nothing without a method.
+pub(super) fn verifier() -> Secret {
+    // 32 bytes are the least (RFC 7636, section 7.1).
+    let bytes = private::random::<42>();
+    Secret::new(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// The fields that begin such a login.
+pub(super) fn challenge_fields(challenge: Challenge, verifier: &Secret) -> [(&'static str, String); 2] {
+    [("code_challenge_method", challenge.as_str().to_owned()), ("code_challenge", challenge.of(verifier))]
+}
+
+/// What an answer means that does not hold what was asked for. `asked` names the request for people; `secrets`
+/// are what was sent with it, so that no echo of them gets into a log.
+pub(super) fn refusal(
+    from: &Origin,
+    answer: &Response<Bytes>,
+    asked: &str,
+    secrets: &[&str],
+) -> ProviderError {
+    let host = from.to_string();
+    let status = answer.status();
+    let message = error_message(answer.body(), secrets);
+    let code = error_code(answer.body());
+    let known = code.as_deref().and_then(|code| CODES.iter().find(|(known, _)| *known == code));
+    let is_busy = matches!(code.as_deref(), Some("temporarily_unavailable" | "server_error"));
+    if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() || is_busy {
+        let retry_after = retry_after(answer.headers(), SystemTime::now());
+        return ProviderError::Unavailable { host, status: status.as_u16(), message, retry_after };
+    }
+    if known.is_some() || code.is_some() || matches!(status.as_u16(), 401 | 403) {
+        // The code says it already.
+        let message = message.filter(|message| known.is_none() || Some(message) != code.as_ref());
+        let code = known.map(|(code, _)| *code);
+        return ProviderError::Refused { host, status: status.as_u16(), code, message };
+    }
+    let what = if status.is_redirection() {
+        let mut to = redirect_host(answer.headers());
+        if secrets.iter().any(|secret| secret::is_echoed(&to, secret)) {
+            "another host".clone_into(&mut to);
+        }
+        format!(
+            "answered {asked} with {status}, a redirect to {to}, which keyway does not follow; set the option to where it leads, if that is right"
+        )
+    } else {
+        format!("answered {asked} with {status}; is its URL in the configuration right?")
+    };
+    ProviderError::BadReply { host, what }
+}
+
+/// The `error` of an answer (RFC 6749, section 5.2).
+pub(super) fn error_code(body: &[u8]) -> Option<String> {
+    let document: Value = serde_json::from_slice(body).ok()?;
+    document["error"].as_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn url(text: &str) -> ProviderUrl {
+        ProviderUrl::parse(text).unwrap()
+    }
+
+    fn answer(status: u16, body: impl ToString) -> Response<Bytes> {
+        Response::builder()
+            .status(status)
+            .header("retry-after", "7")
+            .body(Bytes::from(body.to_string()))
+            .unwrap()
+    }
+
+    #[test]
+    fn an_address_stays_as_it_is_written_and_is_https() {
+        for (text, origin, target) in [
+            ("https://idp.example/token/", "https://idp.example", "/token/"),
+            ("https://idp.example:8443/a?p=B2C_1", "https://idp.example:8443", "/a?p=B2C_1"),
+            ("https://idp.example", "https://idp.example", "/"),
+            ("http://127.0.0.1:8080/t", "http://127.0.0.1:8080", "/t"),
+            ("http://[::1]/t", "http://[::1]", "/t"),
+            ("http://localhost/t", "http://localhost", "/t"),
+        ] {
+            let url = url(text);
+            assert_eq!((url.origin().to_string().as_str(), url.target()), (origin, target));
+            assert!(!format!("{url:?}").contains("B2C"));
+        }
+        for text in ["http://idp.example/t", "http://127.0.0.1.example/t", "http://localhost.example/"] {
+            assert_eq!(ProviderUrl::parse(text), Err(ProviderUrlError::PlainHttp), "{text}");
+        }
+        for text in [
+            "",
+            "idp.example",
+            "ftp://idp.example",
+            "https://u:p@idp.example/",
+            "https://idp.example/t?a#b",
+            "https://idp.example/../t",
+        ] {
+            assert!(matches!(ProviderUrl::parse(text), Err(ProviderUrlError::Url(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_path_of_a_login_holds_any_name_as_one_segment() {
+        let path = |identity_provider: &str, protocol: &str| {
+            let grant = Grant::AccessToken(secret::Secret::new("t").into());
+            Federated {
+                identity_provider: identity_provider.to_owned(),
+                protocol: protocol.to_owned(),
+                grant,
+                cloud: "c".to_owned(),
+                place: None,
+            }
+            .path()
+        };
+        assert_eq!(
+            path("my-idp", "openid"),
+            "/OS-FEDERATION/identity_providers/my-idp/protocols/openid/auth"
+        );
+        assert_eq!(
+            path("a/b c", "?é"),
+            "/OS-FEDERATION/identity_providers/a%2Fb%20c/protocols/%3F%C3%A9/auth"
+        );
+    }
+
+    #[test]
+    fn a_form_holds_any_text() {
+        let form =
+            form(&[("grant_type", "password"), ("scope", "openid profile"), ("password", "a&b=c+d%é")]);
+        assert_eq!(form, "grant%5Ftype=password&scope=openid%20profile&password=a%26b%3Dc%2Bd%25%C3%A9");
+    }
+
+    #[test]
+    fn a_discovery_document_leads_to_https_only() {
+        let from = url("https://idp.example/.well-known/openid-configuration");
+        let document =
+            |member: Value| Document::read(&from, &answer(200, json!({ "token_endpoint": member })));
+        let endpoint =
+            |member: Value| document(member).unwrap().endpoint("token_endpoint", "access_token_endpoint");
+        assert_eq!(endpoint("https://other.example/t".into()).unwrap(), url("https://other.example/t"));
+        for (member, expected) in [
+            (Value::Null, "without a `token_endpoint`; set access_token_endpoint"),
+            (json!(["https://idp.example"]), "without a `token_endpoint`"),
+            ("http://idp.example/t".into(), "is no https URL"),
+            ("https://hunter2@idp.example/t".into(), "is no https URL"),
+            ("http://127.0.0.1:5000/t".into(), "leads to this machine"),
+            ("https://localhost/t".into(), "leads to this machine"),
+        ] {
+            let error = endpoint(member).unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
+        }
+        let local = url("http://127.0.0.1:1/d");
+        let document =
+            Document::read(&local, &answer(200, json!({"token_endpoint": "http://127.0.0.1:2/t"}))).unwrap();
+        assert_eq!(document.endpoint("token_endpoint", "o").unwrap().target(), "/t");
+        for body in ["", "[]", "<html>", "7"] {
+            assert!(
+                Document::read(&from, &answer(200, body))
+                    .unwrap_err()
+                    .to_string()
+                    .contains("no discovery document")
+            );
+        }
+        assert!(Document::read(&from, &answer(404, "")).unwrap_err().to_string().contains("with 404"));
+    }
+
+    #[test]
+    fn a_grant_that_is_not_offered_is_named() {
+        let from = url("https://idp.example/d");
+        let check = |supported: Value| {
+            let document = json!({ "grant_types_supported": supported });
+            Document::read(&from, &answer(200, document)).unwrap().check_grant("password")
+        };
+        for fine in [Value::Null, json!([]), json!(["authorization_code", "password"])] {
+            check(fine).unwrap();
+        }
+        let error = check(json!(["authorization_code"])).unwrap_err().to_string();
+        assert!(error.contains("the grant password"), "{error}");
+    }
+
+    #[track_caller]
+    fn check_token(status: u16, body: impl ToString, kind: TokenKind, expected: &str) {
+        let from = url("https://idp.example/t");
+        let error = read_token(from.origin(), &answer(status, body), kind, &["hunter2"]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(expected) && text.contains("https://idp.example"), "{text}");
+        assert!(!format!("{text}{error:?}").contains("hunter2"), "{text} {error:?}");
+    }
+
+    // Promise 76.
+    #[test]
+    fn what_is_no_token_says_what_to_do_and_no_secret() {
+        use TokenKind::{Access, Id};
+        let error = |code: &str| json!({ "error": code });
+        check_token(400, error("invalid_grant"), Access, "with 400 invalid_grant; check the user");
+        check_token(
+            401,
+            error("invalid_client"),
+            Access,
+            "401 invalid_client; check client_id and client_secret",
+        );
+        check_token(400, error("invalid_scope"), Access, "check openid_scope");
+        check_token(400, error("unauthorized_client"), Access, "does not let this client");
+        check_token(400, error("its_own"), Access, "with 400 (\"its_own\"); check client_id");
+        check_token(200, error("invalid_grant"), Access, "invalid_grant");
+        check_token(401, "", Access, "with 401; check client_id");
+        let described = json!({"error": "invalid_grant", "error_description": "no\nsuch user"});
+        check_token(400, described, Access, "invalid_grant (\"no such user\")");
+        let echo = json!({"error": "invalid_grant", "error_description": "hunter2 is wrong"});
+        check_token(400, echo, Access, "with 400 invalid_grant; check");
+        check_token(400, error("hunter2"), Access, "with 400; check");
+        check_token(400, error("temporarily_unavailable"), Access, "answered 400");
+        check_token(503, "", Access, "answered 503");
+        check_token(429, "", Access, "asked again later");
+        check_token(404, "", Access, "with 404 Not Found; is its URL");
+        check_token(400, "no", Access, "with 400 Bad Request; is its URL");
+        check_token(302, "", Access, "a redirect to nowhere");
+        check_token(200, "<html>hunter2", Access, "not JSON");
+        check_token(200, json!({"access_token": 7}), Access, "no usable `access_token`");
+        check_token(200, json!({"access_token": ""}), Access, "no usable `access_token`");
+        check_token(200, json!({"access_token": "a b\r\nx: y"}), Access, "no usable `access_token`");
+        check_token(200, json!({"access_token": "a"}), Id, "is `openid` in openid_scope?");
+        check_token(200, "[]", Access, "no usable `access_token`");
+        let from = url("https://idp.example/t");
+        let refused = refusal(from.origin(), &answer(503, ""), "it", &[]);
+        assert_eq!(refused.retry_after(), Some(Duration::from_secs(7)));
+        let both = answer(200, json!({"access_token": "a", "id_token": "i"}));
+        for (kind, expected) in [(Access, "a"), (Id, "i")] {
+            assert_eq!(read_token(from.origin(), &both, kind, &[]).unwrap().expose(), expected);
+        }
+    }
+}
