@@ -492,6 +492,10 @@ fn logins() -> Vec<Case> {
             "identity_provider: i, protocol: p, client_id: c, username: u, password: x, openid_scope: s, discovery_endpoint: 'https://d'",
         ),
         (
+            "v3oidcpassword",
+            "identity_provider: i, protocol: p, client_id: c, username: u, password: x, openid_scope: a, scope: b, discovery_endpoint: 'https://d'",
+        ),
+        (
             "v3oidcclientcredentials",
             "identity_provider: i, protocol: p, client_id: c, client_secret: s, access_token_endpoint: 'https://d'",
         ),

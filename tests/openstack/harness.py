@@ -29,7 +29,8 @@ MIB = 1 << 20
 LEGACY_URL = "http://127.0.0.1:5001/v2.0"
 # What shows that a service of --services runs: a name that `stack status` prints.
 PROBES = {"keystone": "keystone", "glance": "glance", "nova": "nova-api", "neutron": "neutron-api",
-          "cinder": "cinder-api", "swift": "swift-proxy", "heat": "heat-api", "legacy": "keystone-pike"}
+          "cinder": "cinder-api", "swift": "swift-proxy", "heat": "heat-api", "federation": "apache",
+          "legacy": "keystone-pike"}
 # This run's own folder; `main` makes it.
 WORK = Path(tempfile.gettempdir()) / ("keyway-openstack-%d" % os.getpid())
 PROGRAM = None                          # the keyway that is tested; `main` sets it

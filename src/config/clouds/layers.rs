@@ -39,7 +39,7 @@ const TOP_FIRST: [(&str, &[&str]); 10] = [
 ];
 
 /// Login options that win in `auth`, with their old names.
-const AUTH_FIRST: [(&str, &[&str]); 40] = [
+const AUTH_FIRST: [(&str, &[&str]); 39] = [
     ("auth_url", &[]),
     ("username", &["user_name"]),
     ("user_id", &[]),
@@ -56,7 +56,6 @@ const AUTH_FIRST: [(&str, &[&str]); 40] = [
     ("protocol", &[]),
     ("client_id", &[]),
     ("client_secret", &[]),
-    ("scope", &["openid_scope"]),
     ("access_token", &[]),
     ("access_token_endpoint", &[]),
     ("access_token_type", &[]),
@@ -326,6 +325,9 @@ fn clean(entry: &mut Entry) {
         let old = others.first().copied().unwrap_or(name);
         settle(entry, name, &[(true, name), (true, old), (false, name), (false, old)]);
     }
+    // Written `openid_scope`, but keystoneauth works with it as `scope`.
+    let (scope, written) = ("scope", "openid_scope");
+    settle(entry, scope, &[(true, written), (false, written), (true, scope), (false, scope)]);
     share_domain(entry);
 }
 
