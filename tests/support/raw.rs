@@ -157,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                     return found;
                 }
                 if !self.fill().await {
-                    let rest = String::from_utf8_lossy(&self.seen[self.taken..]).into_owned();
+                    let rest = shown(&self.seen[self.taken..]);
                     panic!("{place}: the connection ended before {needle:?}, after {rest:?}");
                 }
             }
@@ -171,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         async move {
             while self.seen.len() - self.taken < length {
                 if !self.fill().await {
-                    let rest = String::from_utf8_lossy(&self.seen[self.taken..]).into_owned();
+                    let rest = shown(&self.seen[self.taken..]);
                     panic!("{place}: the connection ended within {length} bytes, after {rest:?}");
                 }
             }
@@ -411,4 +411,10 @@ async fn record(listener: TcpListener, connections: Arc<Mutex<Vec<Vec<u8>>>>) {
             }
         });
     }
+}
+
+/// The beginning of what came, for a test that expected something else.
+fn shown(bytes: &[u8]) -> String {
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(2000)]);
+    format!("{start} ({} bytes)", bytes.len())
 }
