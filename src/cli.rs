@@ -104,6 +104,9 @@ pub enum Command {
     Logout,
     /// Say of each cloud whether it needs a person's login, whether there is one, and when it ends
     Status,
+    /// Make, list and revoke API keys: what an identity shows instead of a password
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Print what points an OpenStack client at keyway: OS_* lines for a shell
     Env {
         /// A clouds.yaml instead
@@ -115,6 +118,32 @@ pub enum Command {
         /// The command and its arguments, behind `--`
         #[arg(last = true, required = true, value_name = "CMD")]
         command: Vec<OsString>,
+    },
+}
+
+/// What to do with API keys.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key for an identity and print it, which nobody can do again: what is kept is a hash
+    New {
+        /// The identity, as in [identity.NAME]
+        name: String,
+        /// When it ends: 90d, 2027-01-31 or 2027-01-31T18:00:00Z; without it, when it is revoked
+        #[arg(long, value_name = "WHEN", value_parser = crate::commands::keys::ends)]
+        expires: Option<jiff::Timestamp>,
+        /// What it is for
+        #[arg(long, default_value = "", hide_default_value = true)]
+        note: String,
+    },
+    /// List the keys, without what they are
+    List {
+        /// Of this identity only
+        name: Option<String>,
+    },
+    /// Take a key away
+    Revoke {
+        /// The 16 digits that name it
+        id: String,
     },
 }
 

@@ -1,5 +1,7 @@
 //! The commands that ask and print, without serving: check, routes, token, env.
 
+pub mod keys;
+
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
@@ -276,8 +278,8 @@ pub async fn env(config: &Config, shared: &Shared, by_name: bool, as_yaml: bool)
         let _ = writeln!(text, "# {remark}");
         tracing::warn!("{remark}");
     }
-    let (user, password) = match (listener.logins, config.facade.logins.first()) {
-        (Logins::Configured, Some(login)) => (login.name.as_str(), None),
+    let (user, password) = match (listener.logins, config.identities.first()) {
+        (Logins::Configured, Some(identity)) => (identity.name.as_str(), None),
         (Logins::Configured, None) => (openrc::USER, None),
         (Logins::Any, _) => (openrc::USER, Some(openrc::USER)),
     };
@@ -311,9 +313,9 @@ fn serves_clients(listener: &Listener) -> bool {
 fn remarks(config: &Config, listener: &Listener) -> Vec<String> {
     let mut remarks = Vec::new();
     if listener.logins == Logins::Configured {
-        let names: Vec<_> = config.facade.logins.iter().map(|login| login.name.as_str()).collect();
+        let names: Vec<_> = config.identities.iter().map(|identity| identity.name.as_str()).collect();
         remarks.push(format!(
-            "the listener {} wants a login: set the password of one of {}",
+            "the listener {} wants a login: set the password (or a key) of one of {}",
             listener.name,
             names.join(", ")
         ));
@@ -412,7 +414,7 @@ pub fn banner(config: &Config, shared: &Shared, base: &str, admin: &str) -> Stri
     if serves_clients(&config.listeners[0]) {
         let password = match config.listeners[0].logins {
             Logins::Any => "any password",
-            Logins::Configured => "one of your logins",
+            Logins::Configured => "one of your identities",
         };
         let _ =
             writeln!(text, "\nOpenStack clients: OS_AUTH_URL={base}/identity and {password}; see keyway env");

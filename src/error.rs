@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use crate::entry::Refusal;
 use crate::facade;
+use crate::identity::{Exceeded, Identity};
 use crate::keystone::{AuthError, NoEndpoint, ProviderError};
 use crate::route::RouteError;
 use crate::upstream;
@@ -111,10 +112,30 @@ pub enum ProxyError {
         keystone: String,
     },
     /// A login that the configuration does not have.
-    #[error("there is no such login, or it has another password; log in as a [login.NAME] of keyway.toml")]
+    #[error(
+        "there is no such identity, or it has another password or key; log in as an [identity.NAME] of keyway.toml"
+    )]
     WrongPassword {
         /// As in [`ProxyError::Unauthorized`].
         keystone: String,
+    },
+    /// The identity's rights do not reach there.
+    #[error(
+        "`{rule}` of identity `{identity}` denies this request; ask for what it allows, or have it changed"
+    )]
+    Beyond {
+        /// Whose.
+        identity: String,
+        /// Which of its rights: `clouds`, `projects`, `regions`.
+        rule: &'static str,
+    },
+    /// An identity has too many requests.
+    #[error("{}", too_many(identity, *exceeded))]
+    Limited {
+        /// Whose.
+        identity: String,
+        /// What there is too much of.
+        exceeded: Exceeded,
     },
     /// Too many wrong passwords.
     #[error("too many wrong passwords came in by this listener; try again shortly, with the right one")]
@@ -165,9 +186,9 @@ impl ProxyError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Entry(refusal) => refusal.status(),
-            Self::Denied { .. } | Self::TokenScope => StatusCode::FORBIDDEN,
+            Self::Denied { .. } | Self::Beyond { .. } | Self::TokenScope => StatusCode::FORBIDDEN,
             Self::Unauthorized { .. } | Self::WrongPassword { .. } => StatusCode::UNAUTHORIZED,
-            Self::TooManyLogins { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyLogins { .. } | Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Route(RouteError::NoService | RouteError::EmptySelector(_) | RouteError::NoOrigin)
             | Self::UnknownCloud { .. }
             | Self::NoOrigin { .. }
@@ -199,7 +220,8 @@ impl ProxyError {
     pub fn reason(&self) -> Reason {
         Reason(match self {
             Self::Entry(refusal) => refusal.reason(),
-            Self::Denied { .. } => "denied",
+            Self::Denied { .. } | Self::Beyond { .. } => "denied",
+            Self::Limited { .. } => "too_many_requests",
             Self::Unauthorized { .. } => "bad_token",
             Self::WrongPassword { .. } => "bad_login",
             Self::TooManyLogins { .. } => "too_many_logins",
@@ -238,9 +260,31 @@ impl ProxyError {
                 Some(error.retry_after().unwrap_or(Duration::from_secs(1)).max(Duration::from_secs(1)))
             }
             Self::Overloaded => Some(Duration::from_secs(1)),
-            Self::TooManyLogins { wait } => Some((*wait).max(Duration::from_secs(1))),
+            Self::TooManyLogins { wait } | Self::Limited { exceeded: Exceeded::Rate(wait), .. } => {
+                Some((*wait).max(Duration::from_secs(1)))
+            }
+            Self::Limited { exceeded: Exceeded::Requests, .. } => Some(Duration::from_secs(1)),
             _ => None,
         }
+    }
+}
+
+impl ProxyError {
+    /// A right of an identity's that does not reach as far as a request.
+    #[cold]
+    pub fn beyond(identity: &Identity, rule: &'static str) -> Self {
+        Self::Beyond { identity: identity.name.clone(), rule }
+    }
+}
+
+fn too_many(identity: &str, exceeded: Exceeded) -> String {
+    match exceeded {
+        Exceeded::Rate(_) => format!(
+            "identity `{identity}` has more requests per second than its `rate`; send fewer, or have it raised"
+        ),
+        Exceeded::Requests => format!(
+            "identity `{identity}` has as many requests under way as its `requests` allows; wait for some, or have it raised"
+        ),
     }
 }
 

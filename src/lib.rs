@@ -19,6 +19,7 @@ pub mod error;
 pub mod facade;
 pub mod framing;
 pub mod gateway;
+pub mod identity;
 pub mod incoming;
 pub mod keystone;
 pub mod metrics;

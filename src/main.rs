@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use keyway::app::{self, App};
-use keyway::cli::{Cli, Command};
+use keyway::cli::{Cli, Command, KeyCommand};
 use keyway::config::{Config, Env, Log, Problems};
 use keyway::keystone::{Auth, Key};
 use keyway::{commands, demo, telemetry};
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
     let env = Env::new(variables, std::env::current_dir().unwrap_or_default());
     let read = || match command {
         Command::Demo => Config::load_without_clouds(&overrides, &env),
+        Command::Key(_) => Config::load_identities(&overrides, &env),
         _ => Config::load(&overrides, &env),
     };
     let config = match read() {
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
     }
     let done = match &command {
         Command::Run { command } => run::run(config, run::Task { command, inherited, limits }),
+        Command::Key(command) => keys(&config, command),
         command => serve_or_ask(command, config, &read, cli.names_clouds()),
     };
     match done {
@@ -77,6 +79,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn keys(config: &Config, command: &KeyCommand) -> anyhow::Result<ExitCode> {
+    use keyway::commands::{Outcome, keys};
+    let only = |text| Outcome { text, failed: false };
+    let outcome = match command {
+        KeyCommand::New { name, expires, note } => {
+            keys::new(config, name, *expires, note, &mut |text| eprintln!("{text}")).map(only)
+        }
+        KeyCommand::List { name } => keys::list(config, name.as_deref()),
+        KeyCommand::Revoke { id } => keys::revoke(config, id).map(only),
+    };
+    let outcome = outcome.map_err(anyhow::Error::msg)?;
+    print(&outcome.text);
+    Ok(if outcome.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// `read` reads the configuration once more: same flags, same environment.

@@ -41,6 +41,8 @@ pub struct Metrics {
     pub denied: IntCounterVec,
     /// Logins at keyway's own Keystone: `{result}`, `ok`, `refused` or `limited`.
     pub logins: IntCounterVec,
+    /// Requests of identities that had too many: `{identity, limit}`.
+    pub identity_limited: IntCounterVec,
     /// Requests whose token of keyway's was not good, or missing: `{why}`, see [`Metrics::show_refusals`].
     pub sessions_refused: IntCounterVec,
     /// Calls to Keystone for a token: `{cloud,reason,result}`.
@@ -51,6 +53,8 @@ pub struct Metrics {
     pub token_expiry: GaugeVec,
     /// When the login of a person ends, UNIX seconds; 0 where there is none: `{cloud}`.
     pub login_expiry: GaugeVec,
+    /// When an API key was last used, UNIX seconds: `{identity, key}`, by the key's name.
+    pub key_used: IntGaugeVec,
     /// Attempts to read the configuration anew: `{result}`, `ok` or `failed`.
     reloads: IntCounterVec,
     last_reload_successful: IntGauge,
@@ -261,6 +265,12 @@ impl Metrics {
         )
         .expect("names and labels are valid");
         registry.register(Box::new(login_expiry.clone())).expect("names are unique");
+        let key_used = IntGaugeVec::new(
+            Opts::new("keyway_api_key_last_used_timestamp_seconds", "When an API key was last used"),
+            &["identity", "key"],
+        )
+        .expect("names and labels are valid");
+        registry.register(Box::new(key_used.clone())).expect("names are unique");
         let token_backoff = GaugeVec::new(
             Opts::new(
                 "keyway_token_backoff_until_timestamp_seconds",
@@ -321,6 +331,11 @@ impl Metrics {
                 &["reason"],
             ),
             logins,
+            identity_limited: counters(
+                "keyway_identity_limited_total",
+                "Requests that were refused because their identity had too many",
+                &["identity", "limit"],
+            ),
             sessions_refused: counters(
                 "keyway_sessions_refused_total",
                 "Requests with a token of keyway's that is not good, or without one where it is wanted",
@@ -404,6 +419,7 @@ impl Metrics {
             breaker_open,
             token_expiry,
             login_expiry,
+            key_used,
             connections,
             in_flight,
             registry,

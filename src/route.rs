@@ -175,6 +175,11 @@ impl<'a> Route<'a> {
         self.selector(2, "project")
     }
 
+    /// Whether the path names a project.
+    pub fn names_project(&self) -> bool {
+        self.raw[2].is_some()
+    }
+
     /// The service as the path has it, percent-encoding included; `origin` where it names an origin.
     pub fn service_as_written(&self) -> &'a str {
         if self.form == Form::Origin { ORIGIN } else { self.raw[3].expect("parse found a service") }

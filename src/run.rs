@@ -20,7 +20,8 @@ use http::header::{HeaderName, HeaderValue};
 use keyway::app::App;
 use keyway::commands;
 use keyway::config::{Config, Listener};
-use keyway::facade::{Login, Logins};
+use keyway::facade::Logins;
+use keyway::identity;
 use keyway::keystone::{AuthError, Key, Secret, Token};
 use keyway::openrc::{self, Access};
 use ring::rand::SecureRandom as _;
@@ -133,7 +134,10 @@ fn private(mut config: Config, secret: &str) -> anyhow::Result<Config> {
     admin.entry.required = Some((HeaderName::from_static("x-auth-token"), value));
     config.listeners = vec![main];
     config.admin = admin;
-    config.facade.logins = vec![Login { name: openrc::USER.to_owned(), password: Secret::new(secret) }];
+    let password = Some(Secret::new(secret));
+    config.identities =
+        vec![identity::Config { name: openrc::USER.to_owned(), password, ..Default::default() }];
+    config.api_keys = None;
     Ok(config)
 }
 
@@ -355,7 +359,7 @@ mod tests {
         let (name, value) = private.admin.entry.required.as_ref().expect("the admin listener asks for it");
         assert_eq!((name.as_str(), value.to_str().unwrap()), ("x-auth-token", "s3cret"));
         assert!(!format!("{private:?}").contains("s3cret"));
-        assert_eq!((private.facade.logins.len(), private.facade.state), (1, None));
+        assert_eq!((private.identities.len(), private.facade.state), (1, None));
     }
 
     #[test]

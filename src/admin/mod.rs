@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::directory;
 use crate::entry::Refusal;
 use crate::gateway::{Shared, X_KEYWAY_ERROR};
+use crate::identity::Keyring;
 use crate::incoming::Incoming;
 use crate::keystone::{self, Auth, AuthError, Status};
 use crate::metrics::{BREAKER_STATES, Metrics};
@@ -70,6 +71,7 @@ impl Admin {
                     show_state(&shared.metrics, &cloud.name, &shared.tokens.status(index));
                 }
                 show_logins(shared);
+                show_keys(&shared.metrics, &shared.identities.keyring);
                 answer(StatusCode::OK, METRICS, shared.metrics.render())
             }
             "/status" => answer(StatusCode::OK, JSON, format!("{:#}\n", self.status(shared))),
@@ -202,6 +204,18 @@ fn ready(shared: &Shared) -> Response<Full<Bytes>> {
     let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text);
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
+}
+
+/// When each key was last used; of those that are gone, nothing is left.
+fn show_keys(metrics: &Metrics, keyring: &Keyring) {
+    metrics.key_used.reset();
+    for known in keyring.all() {
+        let used = known.used.load(Ordering::Relaxed);
+        if used > 0 {
+            let labels = [known.key.identity.as_str(), &known.key.id.to_string()];
+            metrics.key_used.with_label_values(&labels).set(used);
+        }
+    }
 }
 
 /// How a cloud's logins stand right now, for its metrics.

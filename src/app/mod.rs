@@ -26,6 +26,7 @@ use crate::entry::Entry;
 use crate::error::ProxyError;
 use crate::facade;
 use crate::gateway::{self, Door, Gateway, Shared};
+use crate::identity::{Identities, Keyring};
 use crate::keystone::{Discovery, Event, Observer, Store, TokenCache};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::server::{self, Address, Clients, Drain, Fallback, Socket};
@@ -142,13 +143,15 @@ impl App {
             metrics: Arc::clone(&metrics),
             discovery: Discovery::new(runtime.clone()),
             keys: Arc::new(facade::Keys::load(&config.facade)),
+            keyring: Arc::new(Keyring::load(config.api_keys.clone())),
             draining: Arc::clone(&draining),
         };
-        let shared = parts
-            .shared(doors(config, listeners.iter().chain([&admin]).map(|running| &running.address)), runtime);
+        let doors = doors(config, listeners.iter().chain([&admin]).map(|running| &running.address));
+        let shared = parts.shared(doors, None, runtime);
         metrics.configured(shared.read_at.as_second());
         shared.tokens.warm();
         runtime.spawn(parts.keys.watch());
+        runtime.spawn(parts.keyring.watch());
 
         let (patience, _) = watch::channel(config.drain);
         let (ended, running) = watch::channel(());
@@ -183,7 +186,7 @@ impl App {
         runtime.spawn(server::serve(
             admin_socket.pop().expect("one was asked for"),
             admin.settings.subscribe(),
-            move |request| Arc::clone(&handler).handle(request),
+            move |_, request| Arc::clone(&handler).handle(request),
             ADMIN_FALLBACK,
             admin_drain.clone(),
             metrics.admin_connections(),
@@ -359,9 +362,10 @@ pub fn parts(config: &Config, runtime: &Handle) -> Result<Arc<Shared>, StartErro
         metrics: Metrics::new(),
         discovery: Discovery::new(runtime.clone()),
         keys: Arc::default(),
+        keyring: Arc::new(Keyring::load(None)),
         draining: Arc::default(),
     };
-    Ok(parts.shared(Vec::new(), runtime))
+    Ok(parts.shared(Vec::new(), None, runtime))
 }
 
 /// What everything that serves requests is made of.
@@ -372,6 +376,7 @@ struct Parts<'a> {
     metrics: Arc<Metrics>,
     discovery: Discovery,
     keys: Arc<facade::Keys>,
+    keyring: Arc<Keyring>,
     draining: Arc<AtomicBool>,
 }
 
@@ -381,7 +386,8 @@ impl Parts<'_> {
         self.tls.iter().map(|tls| upstream::Client::with_tls(Arc::clone(tls), timeouts)).collect()
     }
 
-    fn shared(&self, doors: Vec<Door>, runtime: &Handle) -> Arc<Shared> {
+    /// `old` are the identities so far.
+    fn shared(&self, doors: Vec<Door>, old: Option<&Identities>, runtime: &Handle) -> Arc<Shared> {
         let (config, clients) = (self.config, self.clients());
         for client in &clients {
             runtime.spawn(client.watch());
@@ -404,7 +410,7 @@ impl Parts<'_> {
                 proof: config.timeouts.proof,
             },
             facade: config.facade.clone(),
-            passwords: facade::Passwords::new(&config.facade.logins),
+            identities: Identities::new(&config.identities, Arc::clone(&self.keyring), old),
             keys: Arc::clone(&self.keys),
             body_limits: config.body_limits.clone(),
             clouds: config.clouds.iter().cloned().map(Arc::new).collect(),
@@ -511,7 +517,8 @@ impl Worker {
             for (index, (settings, socket)) in self.listeners.into_iter().enumerate() {
                 let gateway = self.gateway.clone();
                 // Only a reload ever locks a worker's gateway against it.
-                let handler = move |request| Arc::clone(&gateway.borrow()).handle(index, request);
+                let handler =
+                    move |client, request| Arc::clone(&gateway.borrow()).handle(index, client, request);
                 serving.spawn(server::serve(
                     socket,
                     settings,

@@ -66,14 +66,18 @@ impl App {
             metrics: Arc::clone(&old.metrics),
             discovery: old.discovery.clone(),
             keys: old.keys.reload(&config.facade),
+            keyring: old.identities.keyring.reload(config.api_keys.clone()),
             draining: Arc::clone(&self.draining),
         };
         let addresses = self.listeners.iter().chain([&self.admin]).map(|running| &running.address);
-        let shared = parts.shared(doors(config, addresses), &self.runtime);
+        let shared = parts.shared(doors(config, addresses), Some(&old.identities), &self.runtime);
         shared.tokens.adopt(&old.tokens, &same_logins(old_config, config));
         shared.tokens.warm();
         if !Arc::ptr_eq(&parts.keys, &old.keys) {
             self.runtime.spawn(parts.keys.watch());
+        }
+        if !Arc::ptr_eq(&parts.keyring, &old.identities.keyring) {
+            self.runtime.spawn(parts.keyring.watch());
         }
         for worker in &self.workers {
             let gateway = parts.gateway(&shared, &worker.metrics, self.workers.len());

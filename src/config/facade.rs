@@ -1,17 +1,14 @@
-//! `[facade]`, `[login.NAME]`, and what clients see of a cloud: keyway's own Keystone.
+//! `[facade]`, who may log in at a listener, and what clients see of a cloud: keyway's own Keystone.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::file::Options;
-use super::{Layers, exposure, policy, sources, value};
-use crate::facade::{Config, LONGEST_LIFE, Login, Logins, View, check_state};
-use crate::keystone::{Interface, Secret};
+use super::{Layers, policy, value};
+use crate::facade::{Config, LONGEST_LIFE, Logins, View, check_state};
+use crate::keystone::Interface;
 use crate::secret;
 use crate::server::Address;
-
-/// How short a password of a login may be, characters.
-const SHORTEST: usize = 8;
 
 impl Layers<'_> {
     /// Everything but the clouds. A `demo` keeps nothing, unless it is told where.
@@ -19,8 +16,7 @@ impl Layers<'_> {
         let default = Config::default();
         let token_life = self.setting("facade.token_life", default.token_life, life);
         let state = self.state(is_demo, warnings);
-        let logins = self.logins(warnings);
-        Config { token_life, state, logins, ..default }
+        Config { token_life, state, ..default }
     }
 
     fn state(&mut self, is_demo: bool, warnings: &mut Vec<String>) -> Option<PathBuf> {
@@ -50,70 +46,6 @@ impl Layers<'_> {
         Some(state)
     }
 
-    fn logins(&mut self, warnings: &mut Vec<String>) -> Vec<Login> {
-        let file = self.file;
-        let mut logins: Vec<Login> = Vec::new();
-        for (name, options) in &file.logins {
-            match self.password(options, warnings) {
-                Ok(password) => {
-                    if let Some(other) = logins.iter().find(|login| login.password == password) {
-                        let message = format!(
-                            "is that of login.{} too, and a password alone must tell whose it is: choose another",
-                            other.name
-                        );
-                        self.login_problem(name, "password", &message);
-                    }
-                    logins.push(Login { name: name.clone(), password });
-                }
-                Err((option, message)) => self.login_problem(name, option, &message),
-            }
-        }
-        if file.logins.values().any(|options| options.has("password")) {
-            exposure::warn(&file.path, self.env, warnings);
-        }
-        logins
-    }
-
-    /// # Errors
-    /// The option that is wrong, and the rest of a sentence that starts with it.
-    fn password(
-        &self,
-        options: &Options,
-        warnings: &mut Vec<String>,
-    ) -> Result<Secret, (&'static str, String)> {
-        let forms = ["password", "password_file", "password_credential"];
-        let mut set = forms.into_iter().filter(|option| options.has(option));
-        let Some(option) = set.next() else {
-            let message = "is missing: write password = \"..\" or password_file = \"/path\"";
-            return Err(("password", message.to_owned()));
-        };
-        if let Some(other) = set.next() {
-            return Err((option, format!("there is a {other} too: remove one of them")));
-        }
-        let told = |why: String| (option, why);
-        let place = options.text(option).unwrap_or_default();
-        let path = match option {
-            "password" => None,
-            "password_file" => Some(self.env.path(place)),
-            _ => Some(sources::credential(place, self.env).map_err(told)?),
-        };
-        let secret = match path {
-            None => Secret::new(options.whole(option).unwrap_or_default()),
-            Some(path) => {
-                exposure::warn(&path, self.env, warnings);
-                secret::read_file(&path).map_err(|unreadable| told(unreadable.to_string()))?
-            }
-        };
-        match check_password(secret.expose()) {
-            Ok(()) => Ok(secret),
-            Err(why) => Err((option, why)),
-        }
-    }
-
-    fn login_problem(&mut self, name: &str, option: &str, message: &str) {
-        self.problems.add(self.file.path.display(), format!("login.{name}.{option}"), message);
-    }
-
     /// Who may log in at a listener.
     pub(super) fn listener_logins(
         &mut self,
@@ -139,10 +71,10 @@ impl Layers<'_> {
             }
         };
         let known = options.has("client_ca");
-        if logins == Logins::Configured && self.file.logins.is_empty() && (address.is_local() || known) {
+        if logins == Logins::Configured && self.file.identities.is_empty() && (address.is_local() || known) {
             let message = format!(
-                "only configured logins are taken at {address}, and there is none: write [login.NAME] with \
-                 password_file = \"/path\", or login = \"any\" for whoever {}",
+                "only configured identities are served at {address}, and there is none: write [identity.NAME], and make \
+                 a key with `keyway key new NAME`, or login = \"any\" for whoever {}",
                 if address.is_local() { "reaches it" } else { "has a certificate of client_ca" }
             );
             self.listener_problem(name, "login", &message);
@@ -198,22 +130,4 @@ fn life(text: &str) -> Result<Duration, String> {
     let longest = Duration::from_secs(LONGEST_LIFE.unsigned_abs());
     let life = value::duration_up_to(text, longest, "30d")?;
     if life < Duration::from_secs(60) { Err(format!("`{text}` is too short: at least 1m")) } else { Ok(life) }
-}
-
-/// # Errors
-/// What is wrong with it, without the password.
-fn check_password(text: &str) -> Result<(), String> {
-    let generate = "choose another, for example what `openssl rand -hex 16` prints";
-    if text.chars().count() < SHORTEST {
-        return Err(format!("is shorter than {SHORTEST} characters: {generate}"));
-    }
-    if text.chars().any(char::is_control) || text.trim() != text {
-        return Err(format!(
-            "holds a line break or another control character, or has a space at an end: {generate}"
-        ));
-    }
-    if text.starts_with("gAAAAA") {
-        return Err(format!("begins as tokens do: {generate}"));
-    }
-    Ok(())
 }

@@ -28,14 +28,14 @@ pub(super) struct File {
     pub(super) listeners: BTreeMap<String, Options>,
     /// `[policy.NAME]`, and each `[[policy.NAME.rule]]` of it.
     pub(super) policies: BTreeMap<String, (Options, Vec<Options>)>,
-    /// `[login.NAME]`.
-    pub(super) logins: BTreeMap<String, Options>,
+    /// `[identity.NAME]`.
+    pub(super) identities: BTreeMap<String, Options>,
     /// `[cloud.NAME]`.
     pub(super) cloud_tables: BTreeMap<String, Options>,
 }
 
 /// What a table with a name of the operator's has: each option of its schema, as text. Some are secrets.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Options {
     texts: BTreeMap<&'static str, String>,
     lists: BTreeMap<&'static str, Vec<String>>,
@@ -79,6 +79,8 @@ impl fmt::Debug for Options {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Text,
+    /// A date of TOML's, or a text.
+    Time,
     Flag,
     Texts,
     Numbers,
@@ -111,8 +113,23 @@ const RULE: Schema = &[
     ("paths", Form::Texts),
     ("projects", Form::Texts),
 ];
-const LOGIN: Schema =
-    &[("password", Form::Text), ("password_file", Form::Text), ("password_credential", Form::Text)];
+const IDENTITY: Schema = &[
+    ("password", Form::Text),
+    ("password_file", Form::Text),
+    ("password_credential", Form::Text),
+    ("certificates", Form::Texts),
+    ("users", Form::Numbers),
+    ("groups", Form::Numbers),
+    ("clouds", Form::Texts),
+    ("projects", Form::Texts),
+    ("regions", Form::Texts),
+    ("policy", Form::Text),
+    ("rate", Form::Text),
+    ("burst", Form::Text),
+    ("requests", Form::Text),
+    ("body", Form::Text),
+    ("expires", Form::Time),
+];
 const CLOUD: Schema = &[
     ("allow_http", Form::Texts),
     ("policy", Form::Text),
@@ -128,11 +145,11 @@ const CLOUD: Schema = &[
 /// Every option of a table with a name of the operator's.
 #[cfg(test)]
 pub(super) fn named_options() -> impl Iterator<Item = &'static str> {
-    [LISTENER, POLICY, RULE, LOGIN, CLOUD].into_iter().flatten().map(|(option, _)| *option)
+    [LISTENER, POLICY, RULE, IDENTITY, CLOUD].into_iter().flatten().map(|(option, _)| *option)
 }
 
 /// The tables whose names the operator chooses.
-const NAMED_TABLES: [&str; 4] = ["cloud", "listener", "login", "policy"];
+const NAMED_TABLES: [&str; 4] = ["cloud", "identity", "listener", "policy"];
 
 impl File {
     /// Reads the file that the arguments or the environment name, else the first that exists where
@@ -176,17 +193,33 @@ impl File {
 
     fn parse(path: &Path, text: &str, problems: &mut Problems) -> Self {
         let mut file = Self { path: path.to_owned(), ..Self::default() };
-        let source = path.display();
-        match text.parse::<Table>() {
-            Ok(table) => file.read("", table, problems),
-            Err(error) => {
-                let start = error.span().map_or(0, |span| span.start);
-                let line = text.bytes().take(start).filter(|byte| *byte == b'\n').count() + 1;
-                let message = error.message().replace('\n', ", ");
-                problems.add(source, "", format!("line {line}: not TOML: {message}"));
-            }
+        if let Some(table) = file.toml(text, problems) {
+            file.read("", table, problems);
         }
         file
+    }
+
+    fn toml(&self, text: &str, problems: &mut Problems) -> Option<Table> {
+        let error = match text.parse::<Table>() {
+            Ok(table) => return Some(table),
+            Err(error) => error,
+        };
+        let start = error.span().map_or(0, |span| span.start);
+        let line = text.bytes().take(start).filter(|byte| *byte == b'\n').count() + 1;
+        let message = error.message().replace('\n', ", ");
+        self.problem(problems, String::new(), format!("line {line}: not TOML: {message}"));
+        None
+    }
+
+    /// Reads a file that has one identity.
+    pub(super) fn identity(path: &Path, name: &str, text: &str, problems: &mut Problems) -> Options {
+        let file = Self { path: path.to_owned(), ..Self::default() };
+        if !is_simple_word(name) {
+            let message = "its name is no simple word: take letters, digits, `-` and `_`";
+            file.problem(problems, String::new(), message.to_owned());
+        }
+        let table = file.toml(text, problems).unwrap_or_default();
+        file.options("", table, IDENTITY, &[], problems)
     }
 
     /// Reads the table at `prefix`, which is empty or ends in a dot.
@@ -247,7 +280,7 @@ impl File {
         }
     }
 
-    /// Reads all tables of one kind: `[cloud.NAME]`, `[listener.NAME]`, `[login.NAME]`, `[policy.NAME]`. A
+    /// Reads all tables of one kind: `[cloud.NAME]`, `[identity.NAME]`, `[listener.NAME]`, `[policy.NAME]`. A
     /// table counts even where nothing in it is right: whether there should be one is checked later.
     fn read_named(&mut self, kind: &str, value: Value, problems: &mut Problems) {
         let other_way = if kind == "cloud" { ", or `clouds = [..]`" } else { "" };
@@ -268,9 +301,9 @@ impl File {
                     let options = self.options(&key, table, LISTENER, &[], problems);
                     self.listeners.insert(name, options);
                 }
-                "login" => {
-                    let options = self.options(&key, table, LOGIN, &[], problems);
-                    self.logins.insert(name, options);
+                "identity" => {
+                    let options = self.options(&key, table, IDENTITY, &[], problems);
+                    self.identities.insert(name, options);
                 }
                 _ => {
                     let rules = table.remove("rule");
@@ -312,7 +345,7 @@ impl File {
     ) -> Options {
         let mut options = Options::default();
         for (name, value) in table {
-            let key = format!("{key}.{name}");
+            let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
             let Some((option, form)) = schema.iter().find(|(option, _)| *option == name) else {
                 let known = schema.iter().map(|(option, _)| *option).chain(others.iter().copied());
                 self.unknown(key, &name, known, problems);
@@ -328,7 +361,8 @@ impl File {
                     let found = what(&value);
                     self.problem(problems, key, format!("{found}, not true or false: write {name} = true"));
                 }
-                (Form::Text, value) => match scalar(value) {
+                (Form::Time, Value::Datetime(time)) => drop(options.texts.insert(option, time.to_string())),
+                (Form::Text | Form::Time, value) => match scalar(value) {
                     Ok(text) => drop(options.texts.insert(option, text)),
                     Err(what) => self.problem(problems, key, format!("{what}, not a text")),
                 },

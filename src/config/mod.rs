@@ -28,6 +28,7 @@ mod env;
 mod exposure;
 mod facade;
 mod file;
+mod identity;
 mod listener;
 mod policy;
 mod problems;
@@ -39,6 +40,7 @@ mod yaml;
 pub use clouds::Written as WrittenCloud;
 pub use env::Env;
 use file::File;
+pub use identity::time;
 use policy::Policies;
 use problems::{COMMAND_LINE, ENVIRONMENT, closest};
 pub use problems::{Problem, Problems};
@@ -57,8 +59,12 @@ pub struct Config {
     pub clouds: Vec<keystone::Config>,
     /// What may be done with a cloud, by the cloud's name, whatever the listener.
     pub cloud_policies: BTreeMap<String, Arc<Policy>>,
-    /// `[facade]`, `[login.NAME]`, and what clients see of each cloud.
+    /// `[facade]`, and what clients see of each cloud.
     pub facade: crate::facade::Config,
+    /// `[identity.NAME]`: who may come in.
+    pub identities: Vec<crate::identity::Config>,
+    /// The file of their API keys, if there is a place for one.
+    pub api_keys: Option<PathBuf>,
     /// Where the clouds' tokens outlive the process, if they do.
     pub tokens: Option<keystone::store::Config>,
     /// Services whose answers keep the links that they wrote, by the cloud's name; `*` for all of a cloud.
@@ -250,7 +256,7 @@ pub struct Overrides {
 
 /// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
 /// `_` for the dot.
-const SETTINGS: [&str; 41] = [
+const SETTINGS: [&str; 43] = [
     "listen",
     "admin",
     "emulate_ports",
@@ -290,9 +296,21 @@ const SETTINGS: [&str; 41] = [
     "keystone.new_scope_every",
     "facade.token_life",
     "facade.state",
+    "identities.directory",
+    "identities.keys",
     "tokens.cache",
     "tokens.cache_key",
 ];
+
+/// What a configuration is read for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Serve,
+    /// A program that brings a cloud of its own, and keeps nothing.
+    Demo,
+    /// No cloud is asked.
+    Identities,
+}
 
 /// hyper's smallest read buffer, which a request's head must be able to fill.
 const SMALLEST_HEAD: usize = 8 << 10;
@@ -303,7 +321,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong.
     pub fn load(overrides: &Overrides, env: &Env) -> Result<Self, Problems> {
-        Self::read(overrides, env, true)
+        Self::read(overrides, env, Purpose::Serve)
     }
 
     /// The same without any cloud, for a program that brings its own (`keyway demo`): neither
@@ -312,7 +330,15 @@ impl Config {
     /// # Errors
     /// Everything that is wrong.
     pub fn load_without_clouds(overrides: &Overrides, env: &Env) -> Result<Self, Problems> {
-        Self::read(overrides, env, false)
+        Self::read(overrides, env, Purpose::Demo)
+    }
+
+    /// The same for a program that looks after identities and their keys, and serves nothing.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn load_identities(overrides: &Overrides, env: &Env) -> Result<Self, Problems> {
+        Self::read(overrides, env, Purpose::Identities)
     }
 
     /// Says where the tokens of those logins lie that need a person.
@@ -353,7 +379,8 @@ impl Config {
         if problems.is_empty() { Ok(written) } else { Err(problems) }
     }
 
-    fn read(overrides: &Overrides, env: &Env, with_clouds: bool) -> Result<Self, Problems> {
+    fn read(overrides: &Overrides, env: &Env, purpose: Purpose) -> Result<Self, Problems> {
+        let (with_clouds, is_demo) = (purpose == Purpose::Serve, purpose == Purpose::Demo);
         let mut problems = Problems::default();
         let mut warnings = Vec::new();
         env.check(&mut problems);
@@ -363,7 +390,10 @@ impl Config {
         let (listeners, admin) = layers.listeners(&policies, &mut warnings);
         let mut config = layers.settings(listeners, admin);
         config.check(&mut layers);
-        config.facade = layers.facade(!with_clouds, &mut warnings);
+        config.facade = layers.facade(is_demo, &mut warnings);
+        let places = layers.identity_places(config.facade.state.as_deref());
+        config.identities = layers.identities(&places, &policies, &mut warnings);
+        config.api_keys = places.keys;
         let logins = layers.login_state();
         config.tokens = layers.tokens(config.facade.state.as_deref(), !with_clouds, &mut warnings);
         if config.listeners.iter().chain([&config.admin]).any(|listener| listener.entry.required.is_some()) {
@@ -388,6 +418,16 @@ impl Config {
                     let message = format!("no such cloud is served, only {}", served.names.join(", "));
                     let message = format!("{message}: correct the name, or serve the cloud");
                     problems.add(file.path.display(), format!("listener.{name}.cloud"), message);
+                }
+            }
+            for identity in &config.identities {
+                let unknown = identity.rights.clouds.iter().find(|cloud| !served.names.contains(cloud));
+                if let Some(cloud) = unknown.filter(|_| !served.names.is_empty()) {
+                    let served = served.names.join(", ");
+                    let message = format!(
+                        "no cloud `{cloud}` is served, only {served}: correct the name, or serve the cloud"
+                    );
+                    problems.add(file.path.display(), format!("identity.{}.clouds", identity.name), message);
                 }
             }
             for name in misplaced {
@@ -505,6 +545,8 @@ impl Layers<'_> {
             clouds: Vec::new(),
             cloud_policies: BTreeMap::new(),
             facade: crate::facade::Config::default(),
+            identities: Vec::new(),
+            api_keys: None,
             tokens: None,
             raw_links: BTreeMap::new(),
             log: Log {

@@ -25,6 +25,8 @@ pub struct Shown<'a> {
     pub view: Option<&'a View>,
     /// The only region that the client's own URL of Keystone names.
     pub region: Option<&'a str>,
+    /// The regions that this client may know of; empty for all.
+    pub regions: &'a [String],
 }
 
 /// How a client finds the services.
@@ -71,6 +73,10 @@ pub fn localize(catalog: &Value, cloud: &keystone::Config, shown: Shown<'_>) -> 
         let Some(endpoints) = endpoints_of(service).filter(|all| !all.is_empty()) else {
             return true;
         };
+        if !shown.regions.is_empty() {
+            let may_know = |region: &str| shown.regions.iter().any(|known| known == region);
+            endpoints.retain(|endpoint| region_of(endpoint).is_some_and(may_know));
+        }
         if let Some(region) = region {
             endpoints.retain(|endpoint| region_of(endpoint) == Some(region));
         }
@@ -303,7 +309,7 @@ mod tests {
     fn shown<'a>(view: Option<&'a View>, region: Option<&'a str>) -> Shown<'a> {
         static SERVICES: LazyLock<Services> = LazyLock::new(|| Services::Origins(ROOT.to_owned()));
         let keystone = "http://localhost:8180/identity";
-        Shown { keystone, services: &SERVICES, version: Version::V3, view, region }
+        Shown { keystone, services: &SERVICES, version: Version::V3, view, region, regions: &[] }
     }
 
     fn seen(view: View) -> Value {

@@ -18,7 +18,8 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
 use super::state::{self, Journal, Revocation};
-use super::{Config, Login, Session, Unusable, Vouched};
+use super::{Config, Session, Unusable, Vouched};
+use crate::keystone::Secret;
 use crate::private::{self, Key, derive, random};
 use crate::secret;
 
@@ -303,14 +304,14 @@ impl Keys {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// A login that has shown its password, for its sessions.
-    pub fn vouch(&self, login: &Login) -> Vouched {
-        Vouched { name: login.name.clone(), proof: proof(&self.keys()[0], login) }
+    /// An identity that has shown this, for its sessions.
+    pub fn vouch(&self, name: &str, shown: &Secret) -> Vouched {
+        Vouched { name: name.to_owned(), proof: proof(&self.keys()[0], name, shown) }
     }
 
-    /// Whether the login still has the password that it had then.
-    pub fn still(&self, vouched: &Vouched, login: &Login) -> bool {
-        vouched.name == login.name && self.keys().iter().any(|key| proof(key, login) == vouched.proof)
+    /// Whether it was this that the identity showed then.
+    pub fn still(&self, vouched: &Vouched, shown: &Secret) -> bool {
+        self.keys().iter().any(|key| proof(key, &vouched.name, shown) == vouched.proof)
     }
 
     fn keys(&self) -> Arc<[Key]> {
@@ -393,9 +394,9 @@ impl Sealing {
     }
 }
 
-/// A login's name and password, as a token of it has them.
-fn proof(key: &Key, login: &Login) -> [u8; 16] {
-    let tag = derive(key, &[b"keyway login", login.name.as_bytes(), login.password.expose().as_bytes()]);
+/// An identity's name and what it showed, as a token of it has them.
+fn proof(key: &Key, name: &str, shown: &Secret) -> [u8; 16] {
+    let tag = derive(key, &[b"keyway login", name.as_bytes(), shown.expose().as_bytes()]);
     tag.as_ref()[..16].try_into().expect("16 of 32 bytes")
 }
 
@@ -433,10 +434,6 @@ mod tests {
 
     fn config(state: &std::path::Path) -> Config {
         Config { state: Some(state.to_owned()), ..Config::default() }
-    }
-
-    fn login(name: &str, password: &str) -> Login {
-        Login { name: name.to_owned(), password: Secret::new(password) }
     }
 
     #[test]
@@ -496,10 +493,10 @@ mod tests {
         let (kept, revoked) = (session(), session());
         assert!(!home.path().join("keys").exists(), "there is no token yet");
         // Vouched for by the key that there is before the one of the file.
-        let vouched = second.vouch(&login("ada", "hunter2"));
+        let vouched = second.vouch("ada", &Secret::new("hunter2"));
         let [good, bad] = [&kept, &revoked].map(|session| first.seal(session).into_bytes());
         second.look().unwrap();
-        assert!(second.still(&vouched, &login("ada", "hunter2")));
+        assert!(second.still(&vouched, &Secret::new("hunter2")));
         assert_eq!(second.keys()[0], first.keys()[0]);
         assert_eq!(second.open(&good, now()).unwrap(), kept);
         assert_eq!(second.open(&bad, now()).unwrap(), revoked);
@@ -592,11 +589,12 @@ mod tests {
     #[test]
     fn a_login_is_vouched_for_until_its_password_changes() {
         let keys = Keys::default();
-        let vouched = keys.vouch(&login("ada", "hunter2"));
-        assert!(keys.still(&vouched, &login("ada", "hunter2")));
-        assert!(!keys.still(&vouched, &login("ada", "hunter3")));
-        assert!(!keys.still(&vouched, &login("bob", "hunter2")));
-        assert!(!Keys::default().still(&vouched, &login("ada", "hunter2")));
+        let vouched = keys.vouch("ada", &Secret::new("hunter2"));
+        assert!(keys.still(&vouched, &Secret::new("hunter2")));
+        assert!(!keys.still(&vouched, &Secret::new("hunter3")));
+        let other = Vouched { name: "bob".to_owned(), ..vouched.clone() };
+        assert!(!keys.still(&other, &Secret::new("hunter2")));
+        assert!(!Keys::default().still(&vouched, &Secret::new("hunter2")));
     }
 
     // Promise 80.
@@ -635,7 +633,7 @@ mod tests {
             methods in prop::collection::vec("[a-z_]{0,32}", 0..9), issued_at in 0..1i64 << 35, life in 1..3_000_000i64,
         ) {
             let keys = Keys::default();
-            let login = name.map(|name| keys.vouch(&login(&name, "hunter2")));
+            let login = name.map(|name| keys.vouch(&name, &Secret::new("hunter2")));
             let (key, expires_at) = ((cloud.into(), scope), issued_at + life);
             let session = Session { id: random_id(), key, login, methods, issued_at, expires_at };
             let token = keys.seal(&session);

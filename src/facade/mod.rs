@@ -8,7 +8,6 @@ pub mod call;
 pub mod catalog;
 pub mod documents;
 mod keys;
-mod login;
 pub mod reply;
 pub mod request;
 mod session;
@@ -19,11 +18,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::keys::{Keys, LONGEST_LIFE, TOKEN_START, random_id};
-pub use self::login::{Attempts, Passwords};
 pub use self::reply::Refusal;
 pub use self::session::{Session, Unusable, Vouched};
 pub use self::state::check as check_state;
-use crate::keystone::{Asked, Interface, Named, Scope, Secret};
+use crate::keystone::{Asked, Interface, Named, Scope};
 
 /// Who may log in at a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +29,7 @@ pub enum Logins {
     /// Anybody, with any password, or without logging in at all: whoever reaches the listener may use it.
     #[default]
     Any,
-    /// Only the logins of the configuration; without one of their tokens or passwords, nothing is served.
+    /// Only the identities of the configuration; to a request that shows nothing of theirs, nothing is served.
     Configured,
 }
 
@@ -43,30 +41,14 @@ pub struct Config {
     /// Where the keys are that seal tokens, and what was revoked. `None`: in memory only, so that no token
     /// outlives the process.
     pub state: Option<PathBuf>,
-    /// `[login.NAME]`.
-    pub logins: Vec<Login>,
     /// What clients see of a cloud, by its name; clouds that are not in here are shown as they are.
     pub clouds: BTreeMap<String, View>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            token_life: Duration::from_secs(12 * 3600),
-            state: None,
-            logins: Vec::new(),
-            clouds: BTreeMap::new(),
-        }
+        Self { token_life: Duration::from_secs(12 * 3600), state: None, clouds: BTreeMap::new() }
     }
-}
-
-/// One configured login.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
-    /// Its name, which is the user's name for Keystone's clients.
-    pub name: String,
-    /// Its password; also good as an X-Auth-Token.
-    pub password: Secret,
 }
 
 /// What clients see of a cloud.

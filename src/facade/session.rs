@@ -17,7 +17,7 @@ pub struct Session {
     /// The cloud's name, and what the token is good for: [`Scope::Default`] is the cloud's own scope, a
     /// project stands here by its id.
     pub key: (Box<str>, Scope),
-    /// The configured login, as [`super::Keys::vouch`] made it; none where anybody may log in.
+    /// The identity, as [`super::Keys::vouch`] made it; none where anybody may log in.
     pub login: Option<Vouched>,
     /// How the client logged in: `password`, `token`, ... At most 8 names of at most 32 bytes are kept.
     pub methods: Vec<String>,
@@ -27,12 +27,12 @@ pub struct Session {
     pub expires_at: i64,
 }
 
-/// A configured login that showed the right password.
+/// An identity that showed what it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vouched {
     /// Its name.
     pub name: String,
-    /// Tells whether the password is still the one that was shown: a hash of both, keyed with the sealing key.
+    /// Tells whether what was shown is still good: a hash of both, keyed with the sealing key.
     pub(super) proof: [u8; 16],
 }
 
@@ -201,15 +201,25 @@ pub enum Unusable {
     /// It is for another cloud than the path names.
     #[error("this one is for another cloud")]
     OtherCloud,
-    /// Its login is no longer in the configuration, or has another password.
-    #[error("the login of this one was removed or has another password")]
+    /// What its identity showed for it is no longer good, or the identity is gone.
+    #[error("the identity of this one was removed, or what it showed is no longer good")]
     LoginChanged,
+    /// The identity may come in no more.
+    #[error("its identity has expired")]
+    IdentityExpired,
 }
 
 impl Unusable {
     /// All of them, so that each is counted from the start.
-    pub const ALL: [Self; 6] =
-        [Self::NoToken, Self::Foreign, Self::Expired, Self::Revoked, Self::OtherCloud, Self::LoginChanged];
+    pub const ALL: [Self; 7] = [
+        Self::NoToken,
+        Self::Foreign,
+        Self::Expired,
+        Self::Revoked,
+        Self::OtherCloud,
+        Self::LoginChanged,
+        Self::IdentityExpired,
+    ];
 
     /// The metric's label.
     pub fn as_str(self) -> &'static str {
@@ -220,6 +230,7 @@ impl Unusable {
             Self::Revoked => "revoked",
             Self::OtherCloud => "other_cloud",
             Self::LoginChanged => "login_changed",
+            Self::IdentityExpired => "identity_expired",
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::facade::catalog::{self, Services, Shown};
 use crate::facade::documents::{self, Version};
 use crate::facade::request::{self, Login, Proof, Wanted};
 use crate::facade::{Logins, Refusal, Session, Unusable, View, random_id, reply};
+use crate::identity::{Identity, Rights};
 use crate::incoming::Incoming;
 use crate::keystone::{self, Asked, Auth, AuthError, Domain, Named, Project, Scope, Token};
 use crate::metrics::ServiceMetrics;
@@ -109,6 +110,7 @@ impl Gateway {
             route,
             parts,
             session: caller.session.as_deref(),
+            identity: caller.proved.as_ref().map(|proved| Arc::clone(&proved.identity)),
             index,
             cloud,
             keystone: ordinary.as_ref().map_or_else(|| base.clone(), |root| format!("{root}/identity")),
@@ -141,12 +143,15 @@ fn finish(mut answer: Response<Bytes>, head_only: bool) -> Response<Bytes> {
 }
 
 /// The local Keystone of one cloud, for one request.
+#[derive(Clone)]
 struct Local<'a> {
     gateway: &'a Gateway,
     door: &'a Door,
     route: &'a Route<'a>,
     parts: &'a Parts,
     session: Option<&'a Session>,
+    /// Whose request it is; while somebody logs in, who that turns out to be.
+    identity: Option<Arc<Identity>>,
     /// The cloud's place among all.
     index: usize,
     cloud: &'a keystone::Config,
@@ -189,10 +194,10 @@ impl Local<'_> {
             Call::Version(version) => reply::json(StatusCode::OK, &documents::version(&self.base, version)),
             Call::LogIn(version) => {
                 let body = self.body(incoming).await?;
-                let issued = self.log_in(&request::read(&body, version)?).await?;
+                let (local, issued) = self.log_in(&request::read(&body, version)?).await?;
                 match version {
-                    Version::V3 => self.token_v3(&issued, StatusCode::CREATED, query)?,
-                    Version::V2 => self.token_v2(&issued),
+                    Version::V3 => local.token_v3(&issued, StatusCode::CREATED, query)?,
+                    Version::V2 => local.token_v2(&issued),
                 }
             }
             Call::LogInToSwift => self.log_in_to_swift().await?,
@@ -272,7 +277,10 @@ impl Local<'_> {
         match (session, &self.project) {
             (Some(session), _) => session.asked(),
             (None, Some(project)) => Asked::Project(project.clone().into_owned()),
-            (None, None) => Asked::Own,
+            (None, None) => match self.rights().and_then(|rights| rights.projects.first()) {
+                Some(first) => Asked::Project(first.clone()),
+                None => Asked::Own,
+            },
         }
     }
 
@@ -300,8 +308,8 @@ impl Local<'_> {
         })
     }
 
-    /// Checks who logs in, and finds the scope.
-    async fn log_in(&self, login: &Login) -> Result<Issued, Failure> {
+    /// Checks who logs in, and finds the scope. What it returns is for the one who logged in.
+    async fn log_in(&self, login: &Login) -> Result<(Self, Issued), Failure> {
         let (gateway, door) = (self.gateway, self.door);
         let mut methods = login.methods.clone();
         let life = gateway.shared.facade.token_life.as_secs();
@@ -338,7 +346,21 @@ impl Local<'_> {
             }
             vouched = vouched.or(shown);
         }
-        let (scope, real) = self.scope(&login.wanted).await?;
+        let identities = &gateway.shared.identities;
+        let identity = vouched.as_ref().and_then(|vouched| identities.named(&vouched.name)).cloned();
+        if let Some(rights) = identity.as_ref().map(|identity| &identity.rights) {
+            let ends = rights.ends.map_or(i64::MAX, |ends| ends.as_second());
+            if ends <= self.now {
+                return Err(Refusal::unauthorized().into());
+            }
+            if !rights.has_cloud(&self.cloud.name) {
+                let message = "This identity may not use this cloud.";
+                return Err(Refusal::new(StatusCode::FORBIDDEN, message).into());
+            }
+            expires_at = expires_at.min(ends);
+        }
+        let local = Self { identity, ..self.clone() };
+        let (scope, real) = local.scope(&login.wanted).await?;
         if let Auth::Identity(identity) = &self.cloud.auth
             && matches!(identity.method, keystone::Method::Token(_))
         {
@@ -353,7 +375,8 @@ impl Local<'_> {
             issued_at: self.now,
             expires_at,
         };
-        Ok(Issued { id: gateway.issue(&session), session, real })
+        let issued = Issued { id: gateway.issue(&session), session, real };
+        Ok((local, issued))
     }
 
     /// The scope that a client wants, by ids, and its real token.
@@ -384,10 +407,10 @@ impl Local<'_> {
             (None, Wanted::Exactly(scope)) => scope.clone(),
             (None, _) => Scope::Default,
         };
-        if let Some(view) = self.view()
-            && !view.permits(&Asked::Exactly(scope.clone()), real.project.as_ref())
-        {
-            return Err(Refusal::new(StatusCode::UNAUTHORIZED, only(&view.projects)).into());
+        if !self.permits(&Asked::Exactly(scope.clone()), &real) {
+            return Err(
+                Refusal::new(StatusCode::UNAUTHORIZED, only(self.limits().unwrap_or_default())).into()
+            );
         }
         Ok((scope, real))
     }
@@ -396,9 +419,24 @@ impl Local<'_> {
         self.gateway.shared.facade.clouds.get(&self.cloud.name)
     }
 
-    /// The projects that clients may ask for, if not all.
+    fn rights(&self) -> Option<&Rights> {
+        self.identity.as_ref().map(|identity| &identity.rights)
+    }
+
+    /// The projects that this client may ask for, if not all.
     fn limits(&self) -> Option<&[String]> {
-        self.view().map(|view| &*view.projects).filter(|projects| !projects.is_empty())
+        let own = self.rights().map(|rights| &*rights.projects);
+        let of_cloud = self.view().map(|view| &*view.projects);
+        [own, of_cloud].into_iter().flatten().find(|projects| !projects.is_empty())
+    }
+
+    /// Whether this client may have a token of this scope.
+    fn permits(&self, scope: &Asked, real: &Token) -> bool {
+        let project = real.project.as_ref();
+        self.view().is_none_or(|view| view.permits(scope, project))
+            && self.rights().is_none_or(|rights| {
+                matches!(scope, Asked::Exactly(Scope::Unscoped)) || rights.has_project(project)
+            })
     }
 
     /// The session of a token that someone asks about; `None` if it is none of ours.
@@ -414,7 +452,13 @@ impl Local<'_> {
     async fn known(&self, token: &str, at: i64) -> Result<Option<Issued>, Failure> {
         let Some(session) = self.open(token, at)? else { return Ok(None) };
         let real = self.token(session.asked()).await?;
-        if self.view().is_some_and(|view| !view.permits(&session.asked(), real.project.as_ref())) {
+        let of_login =
+            session.login.as_ref().and_then(|login| self.gateway.shared.identities.named(&login.name));
+        let within = of_login.is_none_or(|identity| {
+            session.asked() == Asked::Exactly(Scope::Unscoped)
+                || identity.rights.has_project(real.project.as_ref())
+        });
+        if !within || self.view().is_some_and(|view| !view.permits(&session.asked(), real.project.as_ref())) {
             return Err(Refusal::unknown_token().into());
         }
         Ok(Some(Issued { id: token.to_owned(), session, real }))
@@ -433,7 +477,8 @@ impl Local<'_> {
     fn localize(&self, catalog: &Value, real: &Token, version: Version) -> Value {
         let services = self.services(real);
         let (keystone, region) = (&*self.keystone, self.region.as_deref());
-        let shown = Shown { keystone, services: &services, version, view: self.view(), region };
+        let regions = self.rights().map_or(&[][..], |rights| &rights.regions);
+        let shown = Shown { keystone, services: &services, version, view: self.view(), region, regions };
         catalog::localize(catalog, self.cloud, shown)
     }
 
@@ -505,8 +550,12 @@ impl Local<'_> {
     async fn listed(&self) -> Result<Vec<Named>, Failure> {
         let all = self.gateway.shared.tokens.projects(self.index).await.map_err(ProxyError::Auth)?;
         let shown = all.iter().filter(|info| info.enabled).map(|info| &info.project);
-        let view = self.view();
-        Ok(shown.filter(|project| view.is_none_or(|view| view.lists(project))).cloned().collect())
+        let (view, rights) = (self.view(), self.rights());
+        let listed = |project: &&Named| {
+            view.is_none_or(|view| view.lists(project))
+                && rights.is_none_or(|rights| rights.has_project(Some(project)))
+        };
+        Ok(shown.filter(listed).cloned().collect())
     }
 
     /// `GET /v3/auth/projects`, or the same for a user: Keystone's own list, unless it has no such call or says
@@ -573,11 +622,11 @@ impl Local<'_> {
 
     /// Swift's v1. A project that there is not is refused: what was meant for it must not end up in another.
     async fn log_in_to_swift(&self) -> Result<Response<Bytes>, Failure> {
-        let issued = self.log_in(&request::read_swift(&self.parts.headers)?).await?;
+        let (local, issued) = self.log_in(&request::read_swift(&self.parts.headers)?).await?;
         let catalog = &issued.real.catalog;
         let found = keystone::catalog::choose(self.cloud, catalog, "object-store", self.region.as_deref());
         let url = found.map_err(ProxyError::NoEndpoint)?.url.to_string();
-        let url = self.services(&issued.real).local(&url).unwrap_or(url);
+        let url = local.services(&issued.real).local(&url).unwrap_or(url);
         let mut answer = reply::empty(StatusCode::OK);
         insert(&mut answer, &X_STORAGE_URL, &url)?;
         insert(&mut answer, &X_AUTH_TOKEN, &issued.id)?;

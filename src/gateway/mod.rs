@@ -28,8 +28,9 @@ use crate::body::Budget;
 use crate::entry::Entry;
 use crate::error::ProxyError;
 use crate::facade::call::{self, Call};
-use crate::facade::{self, Attempts, Logins, Passwords, Session, Unusable};
+use crate::facade::{self, Logins, Session, Unusable};
 use crate::framing;
+use crate::identity::{Attempts, Identities, Identity};
 use crate::incoming::Incoming;
 use crate::keystone::{
     self, AllowHttp, Asked, Auth, AuthError, Discovery, Scope, Token, TokenCache, service_type,
@@ -106,9 +107,9 @@ pub struct Shared {
     pub config: Config,
     /// What local clients may log in with, and what they see.
     pub facade: facade::Config,
-    /// The configured logins.
-    pub passwords: Passwords,
-    /// The keys of the tokens that they get.
+    /// Who may come in.
+    pub identities: Identities,
+    /// The keys of the tokens that identities get.
     pub keys: Arc<facade::Keys>,
     /// How large a request's body may be, by service.
     pub body_limits: BodyLimits,
@@ -132,11 +133,14 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
-/// Destinations that were found: of requests without a session, and of each session's scope.
+/// A cloud's name, and a scope there; without a name, of whatever cloud the path names.
+type ScopeKey = (Box<str>, Scope);
+
+/// Destinations that were found: of requests with the cloud's own scope, and of others.
 #[derive(Debug, Default)]
 struct Destinations {
     own: Found,
-    of_sessions: HashMap<(Box<str>, Scope), Found>,
+    of_scopes: HashMap<ScopeKey, Found>,
 }
 
 /// Destinations by path prefix.
@@ -209,12 +213,17 @@ impl Gateway {
     }
 
     /// Answers one request that came in by `listener`, an index into [`Shared::doors`].
-    pub async fn handle(self: Arc<Self>, listener: usize, request: Request<Incoming>) -> Response<Body> {
+    pub async fn handle(
+        self: Arc<Self>,
+        listener: usize,
+        client: Arc<server::Client>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
         let door = &self.shared.doors[listener];
         let (parts, incoming) = request.into_parts();
         let mut record = Record::new(parts, Arc::clone(&self.nowhere), Arc::clone(&self.worker));
         let mut incoming = Some(incoming);
-        let outcome = self.answer(door, listener, &mut incoming, &mut record).await;
+        let outcome = self.answer(door, listener, &client, &mut incoming, &mut record).await;
         if let Some(unread) = incoming {
             proxy::drain_unasked(&record.parts, unread);
         }
@@ -258,6 +267,7 @@ impl Gateway {
         &self,
         door: &Door,
         listener: usize,
+        client: &server::Client,
         incoming: &mut Option<Incoming>,
         record: &mut Record,
     ) -> Result<Reply, ProxyError> {
@@ -265,11 +275,15 @@ impl Gateway {
         let fields = Fields::of(&parts.headers);
         let below_localhost = door.entry.check(parts, &fields)?;
         self.check(parts, &fields)?;
-        let caller = if fields.token || door.logins == Logins::Configured {
-            self.caller(door, parts, record.start)?
+        let shows = fields.token || fields.authorization || !self.shared.identities.is_empty();
+        let caller = if shows || door.logins == Logins::Configured {
+            self.caller(door, client, parts, &fields, record.start)?
         } else {
             Caller::default()
         };
+        if let Some(proved) = &caller.proved {
+            record.under_way = self.enter(proved)?;
+        }
         let named;
         let path = parts.uri.path();
         let route = match (&door.pinned, below_localhost) {
@@ -298,19 +312,31 @@ impl Gateway {
             return Err(self.unauthorized(door, Some(&route), parts, why));
         }
         let session = caller.session.as_deref();
-        if let Some(policy) = &door.policy {
-            policy.before(&parts.method)?;
+        let identity = caller.proved.as_ref().map(|proved| &*proved.identity);
+        for policy in [door.policy.as_ref(), identity.and_then(|identity| identity.rights.policy.as_ref())] {
+            if let Some(policy) = policy {
+                policy.before(&parts.method)?;
+            }
         }
-        let (destination, cached_token) = match self.known(session, &route, record.start) {
+        let scope = scope_of(session, identity, &route);
+        let (destination, cached_token) = match self.known(scope, &route, record.start) {
             Some(destination) => (destination, true),
             // Boxed, as all that is rare: a request's future is moved a few times, so it should be small.
             None => {
-                let resolving = self.resolve(door, session, &route, parts, &mut record.service);
+                let resolving =
+                    self.resolve(door, (session, identity, scope), &route, parts, &mut record.service);
                 Box::pin(resolving).await?
             }
         };
+        if let Some(identity) = identity {
+            self.check_rights(identity, &destination)?;
+        }
         record.service = Arc::clone(&destination.metrics);
         record.cached_token = cached_token;
+        // Listeners have theirs first, then identities.
+        let policy_of_identity =
+            identity.and_then(|identity| identity.policy).map(|index| self.shared.doors.len() + index);
+        let asked = (listener, policy_of_identity);
         let at_endpoint = route.form == Form::Endpoint;
         let versions;
         let current = if at_endpoint && destination.base.needs_version(route.rest) {
@@ -320,7 +346,7 @@ impl Gateway {
                     // The question carries a token too, so nobody asks it for a request that is denied.
                     // Which version it will be does not matter to a policy.
                     let likely = destination.base.target(route.rest, Some("v1"));
-                    destination.permits(listener, &parts.method, &likely)?;
+                    destination.permits(asked, &parts.method, &likely)?;
                     let client = &self.shared.clients[destination.key.cloud];
                     let token = Some(&destination.token);
                     let asked = self.shared.discovery.versions(client, &destination.unversioned, token);
@@ -338,7 +364,7 @@ impl Gateway {
             Form::Root => verbatim(destination.base.root(), route.rest, parts),
             Form::Origin => verbatim("", route.rest, parts),
         };
-        destination.permits(listener, &parts.method, &target)?;
+        destination.permits(asked, &parts.method, &target)?;
         if let Some(query) = parts.uri.query() {
             target.push('?');
             target.push_str(query);
@@ -348,7 +374,8 @@ impl Gateway {
         }
         let incoming = incoming.take().expect("it is taken here only");
         let required = door.entry.required();
-        let answer = self.proxy.forward(&destination, &target, parts, fields, required, incoming);
+        let most = identity.and_then(|identity| identity.rights.body);
+        let answer = self.proxy.forward(&destination, &target, parts, fields, required, most, incoming);
         let mut answer = answer.await?;
         let Some(bodies) = destination.links else { return Ok(Reply::Service(answer, None)) };
         let Destination { url, base, origins, .. } = &*destination;
@@ -413,13 +440,28 @@ impl Gateway {
         }
     }
 
+    /// Checks that a destination is within an identity's rights, whatever the request does there.
+    fn check_rights(&self, identity: &Identity, destination: &Destination) -> Result<(), ProxyError> {
+        let (rights, shared) = (&identity.rights, &self.shared);
+        let beyond = if !rights.has_cloud(&shared.clouds[destination.key.cloud].name) {
+            "clouds"
+        } else if !rights.has_project(destination.token.project.as_ref()) {
+            "projects"
+        } else if !rights.has_region(destination.region.as_deref()) {
+            "regions"
+        } else {
+            return Ok(());
+        };
+        Err(ProxyError::beyond(identity, beyond))
+    }
+
     /// A destination that was resolved before and still holds.
-    fn known(&self, session: Option<&Session>, route: &Route<'_>, now: Instant) -> Option<Arc<Destination>> {
+    fn known(&self, scope: Option<&ScopeKey>, route: &Route<'_>, now: Instant) -> Option<Arc<Destination>> {
         let destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = match session {
+        let found = match scope {
             None => &destinations.own,
             // A session's cloud and scope never change, so its key is made once.
-            Some(session) => destinations.of_sessions.get(&session.key)?,
+            Some(scope) => destinations.of_scopes.get(scope)?,
         };
         let destination = match route.form {
             Form::Endpoint | Form::Root => found.services.get(route.prefix)?,
@@ -434,7 +476,7 @@ impl Gateway {
     async fn resolve(
         &self,
         door: &Door,
-        session: Option<&Session>,
+        (session, identity, scope): (Option<&Session>, Option<&Identity>, Option<&ScopeKey>),
         route: &Route<'_>,
         parts: &Parts,
         counted: &mut Arc<ServiceMetrics>,
@@ -448,6 +490,9 @@ impl Gateway {
             }
         };
         let cloud = &shared.clouds[index];
+        if let Some(identity) = identity.filter(|identity| !identity.rights.has_cloud(&cloud.name)) {
+            return Err(ProxyError::beyond(identity, "clouds"));
+        }
         let cloud_policy = &shared.cloud_policies[index];
         if let Some(policy) = cloud_policy {
             policy.before(&parts.method)?;
@@ -460,7 +505,10 @@ impl Gateway {
             (Some(session), None) => session.asked(),
             (Some(_), Some(_)) => return Err(ProxyError::TokenScope),
             (None, Some(project)) => Asked::Project(project.into_owned()),
-            (None, None) => Asked::Own,
+            (None, None) => match identity.and_then(|identity| identity.rights.projects.first()) {
+                Some(first) => Asked::Project(first.clone()),
+                None => Asked::Own,
+            },
         };
         let key = keystone::Key { cloud: index, scope: asked };
         // Read first: what changes while this goes on is noticed by the next request.
@@ -479,7 +527,7 @@ impl Gateway {
                 })),
             });
         }
-        let origins = self.origins(session, cloud, &token);
+        let origins = self.origins(scope, cloud, &token);
         let asked_service = if route.form == Form::Origin { None } else { Some(route.service()?) };
         let at_origin = match route.origin()? {
             None => None,
@@ -501,14 +549,15 @@ impl Gateway {
         }
         let project = token.project.as_ref();
         let base = rewrite::Base::new(found.url.path(), project.map(|project| project.id.as_str()));
-        let policies: Vec<_> =
-            shared.doors.iter().map(|door| &door.policy).chain([cloud_policy]).map(Option::as_ref).collect();
-        let policies = if policies.iter().all(Option::is_none) {
+        let of_doors = shared.doors.iter().map(|door| door.policy.as_ref());
+        let of_identities = shared.identities.policies.iter().map(Some);
+        let policies = of_doors.chain(of_identities).chain([cloud_policy.as_ref()]);
+        let policies = if policies.clone().all(|policy| policy.is_none()) {
             None
         } else {
             let views = views(&token, &origins, &found, &base);
             let project = project.map(|project| (project.id.as_str(), project.name.as_str()));
-            Some(policies.into_iter().map(|policy| policy.map(|policy| policy.at(&views, project))).collect())
+            Some(policies.map(|policy| policy.map(|policy| policy.at(&views, project))).collect())
         };
         let asked_service = asked_service.as_deref().unwrap_or(found.service_type);
         let asked_version = cloud.api_version_of(asked_service);
@@ -523,6 +572,7 @@ impl Gateway {
             url: found.url.clone(),
             links: self.links(index, &official, route)?,
             identity: official == "identity",
+            region: found.region.map(Into::into),
             body_limit: shared.body_limits.of(&official),
             metrics: shared.metrics.service(&self.worker, &cloud.name, &official),
             key,
@@ -534,9 +584,9 @@ impl Gateway {
         if destinations.len() >= MAX_DESTINATIONS {
             *destinations = Destinations::default();
         }
-        let known = match session {
+        let known = match scope {
             None => &mut destinations.own,
-            Some(session) => destinations.of_sessions.entry(session.key.clone()).or_default(),
+            Some(scope) => destinations.of_scopes.entry(scope.clone()).or_default(),
         };
         match at_origin {
             None => drop(known.services.insert(route.prefix.into(), Arc::clone(&destination))),
@@ -548,14 +598,14 @@ impl Gateway {
     /// The origins of a token's catalog, of which a destination that was found before may know.
     fn origins(
         &self,
-        session: Option<&Session>,
+        scope: Option<&ScopeKey>,
         cloud: &keystone::Config,
         token: &Arc<Token>,
     ) -> Arc<Origins> {
         let destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = match session {
+        let found = match scope {
             None => Some(&destinations.own),
-            Some(session) => destinations.of_sessions.get(&session.key),
+            Some(scope) => destinations.of_scopes.get(scope),
         };
         let same = found.and_then(|found| found.all().find(|known| Arc::ptr_eq(&known.token, token)));
         match same {
@@ -570,7 +620,7 @@ impl Gateway {
         let version = self.shared.tokens.version();
         let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
         destinations.own.keep(version);
-        destinations.of_sessions.retain(|_, found| {
+        destinations.of_scopes.retain(|_, found| {
             found.keep(version);
             found.all().next().is_some()
         });
@@ -581,9 +631,23 @@ impl Gateway {
     }
 }
 
+/// Under which scope the destinations of a request are known. `None` is the cloud's own.
+fn scope_of<'a>(
+    session: Option<&'a Session>,
+    identity: Option<&'a Identity>,
+    route: &Route<'_>,
+) -> Option<&'a ScopeKey> {
+    match session {
+        Some(session) => Some(&session.key),
+        // A project that the path names is part of what destinations are known by.
+        None if route.names_project() => None,
+        None => identity?.key.as_ref(),
+    }
+}
+
 impl Destinations {
     fn len(&self) -> usize {
-        [&self.own].into_iter().chain(self.of_sessions.values()).map(|found| found.all().count()).sum()
+        [&self.own].into_iter().chain(self.of_scopes.values()).map(|found| found.all().count()).sum()
     }
 }
 

@@ -10,6 +10,7 @@ use http::{HeaderValue, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use crate::error::ProxyError;
+use crate::identity::UnderWay;
 use crate::metrics::{ServiceMetrics, WorkerMetrics};
 use crate::secret::causes;
 
@@ -34,6 +35,8 @@ pub(super) struct Record {
     cut: Option<&'static str>,
     pub(super) service: Arc<ServiceMetrics>,
     pub(super) worker: Arc<WorkerMetrics>,
+    /// Counted among its identity's.
+    pub(super) under_way: Option<UnderWay>,
 }
 
 /// What is counted for a client that went away before its answer began (nginx's convention).
@@ -57,6 +60,7 @@ impl Record {
             cut: None,
             service,
             worker,
+            under_way: None,
         })
     }
 

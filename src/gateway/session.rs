@@ -1,20 +1,29 @@
 //! Who does a request come from?
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
 use http::request::Parts;
+use jiff::Timestamp;
 use memchr::memmem;
 use percent_encoding::percent_decode;
+use zeroize::Zeroizing;
 
 use super::{Address, Door, Gateway};
 use crate::error::ProxyError;
 use crate::facade::{Logins, Session, TOKEN_START, Unusable, Vouched};
-use crate::proxy::headers::{X_AUTH_TOKEN, X_STORAGE_TOKEN, X_SUBJECT_TOKEN};
+use crate::identity::{Exceeded, KEY_START, Proof, Proved, UnderWay, key};
+use crate::proxy::headers::{Fields, X_AUTH_TOKEN, X_STORAGE_TOKEN, X_SUBJECT_TOKEN};
 use crate::route::Route;
 use crate::secret;
+use crate::server::Client;
 
 /// Tokens that one worker keeps open; clients decide how many there are.
 const MAX_OPENED: usize = 1024;
@@ -28,72 +37,167 @@ const MAX_OPENED: usize = 1024;
 pub(super) struct Caller {
     /// The session of the token that the request brings, if it is one of ours and good.
     pub(super) session: Option<Arc<Session>>,
+    /// Whose request it is. None where anybody may come in.
+    pub(super) proved: Option<Proved>,
     /// Why the request may do nothing but log in; see [`Gateway::unauthorized`].
     pub(super) refused: Option<Unusable>,
 }
 
-/// Tokens of requests that were seen before.
+/// Tokens, keys and passwords of requests that were seen before.
 #[derive(Debug, Default)]
 pub(super) struct Opened {
-    /// What [`crate::facade::Keys::changes`] was then.
+    /// What [`Gateway::changes`] was then.
     changes: u64,
     tokens: HashMap<Bytes, Known>,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// None: the token is a login's password.
     session: Option<Arc<Session>>,
+    proved: Option<Proved>,
     ends: Option<Instant>,
+    /// When it was last used, if that was not noted yet.
+    used: Option<Instant>,
+}
+
+/// Where a request has what it shows.
+enum Shown<'a> {
+    /// In a field for tokens.
+    Token(&'a [u8]),
+    /// `Authorization`.
+    Authorization(&'a [u8]),
+}
+
+impl<'a> Shown<'a> {
+    fn of(parts: &'a Parts) -> Option<Self> {
+        let field = |name| parts.headers.get(name).map(HeaderValue::as_bytes);
+        let token = field(&X_AUTH_TOKEN).or_else(|| field(&X_STORAGE_TOKEN));
+        token.map(Self::Token).or_else(|| field(&AUTHORIZATION).map(Self::Authorization))
+    }
+
+    fn bytes(&self) -> &'a [u8] {
+        match self {
+            Self::Token(bytes) | Self::Authorization(bytes) => bytes,
+        }
+    }
 }
 
 impl Gateway {
-    /// Who a request comes from that brings a token, or came in where one is wanted.
+    /// Who a request comes from.
     ///
     /// # Errors
     /// Too many wrong passwords came in by this listener.
-    pub(super) fn caller(&self, door: &Door, parts: &Parts, now: Instant) -> Result<Caller, ProxyError> {
-        let token = parts.headers.get(&X_AUTH_TOKEN).or_else(|| parts.headers.get(&X_STORAGE_TOKEN));
-        let Some(token) = token.map(http::HeaderValue::as_bytes) else {
-            return Ok(Caller::refused(Unusable::NoToken));
-        };
-        if door.logins == Logins::Any && !token.starts_with(TOKEN_START) {
-            return Ok(Caller::default());
+    pub(super) fn caller(
+        &self,
+        door: &Door,
+        client: &Client,
+        parts: &Parts,
+        fields: &Fields,
+        now: Instant,
+    ) -> Result<Caller, ProxyError> {
+        let shown = if fields.token || fields.authorization { Shown::of(parts) } else { None };
+        if let Some(shown) = shown {
+            let at_any = door.logins == Logins::Any;
+            let is_plain = matches!(shown, Shown::Token(token) if !token.starts_with(TOKEN_START) && !token.starts_with(KEY_START));
+            // Where anybody may come in, what else a client shows is not for keyway.
+            if !(at_any && is_plain) {
+                if let Some(known) = self.opened().known(shown.bytes(), self.changes(), now)
+                    && known.serves(door.logins)
+                {
+                    known.used = Some(now);
+                    return Ok(Caller {
+                        session: known.session.clone(),
+                        proved: known.proved.clone(),
+                        refused: None,
+                    });
+                }
+                if let Some(caller) = self.open(door, &shown, now)? {
+                    return Ok(caller);
+                }
+            }
         }
-        if let Some(known) = self.opened().known(token, self.shared.keys.changes(), now)
-            && known.serves(door.logins)
-        {
-            return Ok(Caller { session: known.session.clone(), refused: None });
-        }
-        self.open(door, token, now)
+        let identities = &self.shared.identities;
+        let by_certificate = || identities.by_certificate(client.names.get()?);
+        let by_user = || client.user.and_then(|(user, group)| identities.by_user(user, group));
+        let proved = if identities.is_empty() { None } else { by_certificate().or_else(by_user) };
+        Ok(match proved {
+            Some(proved) if proved.identity.rights.ends.is_some_and(|ends| ends <= Timestamp::now()) => {
+                Caller::refused(Unusable::IdentityExpired)
+            }
+            None if door.logins == Logins::Configured => Caller::refused(Unusable::NoToken),
+            proved => Caller { proved, ..Caller::default() },
+        })
     }
 
-    /// The same for a token that this worker does not know.
+    /// The same by something that this worker has not seen. `None` if it is not for keyway.
     #[cold]
-    fn open(&self, door: &Door, token: &[u8], now: Instant) -> Result<Caller, ProxyError> {
-        let changes = self.shared.keys.changes();
-        let wall = jiff::Timestamp::now().as_second();
-        let session = match self.session(door, token, wall) {
-            Ok(session) => session,
-            // It may be a password.
-            Err(Unusable::NoToken) => {
-                return match self.password(door, None, token, now)? {
-                    Some(_) => {
-                        self.opened().insert(token, changes, now, Known { session: None, ends: None });
-                        Ok(Caller::default())
-                    }
-                    None => Ok(Caller::refused(Unusable::Foreign)),
-                };
-            }
-            Err(why) => return Ok(Caller::refused(why)),
+    fn open(&self, door: &Door, shown: &Shown<'_>, now: Instant) -> Result<Option<Caller>, ProxyError> {
+        let changes = self.changes();
+        let wall = Timestamp::now();
+        let (name, text) = match shown {
+            Shown::Token(token) => (None, Zeroizing::new(token.to_vec())),
+            Shown::Authorization(value) => match credentials(value) {
+                Some(shown) => shown,
+                None if door.logins == Logins::Any => return Ok(None),
+                None => return Ok(Some(Caller::refused(Unusable::NoToken))),
+            },
         };
-        let life = u64::try_from(session.expires_at.saturating_sub(wall)).unwrap_or(0);
-        let session = Arc::new(session);
-        if let Some(ends) = now.checked_add(Duration::from_secs(life)) {
-            let known = Known { session: Some(Arc::clone(&session)), ends: Some(ends) };
-            self.opened().insert(token, changes, now, known);
+        let is_key = text.starts_with(KEY_START);
+        if door.logins == Logins::Any && !is_key && !text.starts_with(TOKEN_START) {
+            return Ok(None);
         }
-        Ok(Caller { session: Some(session), refused: None })
+        let caller = match self.session(door, &text, wall.as_second()) {
+            Ok(session) => {
+                let proved = session.login.as_ref().and_then(|vouched| {
+                    let identity = Arc::clone(self.shared.identities.named(&vouched.name)?);
+                    Some(Proved { identity, proof: Proof::Token, key: None })
+                });
+                Caller { session: Some(Arc::new(session)), proved, refused: None }
+            }
+            // It may be a key or a password.
+            Err(Unusable::NoToken) => match self.prove(door, name.as_deref(), &text, now)? {
+                Some(proved) => Caller { proved: Some(proved), ..Caller::default() },
+                None => return Ok(Some(Caller::refused(Unusable::Foreign))),
+            },
+            Err(why) => return Ok(Some(Caller::refused(why))),
+        };
+        let rights_end = caller.proved.as_ref().and_then(|proved| proved.identity.rights.ends);
+        if rights_end.is_some_and(|ends| ends <= wall) {
+            return Ok(Some(Caller::refused(Unusable::IdentityExpired)));
+        }
+        let session_ends =
+            caller.session.as_ref().and_then(|session| Timestamp::from_second(session.expires_at).ok());
+        let key_ends = caller.proved.as_ref().and_then(|proved| proved.key.as_ref()?.key.ends);
+        let ends = [rights_end, session_ends, key_ends].into_iter().flatten().min();
+        let left = ends.map(|ends| Duration::try_from(ends.duration_since(wall)).unwrap_or_default());
+        let ends = match left.map(|left| now.checked_add(left)) {
+            None => None,
+            Some(Some(ends)) => Some(ends),
+            Some(None) => return Ok(Some(caller)),
+        };
+        let Caller { session, proved, .. } = caller.clone();
+        self.opened().insert(shown.bytes(), changes, now, Known { session, proved, ends, used: Some(now) });
+        Ok(Some(caller))
+    }
+
+    /// Grows whenever something that was good may not be any more.
+    fn changes(&self) -> u64 {
+        self.shared.keys.changes() + self.shared.identities.keyring.changes()
+    }
+
+    /// Counts a request of an identity, as long as it is under way.
+    ///
+    /// # Errors
+    /// It has too many.
+    pub(super) fn enter(&self, proved: &Proved) -> Result<Option<UnderWay>, ProxyError> {
+        proved.identity.limits.enter().map_err(|exceeded| {
+            let what = match exceeded {
+                Exceeded::Rate(_) => "rate",
+                Exceeded::Requests => "requests",
+            };
+            self.shared.metrics.identity_limited.with_label_values(&[&proved.identity.name, what]).inc();
+            ProxyError::Limited { identity: proved.identity.name.clone(), exceeded }
+        })
     }
 
     /// The session that a token means at this listener, whoever brings it; `now` is UNIX seconds. For the token of a request, see
@@ -108,8 +212,9 @@ impl Gateway {
             None if door.logins == Logins::Configured => return Err(Unusable::Foreign),
             None => {}
             Some(vouched) => {
-                let login = self.shared.passwords.named(&vouched.name).ok_or(Unusable::LoginChanged)?;
-                if !self.shared.keys.still(vouched, login) {
+                let at = Timestamp::from_second(now).unwrap_or_default();
+                let shown = self.shared.identities.all_shown(&vouched.name, at);
+                if !shown.iter().any(|shown| self.shared.keys.still(vouched, shown)) {
                     return Err(Unusable::LoginChanged);
                 }
             }
@@ -135,9 +240,19 @@ impl Gateway {
         Ok(())
     }
 
-    /// Lets go of sessions that have ended; called on the worker's tick.
+    /// Lets go of sessions that have ended, and notes which keys were used; called on the worker's tick.
     pub(super) fn forget_ended(&self) {
-        self.opened().forget_ended(Instant::now());
+        let (now, wall) = (Instant::now(), Timestamp::now().as_second());
+        let mut opened = self.opened();
+        for known in opened.tokens.values_mut() {
+            if let Some(used) = known.used.take()
+                && let Some(key) = known.proved.as_ref().and_then(|proved| proved.key.as_ref())
+            {
+                let ago = i64::try_from(now.saturating_duration_since(used).as_secs()).unwrap_or(0);
+                key.used.fetch_max(wall - ago, Ordering::Relaxed);
+            }
+        }
+        opened.forget_ended(now);
     }
 
     /// Lets a client log in with a name and a password (for an application credential, its id or name and its
@@ -157,10 +272,15 @@ impl Gateway {
         if door.logins == Logins::Any {
             return Ok(None);
         }
-        match self.password(door, Some(name), password.as_bytes(), Instant::now())? {
-            Some(vouched) => Ok(Some(vouched)),
+        match self.prove(door, Some(name), password.as_bytes(), Instant::now())? {
+            Some(proved) => Ok(Some(self.vouch(&proved))),
             None => Err(ProxyError::WrongPassword { keystone: self.keystone(door, Some(route), parts) }),
         }
+    }
+
+    /// For the sessions of an identity.
+    pub(super) fn vouch(&self, proved: &Proved) -> Vouched {
+        self.shared.keys.vouch(&proved.identity.name, &self.shared.identities.shown(proved))
     }
 
     /// The token of a new session. Every login ends here, so here it is counted.
@@ -169,21 +289,22 @@ impl Gateway {
         self.shared.keys.seal(session)
     }
 
+    /// Whose password or key this is.
     #[cold]
-    fn password(
+    fn prove(
         &self,
         door: &Door,
         name: Option<&str>,
-        password: &[u8],
+        secret: &[u8],
         now: Instant,
-    ) -> Result<Option<Vouched>, ProxyError> {
+    ) -> Result<Option<Proved>, ProxyError> {
         let logins = &self.shared.metrics.logins;
         if let Err(wait) = door.attempts.check(now) {
             logins.with_label_values(&["limited"]).inc();
             return Err(ProxyError::TooManyLogins { wait });
         }
-        if let Some(login) = self.shared.passwords.login(name, password) {
-            return Ok(Some(self.shared.keys.vouch(login)));
+        if let Some(proved) = self.shared.identities.by_secret(name, secret, Timestamp::now()) {
+            return Ok(Some(proved));
         }
         door.attempts.wrong(now);
         logins.with_label_values(&["refused"]).inc();
@@ -223,23 +344,23 @@ impl Gateway {
 
 impl Caller {
     fn refused(why: Unusable) -> Self {
-        Self { session: None, refused: Some(why) }
+        Self { refused: Some(why), ..Self::default() }
     }
 }
 
 impl Known {
     /// Whether it is good at a listener with these logins, too.
     fn serves(&self, logins: Logins) -> bool {
-        match &self.session {
-            Some(session) => logins == Logins::Any || session.login.is_some(),
-            None => logins == Logins::Configured,
-        }
+        logins == Logins::Any || self.proved.is_some()
     }
 }
 
 impl Opened {
-    fn known(&self, token: &[u8], changes: u64, now: Instant) -> Option<&Known> {
-        let known = self.tokens.get(token).filter(|_| self.changes == changes)?;
+    fn known(&mut self, token: &[u8], changes: u64, now: Instant) -> Option<&mut Known> {
+        if self.changes != changes {
+            return None;
+        }
+        let known = self.tokens.get_mut(token)?;
         known.ends.is_none_or(|ends| now < ends).then_some(known)
     }
 
@@ -260,4 +381,26 @@ impl Opened {
     fn forget_ended(&mut self, now: Instant) {
         self.tokens.retain(|_, known| known.ends.is_none_or(|ends| now < ends));
     }
+}
+
+/// What `Authorization` has: the name and the password of `Basic`, or the token of `Bearer`. None for anything else.
+fn credentials(value: &[u8]) -> Option<(Option<String>, Zeroizing<Vec<u8>>)> {
+    let (scheme, rest) = value.split_at(memchr::memchr(b' ', value)?);
+    let rest = rest.trim_ascii();
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return Some((None, Zeroizing::new(rest.to_vec())));
+    }
+    if !scheme.eq_ignore_ascii_case(b"basic") {
+        return None;
+    }
+    let pair = Zeroizing::new(STANDARD.decode(rest).ok()?);
+    let (name, password) = pair.split_at(memchr::memchr(b':', &pair)?);
+    let (name, password) = (std::str::from_utf8(name).ok()?, &password[1..]);
+    // With a key nobody has to know whose it is: `curl -u :KEY`, and `curl -u KEY:`.
+    let (name, secret) = match (name, password) {
+        (key, b"") if key::id_of(key.as_bytes()).is_some() => (None, key.as_bytes()),
+        ("", secret) => (None, secret),
+        (name, secret) => (Some(name.to_owned()), secret),
+    };
+    Some((name, Zeroizing::new(secret.to_vec())))
 }

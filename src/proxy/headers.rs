@@ -36,6 +36,8 @@ pub struct Fields {
     pub token: bool,
     /// There is an X-Subject-Token.
     pub subject: bool,
+    /// There is an Authorization.
+    pub authorization: bool,
 }
 
 impl Fields {
@@ -51,6 +53,7 @@ impl Fields {
                 header::CONNECTION => fields.connection = true,
                 header::HOST => fields.hosts += 1,
                 header::ORIGIN => fields.browser = true,
+                header::AUTHORIZATION => fields.authorization = true,
                 _ if *name == X_AUTH_TOKEN || *name == X_STORAGE_TOKEN => fields.token = true,
                 _ if *name == X_SUBJECT_TOKEN => fields.subject = true,
                 _ => fields.browser |= *name == SEC_FETCH_SITE,

@@ -69,8 +69,10 @@ pub struct Destination {
     pub extras: Option<Box<Extras>>,
     /// Everything that the token's catalog refers to.
     pub origins: Arc<origins::Origins>,
-    /// What may be done there: one for each listener, then the cloud's. `None` if there is no policy
-    /// at all.
+    /// Its region, where the catalog names one.
+    pub region: Option<Box<str>>,
+    /// What may be done there: one for each listener, those that identities have, then the cloud's. `None` if
+    /// there is no policy at all.
     pub policies: Option<Vec<Option<policy::Scoped>>>,
     /// Which of its answers' bodies may hold links. `None` where links stay as they are.
     pub links: Option<links::Bodies>,
@@ -135,10 +137,15 @@ impl Destination {
     ///
     /// # Errors
     /// One of them denies it.
-    pub fn permits(&self, listener: usize, method: &Method, path: &str) -> Result<(), policy::Denied<'_>> {
+    pub fn permits(
+        &self,
+        (listener, identity): (usize, Option<usize>),
+        method: &Method,
+        path: &str,
+    ) -> Result<(), policy::Denied<'_>> {
         let Some(policies) = &self.policies else { return Ok(()) };
-        let cloud = policies.len() - 1;
-        for policy in [listener, cloud].into_iter().filter_map(|index| policies[index].as_ref()) {
+        let asked = [Some(listener), identity, Some(policies.len() - 1)];
+        for policy in asked.into_iter().flatten().filter_map(|index| policies[index].as_ref()) {
             policy.decide(method, path)?;
         }
         Ok(())
@@ -193,7 +200,7 @@ impl Proxy {
     }
 
     /// Sends one request to its service and returns the service's answer. The field `withheld` is
-    /// between the client and this listener.
+    /// between the client and this listener, and its body has `most` bytes.
     ///
     /// A 401 means the service no longer honors our token, so the request goes out once more with a
     /// new one if its body can still be replayed. A second 401 is the service's answer: it goes back, and so
@@ -208,9 +215,10 @@ impl Proxy {
         parts: &Parts,
         fields: Fields,
         withheld: Option<&HeaderName>,
+        most: Option<u64>,
         incoming: Incoming,
     ) -> Result<Answer, ProxyError> {
-        let limit = destination.body_limit.unwrap_or(u64::MAX);
+        let limit = destination.body_limit.unwrap_or(u64::MAX).min(most.unwrap_or(u64::MAX));
         let mut body = RequestBody::new(incoming, Arc::clone(&self.replay)).limited(limit);
         if body.length().is_some_and(|length| length > limit) {
             if let Some(rest) = body.into_rest() {

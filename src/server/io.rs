@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -49,6 +50,16 @@ macro_rules! each {
 }
 
 impl Stream {
+    /// The certificate that the client showed, if any; it was verified.
+    pub(super) fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        let session = match self {
+            Self::TcpTls(stream) => stream.get_ref().1,
+            Self::UnixTls(stream) => stream.get_ref().1,
+            Self::Tcp(_) | Self::Unix(_) => return None,
+        };
+        session.peer_certificates()?.first()
+    }
+
     /// Closing will be a reset, so that nobody takes what came for the whole. A socket file knows no
     /// such thing.
     fn reset_when_closed(&self) {

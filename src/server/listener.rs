@@ -50,8 +50,8 @@ pub(super) enum Listener {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Peer {
     Address(IpAddr),
-    /// By uid; `None` if the system does not say.
-    User(Option<u32>),
+    /// By uid and gid; `None` if the system does not say.
+    User(Option<(u32, u32)>),
 }
 
 /// Binds a listener `count` times. Port 0 takes a free port, the same for all.
@@ -89,7 +89,7 @@ impl Listener {
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                let user = stream.peer_cred().ok().map(|peer| peer.uid());
+                let user = stream.peer_cred().ok().map(|peer| (peer.uid(), peer.gid()));
                 Ok((Stream::Unix(stream), Peer::User(user)))
             }
         }

@@ -1,6 +1,7 @@
 //! Sockets and connections: accept, speak HTTP/1.1 or HTTP/2, drain. Knows no OpenStack.
 
 mod address;
+pub mod certificate;
 mod clients;
 mod connection;
 mod drain;
@@ -12,10 +13,11 @@ mod watch;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,7 @@ use tokio::sync::watch as settings;
 use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsAcceptor;
 
+use self::certificate::SubjectName;
 use self::connection::{Connection, Exec, Shared};
 use self::io::{Io, Stream};
 use self::listener::Peer;
@@ -152,7 +155,7 @@ pub async fn serve<H, F, B>(
     metrics: Arc<ConnectionMetrics>,
     clients: Clients,
 ) where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    H: Fn(Arc<Client>, Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + Send
@@ -211,8 +214,9 @@ pub async fn serve<H, F, B>(
         shared.most.store(settings.now.limits.requests, Ordering::Relaxed);
         let Settings { limits, tls, users } = &settings.now;
         let place = match peer {
-            Peer::User(user) if !is_welcome(user, users) => {
+            Peer::User(user) if !is_welcome(user.map(|(user, _)| user), users) => {
                 metrics.count(Closed::User);
+                let user = user.map(|(user, _)| user);
                 if complaint.is_due() {
                     tracing::warn!(user, %address, "this user may not connect: list it in `users`, if it should");
                 }
@@ -244,19 +248,21 @@ pub async fn serve<H, F, B>(
             tracing::debug!(%error, "a connection ended before it began");
             continue;
         }
+        let client = Arc::new(Client::new(peer));
         let connection = Connection::new(Arc::clone(&shared));
         if tls.is_none() {
             connection.is_ready();
         }
         watch.add(Arc::clone(&connection), Instant::now());
         let (tls, handshake) = (tls.clone(), limits.handshake);
-        let (begun, handler) = (Arc::clone(&connection), handler.clone());
+        let (begun, handler, who) = (Arc::clone(&connection), handler.clone(), Arc::clone(&client));
         let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
             let exchange = begun.begin(&mut request);
             // Boxed, since a connection's future would have room for it all the time.
-            let answering = exchange
-                .is_admitted()
-                .then(|| Box::pin(handler(request.map(|body| Incoming::new(body, exchange.transfer())))));
+            let answering = exchange.is_admitted().then(|| {
+                let request = request.map(|body| Incoming::new(body, exchange.transfer()));
+                Box::pin(handler(Arc::clone(&who), request))
+            });
             async move {
                 let response = match answering {
                     Some(answering) => guarded(answering, fallback.panicked).await,
@@ -276,6 +282,9 @@ pub async fn serve<H, F, B>(
                     let Some(stream) = Box::pin(secure(stream, tls, handshake, &connection)).await else {
                         return;
                     };
+                    if let Some(certificate) = stream.certificate() {
+                        let _ = client.names.set(certificate::names(certificate));
+                    }
                     connection.is_ready();
                     stream
                 }
@@ -287,6 +296,26 @@ pub async fn serve<H, F, B>(
                 ended_badly(&*error, &connection);
             }
         });
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Default)]
+pub struct Client {
+    /// Its address; none at a socket file.
+    pub address: Option<IpAddr>,
+    /// The user and the group (uid, gid) that it runs as, at a socket file.
+    pub user: Option<(u32, u32)>,
+    /// The names of its certificate, which was verified; unset where it showed none.
+    pub names: OnceLock<Vec<SubjectName>>,
+}
+
+impl Client {
+    fn new(peer: Peer) -> Self {
+        match peer {
+            Peer::Address(address) => Self { address: Some(address), ..Self::default() },
+            Peer::User(user) => Self { user, ..Self::default() },
+        }
     }
 }
 

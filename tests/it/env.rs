@@ -273,8 +273,8 @@ async fn env_says_where_no_client_can_be_pointed_at() {
 /// keyway.toml of a listener that wants logins.
 fn with_logins(home: &TempDir) {
     let path = home.path().join("k.toml");
-    let text = "[listener.main]\nlogin = 'configured'\n[login.ada]\npassword = 'hunter2-ada'\n\
-                [login.bob]\npassword = 'hunter2-bob'\n";
+    let text = "[listener.main]\nlogin = 'configured'\n[identity.ada]\npassword = 'hunter2-ada'\n\
+                [identity.bob]\npassword = 'hunter2-bob'\n";
     fs::write(&path, text).expect("a writable directory");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
 }

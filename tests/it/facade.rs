@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::Method;
 use keyway::config::{Config, Listener};
 use keyway::demo::{DOMAIN, DOMAIN_ID, OTHER_PROJECT, OTHER_PROJECT_ID, PROJECT, PROJECT_ID, USER, USER_ID};
-use keyway::facade::{Login, Logins, View};
+use keyway::facade::{Logins, View};
+use keyway::identity;
 use keyway::keystone::{Interface, Secret};
 use keyway::server::Address;
 use serde_json::{Value, json};
@@ -596,8 +597,12 @@ async fn a_keystone_that_is_down_is_no_bad_password() {
 
 fn configured(config: &mut Config) {
     config.listeners[0].logins = Logins::Configured;
-    let login = |name: &str, password: &str| Login { name: name.to_owned(), password: Secret::new(password) };
-    config.facade.logins = vec![login("ada", "ada-password"), login("bob", "bob-password")];
+    let login = |name: &str, password: &str| identity::Config {
+        name: name.to_owned(),
+        password: Some(Secret::new(password)),
+        ..Default::default()
+    };
+    config.identities = vec![login("ada", "ada-password"), login("bob", "bob-password")];
 }
 
 #[tokio::test(flavor = "multi_thread")]

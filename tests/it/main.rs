@@ -23,6 +23,7 @@ mod federation;
 mod fuzzed;
 mod h2_wire;
 mod http2;
+mod identities;
 mod kept;
 mod limits;
 mod links;

@@ -41,7 +41,7 @@ async fn panicking() -> (std::net::SocketAddr, server::Drain) {
         late: || answer(408, Then::End),
     };
     let drain = server::Drain::default();
-    let handler = |request: Request<Incoming>| async move {
+    let handler = |_, request: Request<Incoming>| async move {
         match request.uri().path() {
             "/panic" => panic!("a handler's defect"),
             "/later" => {

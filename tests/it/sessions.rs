@@ -7,7 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyway::config::Config;
 use keyway::demo::{self, Cloud};
-use keyway::facade::{Config as Facade, Keys, Login, Logins, Session, View, random_id};
+use keyway::facade::{Config as Facade, Keys, Logins, Session, View, Vouched, random_id};
+use keyway::identity;
 use keyway::keystone::{Project, Scope, Secret};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -41,14 +42,19 @@ fn session(cloud: &str, scope: Scope) -> Session {
     }
 }
 
-fn ada() -> Login {
-    Login { name: "ada".to_owned(), password: Secret::new(PASSWORD) }
+fn ada() -> identity::Config {
+    identity::Config { name: "ada".to_owned(), password: Some(Secret::new(PASSWORD)), ..Default::default() }
+}
+
+/// What ada shows.
+fn vouched(keys: &Keys) -> Vouched {
+    keys.vouch("ada", &Secret::new(PASSWORD))
 }
 
 /// Its main listener takes configured logins only, of which there is one.
 fn strict(config: &mut Config) {
     config.listeners[0].logins = Logins::Configured;
-    config.facade.logins = vec![ada()];
+    config.identities = vec![ada()];
 }
 
 fn keep_state(directory: &Path) -> impl FnOnce(&mut Config) {
@@ -63,7 +69,7 @@ fn seal(keyway: &TestKeyway, session: &Session) -> String {
 /// A token that ada got.
 fn ada_token(keyway: &TestKeyway) -> String {
     let keys = &keyway.app().shared().keys;
-    keys.seal(&Session { login: Some(keys.vouch(&ada())), ..session("demo", Scope::Default) })
+    keys.seal(&Session { login: Some(vouched(&keys)), ..session("demo", Scope::Default) })
 }
 
 async fn get(keyway: &TestKeyway, path: &str, token: &str) -> Answer {
@@ -403,13 +409,13 @@ async fn a_reload_ends_the_sessions_of_a_login_that_is_gone_or_has_another_passw
     let keyway = TestKeyway::with(&cloud, strict).await;
     let token = ada_token(&keyway);
     let revoked =
-        Session { login: Some(keyway.app().shared().keys.vouch(&ada())), ..session("demo", Scope::Default) };
+        Session { login: Some(vouched(&keyway.app().shared().keys)), ..session("demo", Scope::Default) };
     let revoked_token = seal(&keyway, &revoked);
     keyway.app().shared().keys.revoke(&revoked).await;
-    let reload = |logins: Vec<Login>| {
+    let reload = |identities: Vec<identity::Config>| {
         reload(&keyway, &cloud, |config| {
             strict(config);
-            config.facade.logins = logins;
+            config.identities = identities.clone();
         });
     };
     assert_eq!(get(&keyway, "/compute/servers", &token).await.status, 200);
@@ -420,13 +426,13 @@ async fn a_reload_ends_the_sessions_of_a_login_that_is_gone_or_has_another_passw
         unauthorized(&get(&keyway, "/compute/servers", &revoked_token).await, &keyway, "/identity")
             .contains("revoked")
     );
-    let other = Login { password: Secret::new("another-password"), ..ada() };
+    let other = identity::Config { password: Some(Secret::new("another-password")), ..ada() };
     reload(vec![other]);
     for token in [token.as_str(), PASSWORD] {
         unauthorized(&get(&keyway, "/compute/servers", token).await, &keyway, "/identity");
     }
     assert_eq!(refused(&keyway, "login_changed").await, 1.0);
-    let bob = Login { name: "bob".to_owned(), ..ada() };
+    let bob = identity::Config { name: "bob".to_owned(), ..ada() };
     reload(vec![bob]);
     unauthorized(&get(&keyway, "/compute/servers", &token).await, &keyway, "/identity");
     reload(vec![ada()]);
@@ -463,7 +469,7 @@ async fn the_program_keeps_its_keys_and_tells_no_token_and_no_password() {
     let (cloud, home) = (cloud().await, tempfile::tempdir().expect("a directory for temporary files"));
     let toml = home.path().join(".config/keyway/keyway.toml");
     fs::create_dir_all(toml.parent().expect("a parent")).expect("directories");
-    let text = format!("[listener.main]\nlogin = 'configured'\n[login.ada]\npassword = '{PASSWORD}'\n");
+    let text = format!("[listener.main]\nlogin = 'configured'\n[identity.ada]\npassword = '{PASSWORD}'\n");
     fs::write(&toml, text).expect("a file");
     fs::set_permissions(&toml, fs::Permissions::from_mode(0o600)).expect("permissions");
     let arguments =
@@ -475,7 +481,7 @@ async fn the_program_keeps_its_keys_and_tells_no_token_and_no_password() {
     assert!(!state.exists(), "nothing is written before there is a token");
     let config = Facade { state: Some(state.clone()), ..Facade::default() };
     let keys = Keys::load(&config);
-    let good = Session { login: Some(keys.vouch(&ada())), ..session("envvars", Scope::Default) };
+    let good = Session { login: Some(vouched(&keys)), ..session("envvars", Scope::Default) };
     let (token, bad) = (keys.seal(&good), keys.seal(&Session { expires_at: 1, ..good.clone() }));
     let key = fs::read_to_string(state.join("keys")).expect("a key").trim().to_owned();
     let send = async |address: &str, path: &str, token: &str| {

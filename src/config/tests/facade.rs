@@ -1,7 +1,8 @@
 //! Logins, the life and the keys of keyway's own tokens, and what clients see of a cloud.
 
 use super::*;
-use crate::facade::{Login, Logins, View};
+use crate::facade::{Logins, View};
+use crate::identity;
 
 const REMOTE: &str = "
     address = '10.0.0.1:8443'
@@ -84,10 +85,14 @@ fn a_token_lives_between_a_minute_and_a_month() {
 fn logins_have_a_password_or_the_file_of_one() {
     let setup = setup()
         .file("home/p", "hunter2 of bob\r\n")
-        .toml("[login.ada]\npassword = 'hunter2-ada'\n[login.bob]\npassword_file = '~/p'");
-    let login = |name: &str, password: &str| Login { name: name.to_owned(), password: Secret::new(password) };
+        .toml("[identity.ada]\npassword = 'hunter2-ada'\n[identity.bob]\npassword_file = '~/p'");
+    let identity = |name: &str, password: &str| identity::Config {
+        name: name.to_owned(),
+        password: Some(Secret::new(password)),
+        ..Default::default()
+    };
     let config = setup.config();
-    assert_eq!(config.facade.logins, [login("ada", "hunter2-ada"), login("bob", "hunter2 of bob")]);
+    assert_eq!(config.identities, [identity("ada", "hunter2-ada"), identity("bob", "hunter2 of bob")]);
     assert_eq!(config.warnings, [""; 0]);
     // Whoever else can read them is told of.
     let setup = setup.mode("home/p", 0o644).mode("home/.config/keyway/keyway.toml", 0o640);
@@ -101,39 +106,44 @@ fn logins_have_a_password_or_the_file_of_one() {
 // Promise 76.
 #[test]
 fn what_is_wrong_with_a_login_is_told_without_its_password() {
-    check("[login.a]\npassword = 'hunter2'", &["login.a.password: is shorter than 8 characters: choose"]);
-    check("[login.a]\npassword = ' hunter2hunter2'", &["login.a.password: holds a line break or another"]);
-    check("[login.a]\npassword = \"hunter2\\nhunter2\"", &["login.a.password: holds a line break"]);
-    check("[login.a]\npassword = 'gAAAAAhunter2'", &["login.a.password: begins as tokens do"]);
     check(
-        "[login.a]\npassword = ['hunter2']",
-        &["login.a.password: a list, not a text", "login.a.password: is missing"],
-    );
-    check("[login.a]", &["login.a.password: is missing: write password = "]);
-    check("login.a = 'hunter2'", &["login.a: a text, not a table: write [login.a]"]);
-    check(
-        "[login.a]\npassword = 'hunter2-a'\npassword_file = 'p'",
-        &["login.a.password: there is a password_file too: remove one of them"],
+        "[identity.a]\npassword = 'hunter2'",
+        &["identity.a.password: is shorter than 8 characters: choose"],
     );
     check(
-        "[login.a]\npassword_credential = 'p'",
-        &["login.a.password_credential: there is no $CREDENTIALS_DIRECTORY"],
+        "[identity.a]\npassword = ' hunter2hunter2'",
+        &["identity.a.password: holds a line break or another"],
     );
-    check("[login.a]\npassword_file = 'none'", &["login.a.password_file: "]);
-    check("[login.'a b']\npassword = 'hunter2-a'", &["login.a b: its name is no simple word"]);
+    check("[identity.a]\npassword = \"hunter2\\nhunter2\"", &["identity.a.password: holds a line break"]);
     check(
-        "[login.a]\npassword = 'hunter2-a'\n[login.b]\npassword = 'hunter2-a'",
-        &["login.b.password: is that of login.a too"],
+        "[identity.a]\npassword = 'gAAAAAhunter2'",
+        &["identity.a.password: begins as tokens or API keys do"],
+    );
+    check("[identity.a]\npassword = ['hunter2']", &["identity.a.password: a list, not a text"]);
+    check("identity.a = 'hunter2'", &["identity.a: a text, not a table: write [identity.a]"]);
+    check(
+        "[identity.a]\npassword = 'hunter2-a'\npassword_file = 'p'",
+        &["identity.a.password: there is a password_file too: remove one of them"],
     );
     check(
-        "[login.a]\npasword = 'hunter2-a'",
-        &["login.a.pasword: unknown key: did you mean `password`?", "login.a.password: is missing"],
+        "[identity.a]\npassword_credential = 'p'",
+        &["identity.a.password_credential: there is no $CREDENTIALS_DIRECTORY"],
+    );
+    check("[identity.a]\npassword_file = 'none'", &["identity.a.password_file: "]);
+    check("[identity.'a b']\npassword = 'hunter2-a'", &["identity.a b: its name is no simple word"]);
+    check(
+        "[identity.a]\npassword = 'hunter2-a'\n[identity.b]\npassword = 'hunter2-a'",
+        &["identity.b.password: this password is identity a's too"],
+    );
+    check(
+        "[identity.a]\npasword = 'hunter2-a'",
+        &["identity.a.pasword: unknown key: did you mean `password`?"],
     );
 }
 
 #[test]
 fn anybody_logs_in_where_nobody_else_comes_and_elsewhere_who_is_configured() {
-    let login = "[login.ada]\npassword = 'hunter2-ada'\n";
+    let login = "[identity.ada]\npassword = 'hunter2-ada'\n";
     let text = format!(
         "{login}[listener.team]\n{REMOTE}[listener.file]\naddress = 'unix:/run/k.sock'\n\
          [listener.strict]\naddress = '127.0.0.1:1'\nlogin = 'configured'"
@@ -162,12 +172,12 @@ fn who_may_log_in_is_told_where_it_is_wrong() {
     check(
         &format!("[listener.team]\n{REMOTE}"),
         &[
-            "listener.team.login: only configured logins are taken at 10.0.0.1:8443, and there is none: write [login.NAME]",
+            "listener.team.login: only configured identities are served at 10.0.0.1:8443, and there is none: write [identity.NAME]",
         ],
     );
     check(
         "[listener.main]\nlogin = 'configured'",
-        &["listener.main.login: only configured logins are taken"],
+        &["listener.main.login: only configured identities are served"],
     );
     check("[listener.main]\nlogin = 'none'", &["listener.main.login: `none` is neither any nor configured"]);
     check("[listener.admin]\nlogin = 'any'", &["listener.admin.login: nobody logs in at the admin listener"]);
@@ -178,7 +188,7 @@ fn who_may_log_in_is_told_where_it_is_wrong() {
         ],
     );
     check(
-        "[listener.a]\naddress = '10.0.0.1:1'\nlogin = 'configured'\n[login.b]\npassword = 'hunter2-b'",
+        "[listener.a]\naddress = '10.0.0.1:1'\nlogin = 'configured'\n[identity.b]\npassword = 'hunter2-b'",
         &["listener.a.address: 10.0.0.1:1 is no loopback address"],
     );
 }

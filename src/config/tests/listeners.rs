@@ -44,7 +44,7 @@ fn a_listener_has_everything_that_its_table_says() {
         required_header = 'X-Admin: 1'
         [policy.look]
         read_only = true
-        [login.ada]
+        [identity.ada]
         password = 'hunter2-ada'
     ";
     let setup = with_tls_files().toml(text);
@@ -91,7 +91,7 @@ fn an_address_that_others_reach_needs_tls_and_client_certificates() {
         );
         for (listen, table) in [("listen", "main"), ("admin", "admin")] {
             let known = format!(
-                "{listen} = '{address}'\n[listener.{table}]\n{TLS}\n[login.ada]\npassword = 'hunter2-ada'"
+                "{listen} = '{address}'\n[listener.{table}]\n{TLS}\n[identity.ada]\npassword = 'hunter2-ada'"
             );
             with_tls_files().toml(&known).config();
         }

@@ -182,6 +182,8 @@ fn every_setting_is_a_variable_too() {
             "limits.head" | "limits.target" => "9KiB",
             "facade.token_life" => "2d",
             "facade.state" => "~/state",
+            "identities.directory" => "~",
+            "identities.keys" => "~/api-keys",
             "tokens.cache" => "~/tokens",
             "tokens.cache_key" => "~/key",
             _ => "77",
@@ -213,6 +215,7 @@ fn every_setting_is_a_variable_too() {
     assert!(config.facade.state.is_some_and(|state| state.ends_with("home/state")));
     let tokens = config.tokens.expect("they are kept");
     assert!(tokens.directory.ends_with("home/tokens") && tokens.key_file.ends_with("home/key"));
+    assert!(config.api_keys.is_some_and(|keys| keys.ends_with("home/api-keys")));
     assert_eq!(config.warnings, [""; 0]);
 }
 

@@ -1,6 +1,6 @@
 //! Tokens of keyway's own: nobody but keyway makes one, and what was changed opens nothing.
 
-use keyway::facade::{Keys, Login, Session, Unusable, random_id};
+use keyway::facade::{Keys, Session, Unusable, random_id};
 use keyway::keystone::{Domain, Project, Scope, Secret};
 
 /// How each token begins that could be one of ours.
@@ -48,11 +48,11 @@ fn session(keys: &Keys, input: &[u8]) -> Session {
         4 => Scope::Project(Project::Id(rest.clone())),
         _ => Scope::Project(Project::Name { name: rest.clone(), domain: Some(Domain::Id(first.clone())) }),
     };
-    let login = Login { name: first.clone(), password: Secret::new(rest.as_str()) };
+    let (name, shown) = (first.clone(), Secret::new(rest.as_str()));
     Session {
         id: random_id(),
         key: (first.into(), scope),
-        login: input.len().is_multiple_of(2).then(|| keys.vouch(&login)),
+        login: input.len().is_multiple_of(2).then(|| keys.vouch(&name, &shown)),
         methods: rest.split(' ').filter(|method| method.len() <= 32).take(8).map(str::to_owned).collect(),
         issued_at: input.len() as i64,
         expires_at: input.len() as i64 + 1,

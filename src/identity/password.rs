@@ -1,4 +1,4 @@
-//! Is this the password of a configured login?
+//! Whose password is this?
 //!
 //! How long the answer takes tells nothing: neither whether the name or the password was wrong, nor how much
 //! of either was right. And it is only given so often ([`Attempts`]).
@@ -10,57 +10,55 @@ use std::time::{Duration, Instant};
 use ring::hmac;
 use zeroize::Zeroizing;
 
-use super::Login;
+use super::Config;
 use crate::private::random;
 
-/// The configured logins, by hashes that are keyed anew each time.
-pub struct Passwords {
+/// The passwords of identities, by hashes that are keyed anew each time.
+pub(super) struct Passwords {
     key: hmac::Key,
-    logins: Vec<Hashed>,
+    hashes: Vec<Hashed>,
 }
 
-/// A login, what its name and password together are, and its password alone.
+/// Whose, what name and password together are, and the password alone.
 struct Hashed {
-    login: Login,
+    name: String,
     pair: [u8; 32],
     alone: [u8; 32],
 }
 
 impl Passwords {
-    /// Of these logins.
-    pub fn new(logins: &[Login]) -> Self {
+    /// Of those that have one.
+    pub(super) fn new(identities: &[Config]) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, Zeroizing::new(random::<32>()).as_slice());
-        let hashed = |login: &Login| Hashed {
-            login: login.clone(),
-            pair: hash(&key, Some(&login.name), login.password.expose().as_bytes()),
-            alone: hash(&key, None, login.password.expose().as_bytes()),
+        let hashed = |identity: &Config| {
+            let password = identity.password.as_ref()?.expose().as_bytes();
+            Some(Hashed {
+                name: identity.name.clone(),
+                pair: hash(&key, Some(&identity.name), password),
+                alone: hash(&key, None, password),
+            })
         };
-        Self { logins: logins.iter().map(hashed).collect(), key }
+        Self { hashes: identities.iter().filter_map(hashed).collect(), key }
     }
 
-    /// The login of this name, if this is its password; of any name if none is given.
-    pub fn login(&self, name: Option<&str>, password: &[u8]) -> Option<&Login> {
+    /// The identity of this name, if this is its password; of any name if none is given.
+    pub(super) fn login(&self, name: Option<&str>, password: &[u8]) -> Option<&str> {
         let asked = hash(&self.key, name, password);
         let mut found = None;
-        for hashed in &self.logins {
-            let of_login = if name.is_some() { &hashed.pair } else { &hashed.alone };
-            let different = of_login.iter().zip(&asked).fold(0, |different, (a, b)| different | (a ^ b));
+        for hashed in &self.hashes {
+            let its = if name.is_some() { &hashed.pair } else { &hashed.alone };
+            let different = its.iter().zip(&asked).fold(0, |different, (a, b)| different | (a ^ b));
             if different == 0 {
-                found = Some(&hashed.login);
+                found = Some(hashed.name.as_str());
             }
         }
         found
-    }
-
-    /// The login of this name.
-    pub fn named(&self, name: &str) -> Option<&Login> {
-        self.logins.iter().map(|hashed| &hashed.login).find(|login| login.name == name)
     }
 }
 
 impl fmt::Debug for Passwords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.logins.iter().map(|hashed| &hashed.login)).finish()
+        f.debug_list().entries(self.hashes.iter().map(|hashed| &hashed.name)).finish()
     }
 }
 
@@ -117,17 +115,19 @@ mod tests {
     use crate::keystone::Secret;
 
     fn passwords() -> Passwords {
-        let login =
-            |name: &str, password: &str| Login { name: name.to_owned(), password: Secret::new(password) };
-        Passwords::new(&[login("ada", "hunter2-ada"), login("bob", "hunter2-bob")])
+        let identity = |name: &str, password: Option<&str>| Config {
+            name: name.to_owned(),
+            password: password.map(Secret::new),
+            ..Config::default()
+        };
+        let with = [identity("ada", Some("hunter2-ada")), identity("bob", Some("hunter2-bob"))];
+        Passwords::new(&[&with[..], &[identity("eve", None)]].concat())
     }
 
     #[test]
     fn a_login_is_its_own_name_with_its_own_password() {
         let passwords = passwords();
-        let name = |name, password: &str| {
-            passwords.login(name, password.as_bytes()).map(|login| login.name.as_str())
-        };
+        let name = |name, password: &str| passwords.login(name, password.as_bytes());
         assert_eq!(name(Some("ada"), "hunter2-ada"), Some("ada"));
         assert_eq!(name(Some("ada"), "hunter2-bob"), None);
         assert_eq!(name(Some("eve"), "hunter2-bob"), None);

@@ -1,0 +1,341 @@
+//! Who comes in where not everybody may, how they prove who they are, and how far their rights reach.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::Method;
+use jiff::Timestamp;
+use keyway::commands::keys;
+use keyway::config::Config;
+use keyway::demo::{self, Cloud};
+use keyway::facade::Logins;
+use keyway::identity::{self, Rights, limits};
+use keyway::policy::{Effect, Policy, Rule};
+use serde_json::json;
+
+use crate::support::{Answer, TestKeyway, cloud, eventually, request};
+
+/// A team's keyway: a file of keys, and these identities.
+struct Team {
+    cloud: Cloud,
+    keyway: TestKeyway,
+    config: Config,
+    home: tempfile::TempDir,
+}
+
+impl Team {
+    async fn of(identities: Vec<identity::Config>) -> Self {
+        let (cloud, home) = (cloud().await, tempfile::tempdir().expect("a directory"));
+        let mut kept = None;
+        let keyway = TestKeyway::with(&cloud, |config| {
+            config.listeners[0].logins = Logins::Configured;
+            config.api_keys = Some(home.path().join("api-keys"));
+            config.identities = identities;
+            kept = Some(config.clone());
+        })
+        .await;
+        Self { cloud, keyway, config: kept.expect("it was changed"), home }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.home.path().join("api-keys")
+    }
+
+    /// A key that keyway knows by now.
+    async fn key(&self, name: &str, ends: Option<Timestamp>) -> String {
+        let key = keys::new(&self.config, name, ends, "", &mut |_| {}).expect("a key").trim().to_owned();
+        let id = identity::key::id_of(key.as_bytes()).expect("a key");
+        let ring = Arc::clone(&self.keyway.app().shared().identities.keyring);
+        eventually("the key is known", async || ring.get(id)).await;
+        key
+    }
+
+    async fn get(&self, path: &str, key: &str) -> Answer {
+        self.keyway.get_with(path, &[("x-auth-token", key)]).await
+    }
+
+    /// The token of the last request to compute: one, good, and nothing of the client's beside it.
+    fn sent(&self) -> String {
+        let seen = self.cloud.requests("compute").pop().expect("a request");
+        assert!(seen.token_was_good && seen.headers.get("authorization").is_none(), "{seen:?}");
+        seen.headers["x-auth-token"].to_str().expect("ASCII").to_owned()
+    }
+
+    fn reload(&self, identities: Vec<identity::Config>) {
+        let config = Config { identities, ..self.config.clone() };
+        assert!(self.keyway.app().reload(Ok(config)));
+    }
+}
+
+fn ada() -> identity::Config {
+    identity::Config { name: "ada".to_owned(), ..Default::default() }
+}
+
+fn with(rights: Rights) -> identity::Config {
+    identity::Config { rights, ..ada() }
+}
+
+fn basic(name: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
+}
+
+// Promises 22, 73.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_shown_in_any_usual_way_and_never_goes_further() {
+    let team = Team::of(vec![ada()]).await;
+    let key = team.key("ada", None).await;
+    let id = &key[4..20];
+    for (name, value) in [
+        ("x-auth-token", key.clone()),
+        ("x-storage-token", key.clone()),
+        ("authorization", format!("Bearer {key}")),
+        ("authorization", format!("bearer  {key}")),
+        ("authorization", basic("ada", &key)),
+        ("authorization", basic("", &key)),
+        ("authorization", basic(&key, "")),
+        ("authorization", basic(id, &key)),
+    ] {
+        for _ in 0..2 {
+            let answer = team.keyway.get_with("/compute/servers", &[(name, &value)]).await;
+            answer.passed_on(200);
+            assert_eq!(team.sent(), team.keyway.token().await, "{name}");
+        }
+    }
+    let asked = team.cloud.requests("compute").len();
+    let (start, _) = key.split_at(key.len() - 4);
+    for (name, value) in [
+        ("x-auth-token", format!("{start}AAAA")),
+        ("x-auth-token", start.to_owned()),
+        ("authorization", format!("Bearer {start}AAAA")),
+        ("authorization", format!("Token {key}")),
+        ("authorization", basic("bob", &key)),
+        ("authorization", "Basic %".to_owned()),
+        ("x-other", key.clone()),
+    ] {
+        let answer = team.keyway.get_with("/compute/servers", &[(name, &value)]).await;
+        let message = answer.message(401, "bad_token");
+        assert!(!message.contains(start), "{message}");
+        assert_eq!(answer.header("www-authenticate").split(' ').next(), Some("Keystone"));
+    }
+    assert_eq!(team.cloud.requests("compute").len(), asked);
+    let used = format!("keyway_api_key_last_used_timestamp_seconds{{identity=\"ada\",key=\"{id}\"}}");
+    let used =
+        eventually("its last use", async || Some(team.keyway.metric(&used).await).filter(|at| *at > 0.0))
+            .await;
+    assert!(used > 1_700_000_000.0);
+    // What is kept is no key.
+    let kept = std::fs::read_to_string(team.file()).unwrap();
+    assert!(kept.contains(id) && !kept.contains(&key[21..]), "{kept}");
+}
+
+// Promise 73.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_revoked_or_over_is_refused_and_so_are_its_tokens() {
+    let team = Team::of(vec![ada()]).await;
+    let (first, second) = (team.key("ada", None).await, team.key("ada", None).await);
+    let token = log_in(&team, "ada", &first).await;
+    for shown in [&first, &second, &token] {
+        team.get("/compute/servers", shown).await.passed_on(200);
+    }
+    keys::revoke(&team.config, &first[4..20]).unwrap();
+    for shown in [&first, &token] {
+        eventually("it is refused", async || {
+            let answer = team.get("/compute/servers", shown).await;
+            (answer.status != 200).then(|| answer.message(401, "bad_token"))
+        })
+        .await;
+    }
+    team.get("/compute/servers", &second).await.passed_on(200);
+
+    let soon = Timestamp::now().checked_add(std::time::Duration::from_secs(4)).unwrap();
+    let short = team.key("ada", Some(soon)).await;
+    let token = log_in(&team, "ada", &short).await;
+    for shown in [&short, &token] {
+        eventually("it is over", async || {
+            let answer = team.get("/compute/servers", shown).await;
+            (answer.status != 200).then(|| answer.message(401, "bad_token"))
+        })
+        .await;
+    }
+}
+
+// Promise 73.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_that_a_reload_removed_is_refused_at_its_next_request() {
+    let bob = identity::Config { name: "bob".to_owned(), ..Default::default() };
+    let team = Team::of(vec![ada(), bob.clone()]).await;
+    let (of_ada, of_bob) = (team.key("ada", None).await, team.key("bob", None).await);
+    let token = log_in(&team, "ada", &of_ada).await;
+    for shown in [&of_ada, &of_bob, &token] {
+        team.get("/compute/servers", shown).await.passed_on(200);
+    }
+    team.reload(vec![bob]);
+    for shown in [&of_ada, &token] {
+        team.get("/compute/servers", shown).await.message(401, "bad_token");
+    }
+    team.get("/compute/servers", &of_bob).await.passed_on(200);
+    let over = Timestamp::now();
+    team.reload(vec![with(Rights { ends: Some(over), ..Rights::default() })]);
+    let message = team.get("/compute/servers", &of_ada).await.message(401, "bad_token");
+    assert!(message.contains("expired"), "{message}");
+}
+
+/// A token of keyway's own, got with a name and a key.
+async fn log_in(team: &Team, name: &str, key: &str) -> String {
+    let user = json!({"name": name, "domain": {"id": "default"}, "password": key});
+    let identity = json!({"methods": ["password"], "password": {"user": user}});
+    let answer = team.keyway.post("/identity/v3/auth/tokens", &json!({"auth": {"identity": identity}})).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    answer.header("x-subject-token").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openstacks_own_tools_log_in_with_a_key_as_password_or_as_an_application_credential() {
+    let team = Team::of(vec![ada()]).await;
+    let key = team.key("ada", None).await;
+    let id = &key[4..20];
+    for credential in [json!({"id": id, "secret": key}), json!({"id": "ada", "secret": key})] {
+        let identity = json!({"methods": ["application_credential"], "application_credential": credential});
+        let answer =
+            team.keyway.post("/identity/v3/auth/tokens", &json!({"auth": {"identity": identity}})).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let token = answer.header("x-subject-token").to_owned();
+        team.get("/compute/servers", &token).await.passed_on(200);
+    }
+    let (start, _) = key.split_at(key.len() - 4);
+    let wrong = json!({"id": id, "secret": format!("{start}AAAA")});
+    let identity = json!({"methods": ["application_credential"], "application_credential": wrong});
+    let answer = team.keyway.post("/identity/v3/auth/tokens", &json!({"auth": {"identity": identity}})).await;
+    assert_eq!(answer.status, 401);
+}
+
+// Promise 73.
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_reach_to_named_clouds_projects_and_regions_and_no_further() {
+    let rights = |clouds: &[&str], projects: &[&str], regions: &[&str]| {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Rights {
+            clouds: owned(clouds),
+            projects: owned(projects),
+            regions: owned(regions),
+            ..Rights::default()
+        }
+    };
+    let team = Team::of(vec![ada()]).await;
+    let key = team.key("ada", None).await;
+    let check = async |rights: Rights, path: &str, rule: Option<&str>| {
+        team.reload(vec![with(rights)]);
+        let asked = team.cloud.requests("compute").len();
+        // Once unknown, once known.
+        for _ in 0..2 {
+            let answer = team.get(path, &key).await;
+            match rule {
+                None => answer.passed_on(200),
+                Some(rule) => {
+                    let message = answer.message(403, "denied");
+                    assert!(message.contains(&format!("`{rule}` of identity `ada`")), "{message}");
+                }
+            }
+        }
+        let asked = team.cloud.requests("compute").len() - asked;
+        assert_eq!(asked, if rule.is_none() { 2 } else { 0 }, "{path}");
+    };
+    check(rights(&["demo"], &[], &[]), "/compute/servers", None).await;
+    check(rights(&["other"], &[], &[]), "/compute/servers", Some("clouds")).await;
+    check(rights(&[], &[demo::PROJECT], &[]), "/compute/servers", None).await;
+    check(rights(&[], &[demo::PROJECT_ID], &[]), "/project/demo/compute/servers", None).await;
+    check(rights(&[], &[demo::PROJECT], &[]), "/project/other/compute/servers", Some("projects")).await;
+    check(rights(&[], &[], &["RegionOne"]), "/compute/servers", None).await;
+    check(rights(&[], &[], &["RegionTwo"]), "/compute/servers", Some("regions")).await;
+
+    // The first project is that of requests that name none.
+    team.reload(vec![with(rights(&[], &["other", "demo"], &[]))]);
+    let own = team.keyway.token().await;
+    for path in ["/compute/servers", "/cloud/demo/compute/servers", "/project/other/compute/servers"] {
+        team.get(path, &key).await.passed_on(200);
+        assert_ne!(team.sent(), own, "{path}");
+    }
+    team.get("/project/demo/compute/servers", &key).await.passed_on(200);
+
+    // At /identity it is the same: no token of another project, no word of it.
+    let token = log_in(&team, "ada", &key).await;
+    team.get("/compute/servers", &token).await.passed_on(200);
+    assert_ne!(team.sent(), own);
+    team.reload(vec![with(rights(&[], &["other"], &[]))]);
+    let projects = team.get("/identity/v3/auth/projects", &key).await.json();
+    let names: Vec<_> =
+        projects["projects"].as_array().unwrap().iter().map(|project| &project["name"]).collect();
+    assert_eq!(names, ["other"]);
+    let user = json!({"name": "ada", "domain": {"id": "default"}, "password": key});
+    let auth = json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}},
+                               "scope": {"project": {"id": demo::PROJECT_ID}}}});
+    let answer = team.keyway.post("/identity/v3/auth/tokens", &auth).await;
+    assert_eq!(answer.status, 401, "{answer:?}");
+    assert!(answer.text().contains("only: other"), "{answer:?}");
+}
+
+// Promise 73.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_policy_of_an_identity_holds_beside_the_others() {
+    let rule = Rule {
+        name: "lists".to_owned(),
+        effect: Effect::Allow,
+        services: vec!["compute".to_owned()],
+        paths: vec!["/servers".to_owned()],
+        ..Rule::default()
+    };
+    let policy = Policy::new("lists-only", true, Effect::Deny, vec![rule]).expect("it is right");
+    let ada = with(Rights { policy: Some(Arc::new(policy)), ..Rights::default() });
+    let bob = identity::Config { name: "bob".to_owned(), ..Default::default() };
+    let team = Team::of(vec![ada, bob]).await;
+    let (of_ada, of_bob) = (team.key("ada", None).await, team.key("bob", None).await);
+    for _ in 0..2 {
+        team.get("/compute/servers", &of_ada).await.passed_on(200);
+        let message = team.get("/compute/flavors", &of_ada).await.message(403, "denied");
+        assert!(message.contains("rule `default` of policy `lists-only`"), "{message}");
+        team.get("/compute/flavors", &of_bob).await.passed_on(200);
+    }
+    let headers = [("x-auth-token", of_ada.as_str())];
+    let answer = team.keyway.send(request(Method::DELETE, "/compute/servers/x", &headers, "")).await;
+    assert!(answer.message(403, "denied").contains("read_only"));
+}
+
+// Promise 62.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_has_so_many_requests_at_a_time_and_bodies_of_so_many_bytes() {
+    let one = NonZeroU32::MIN;
+    let limited = identity::Config {
+        limits: limits::Config { rate: Some((one, one.saturating_add(3))), requests: None },
+        ..with(Rights { body: Some(10), ..Rights::default() })
+    };
+    let bob = identity::Config { name: "bob".to_owned(), ..Default::default() };
+    let team = Team::of(vec![limited, bob]).await;
+    let (of_ada, of_bob) = (team.key("ada", None).await, team.key("bob", None).await);
+    let put = |key: &str, body: &'static str| {
+        request(Method::PUT, "/object-store/box/thing", &[("x-auth-token", key)], body)
+    };
+    let container = request(Method::PUT, "/object-store/box", &[("x-auth-token", &of_bob)], "");
+    team.keyway.send(container).await.passed_on(201);
+    team.keyway.send(put(&of_ada, "0123456789")).await.passed_on(201);
+    team.keyway.send(put(&of_ada, "0123456789+")).await.message(413, "body_too_large");
+    team.keyway.send(put(&of_bob, "0123456789+")).await.passed_on(201);
+    let refused = eventually("too many", async || {
+        Some(team.get("/compute/servers", &of_ada).await).filter(|answer| answer.status != 200)
+    })
+    .await;
+    assert!(refused.message(429, "too_many_requests").contains("identity `ada`"));
+    assert_eq!(refused.header("retry-after"), "1");
+    team.get("/compute/servers", &of_bob).await.passed_on(200);
+    let counted = team.keyway.metric("keyway_identity_limited_total{identity=\"ada\",limit=\"rate\"}").await;
+    assert!(counted >= 1.0);
+    // A reload does not start anew.
+    let mut refused = false;
+    for _ in 0..3 {
+        team.reload(team.config.identities.clone());
+        refused |= team.get("/compute/servers", &of_ada).await.status == 429;
+    }
+    assert!(refused);
+}
