@@ -39,7 +39,7 @@ pub async fn check(config: &Config, shared: &Shared) -> Outcome {
         let only = pinned.as_ref().map_or_else(String::new, |pinned| format!(", only {pinned}"));
         let policy = policy.as_ref().map_or_else(String::new, |policy| format!(", policy {}", policy.name()));
         let tls = match &server.tls {
-            Some(tls) if tls.client_ca.is_some() => ", TLS with client certificates",
+            Some(tls) if tls.clients.is_some() => ", TLS with client certificates",
             Some(_) => ", TLS",
             None => "",
         };
@@ -325,7 +325,7 @@ fn remarks(config: &Config, listener: &Listener) -> Vec<String> {
             "the listener {} has TLS: set cacert (OS_CACERT) to the authority of its certificate",
             listener.name
         ));
-        if tls.client_ca.is_some() {
+        if tls.clients.is_some() {
             remarks
                 .push("and asks for a certificate: set cert and key (OS_CERT, OS_KEY) to yours".to_owned());
         }

@@ -26,7 +26,7 @@ use crate::entry::Entry;
 use crate::error::ProxyError;
 use crate::facade;
 use crate::gateway::{self, Door, Gateway, Shared};
-use crate::identity::{Identities, Keyring};
+use crate::identity::{self, Identities, Keyring};
 use crate::keystone::{Discovery, Event, Observer, Store, TokenCache};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::server::{self, Address, Clients, Drain, Fallback, Socket};
@@ -307,7 +307,13 @@ fn listener_settings(config: &Config, listener: &config::Listener) -> Result<ser
     let failed =
         |source| StartError::ListenerTls { listener: listener.name.clone(), source: Box::new(source) };
     let tls = listener.server.tls.as_ref().map(server::tls::Config::load).transpose().map_err(failed)?;
-    Ok(server::Settings { limits: limits(config), tls, users: listener.server.users.clone() })
+    let ids =
+        |of: fn(&identity::Config) -> &Vec<u32>| config.identities.iter().flat_map(of).copied().collect();
+    let users = server::Users {
+        listed: listener.server.users.clone(),
+        identities: (ids(|identity| &identity.users), ids(|identity| &identity.groups)),
+    };
+    Ok(server::Settings { limits: limits(config), tls, users })
 }
 
 /// What the listeners may take on. Connections are counted over all workers, since the system spreads

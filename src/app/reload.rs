@@ -184,8 +184,11 @@ mod tests {
 
     fn with_tls(mut listener: Listener) -> Listener {
         let file = std::path::PathBuf::from;
-        listener.server.tls =
-            Some(server::tls::Config { cert: file("c"), key: file("k"), client_ca: Some(file("ca")) });
+        listener.server.tls = Some(server::tls::Config {
+            cert: file("c"),
+            key: file("k"),
+            clients: Some(server::tls::Clients::of(file("ca"))),
+        });
         listener
     }
 

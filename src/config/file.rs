@@ -101,6 +101,8 @@ const LISTENER: Schema = &[
     ("tls_cert", Form::Text),
     ("tls_key", Form::Text),
     ("client_ca", Form::Text),
+    ("client_crl", Form::Text),
+    ("client_auth", Form::Text),
     ("mode", Form::Text),
     ("users", Form::Numbers),
 ];

@@ -178,15 +178,20 @@ impl Layers<'_> {
 
     /// Whoever can connect acts as the cloud's user, so an address that others reach must know them.
     fn check_strangers(&mut self, name: &str, address: &Address, options: &Options) {
-        let known = options.has("tls_cert") && options.has("tls_key") && options.has("client_ca");
-        if address.is_local() || known {
+        let has_tls = options.has("tls_cert") && options.has("tls_key");
+        let is_shown =
+            !self.file.identities.is_empty() || self.file.settings.contains_key("identities.directory");
+        // Whoever comes to the admin listener shows nothing but a certificate.
+        let by_identity = is_shown && name != "admin" && options.text("login") != Some("any");
+        if address.is_local() || has_tls && (options.has("client_ca") || by_identity) {
             return;
         }
         let table = format!("in [listener.{name}]");
         let message = if options.has("tls_cert") || options.has("tls_key") {
             format!(
                 "{address} is no loopback address, and TLS alone does not say who a client is: set client_ca {table} \
-                 too, or bind 127.0.0.1 or a unix:/path socket"
+                 too{}, or bind 127.0.0.1 or a unix:/path socket",
+                if name == "admin" { "" } else { ", or write [identity.NAME], whose keys clients show" }
             )
         } else {
             format!(
@@ -206,7 +211,7 @@ impl Layers<'_> {
         options: &Options,
         warnings: &mut Vec<String>,
     ) -> Option<tls::Config> {
-        let [cert, key, client_ca] = ["tls_cert", "tls_key", "client_ca"].map(|option| {
+        let [cert, key, ca, crl] = ["tls_cert", "tls_key", "client_ca", "client_crl"].map(|option| {
             let text = options.text(option)?;
             let path = self.env.path(text);
             let readable = match fs::File::open(&path).and_then(|file| file.metadata()) {
@@ -223,8 +228,28 @@ impl Layers<'_> {
             }
             Some(path)
         });
-        match (cert, key, client_ca) {
-            (Some(cert), Some(key), client_ca) => Some(tls::Config { cert, key, client_ca }),
+        let optional = match options.text("client_auth") {
+            None | Some("required") => false,
+            Some("optional") if name == "admin" || options.text("login") == Some("any") => {
+                let message = "optional, but whoever comes without a certificate has nothing else to show here: remove it";
+                self.listener_problem(name, "client_auth", message);
+                false
+            }
+            Some("optional") => true,
+            Some(other) => {
+                let message = format!("`{other}` is neither required nor optional");
+                self.listener_problem(name, "client_auth", &message);
+                false
+            }
+        };
+        for option in ["client_crl", "client_auth"] {
+            if options.has(option) && ca.is_none() {
+                self.listener_problem(name, option, "is of no use without client_ca: set it, or remove this");
+            }
+        }
+        let clients = ca.map(|ca| tls::Clients { ca, crl, optional });
+        match (cert, key, clients) {
+            (Some(cert), Some(key), clients) => Some(tls::Config { cert, key, clients }),
             (None, None, None) => None,
             (Some(_), None, _) => self.lacks(name, "tls_key", "it belongs to tls_cert"),
             (None, Some(_), _) => self.lacks(name, "tls_cert", "tls_key belongs to it"),

@@ -120,8 +120,8 @@ pub struct Settings {
     pub limits: Limits,
     /// With TLS.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// See [`Config::users`].
-    pub users: Vec<u32>,
+    /// Who may connect to a socket file.
+    pub users: Users,
 }
 
 /// What a handler answers when it can't.
@@ -214,7 +214,7 @@ pub async fn serve<H, F, B>(
         shared.most.store(settings.now.limits.requests, Ordering::Relaxed);
         let Settings { limits, tls, users } = &settings.now;
         let place = match peer {
-            Peer::User(user) if !is_welcome(user.map(|(user, _)| user), users) => {
+            Peer::User(user) if !users.welcome(user) => {
                 metrics.count(Closed::User);
                 let user = user.map(|(user, _)| user);
                 if complaint.is_due() {
@@ -387,13 +387,24 @@ fn is_gone(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-/// Whether a user may connect to a socket file.
-fn is_welcome(user: Option<u32>, users: &[u32]) -> bool {
-    let Some(user) = user else { return false };
-    if users.is_empty() {
-        user == 0 || user == rustix::process::geteuid().as_raw()
-    } else {
-        users.contains(&user)
+/// Who may connect to a socket file.
+#[derive(Clone, Debug, Default)]
+pub struct Users {
+    /// See [`Config::users`].
+    pub listed: Vec<u32>,
+    /// Users and groups that are an identity's own.
+    pub identities: (Vec<u32>, Vec<u32>),
+}
+
+impl Users {
+    fn welcome(&self, who: Option<(u32, u32)>) -> bool {
+        let Some((user, group)) = who else { return false };
+        let (users, groups) = &self.identities;
+        let by_default = || user == 0 || user == rustix::process::geteuid().as_raw();
+        self.listed.contains(&user)
+            || self.listed.is_empty() && by_default()
+            || users.contains(&user)
+            || groups.contains(&group)
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
 /// The files of a listener's TLS, PEM.
@@ -18,8 +18,20 @@ pub struct Config {
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// The authorities whose client certificates are demanded; without it, none is asked for.
-    pub client_ca: Option<PathBuf>,
+    /// Whose certificates clients show; without it, none is asked for.
+    pub clients: Option<Clients>,
+}
+
+/// Which certificates a listener takes from clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clients {
+    /// The authorities, PEM.
+    pub ca: PathBuf,
+    /// Their lists of revoked certificates (RFC 5280), PEM. A certificate of an authority without a list in it counts
+    /// as not revoked; a list that is over its time is no list.
+    pub crl: Option<PathBuf>,
+    /// A client without a certificate gets in, too; it has to show something else.
+    pub optional: bool,
 }
 
 /// Why a listener's TLS files are of no use.
@@ -69,9 +81,16 @@ pub enum Error {
     },
 }
 
+impl Clients {
+    /// Those of these authorities, every client.
+    pub fn of(ca: PathBuf) -> Self {
+        Self { ca, crl: None, optional: false }
+    }
+}
+
 impl Config {
-    /// Reads the files. TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1; with `client_ca`, a client without a
-    /// certificate of these authorities gets nowhere.
+    /// Reads the files. TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1; with `clients`, a client without a
+    /// certificate of these authorities gets nowhere, unless that is optional.
     ///
     /// # Errors
     /// See [`Error`]; each names its file.
@@ -80,17 +99,35 @@ impl Config {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .expect("ring has all suites of TLS 1.2 and 1.3");
-        let builder = match &self.client_ca {
+        let builder = match &self.clients {
             None => builder.with_no_client_auth(),
-            Some(path) => {
+            Some(Clients { ca, crl, optional }) => {
                 let mut roots = RootCertStore::empty();
-                let malformed = |source| Error::Malformed { path: path.clone(), source };
-                for authority in certificates(path)? {
-                    roots.add(authority).map_err(malformed)?;
+                let malformed = |path: &PathBuf| {
+                    let path = path.clone();
+                    move |source| Error::Malformed { path, source }
+                };
+                for authority in certificates(ca)? {
+                    roots.add(authority).map_err(malformed(ca))?;
                 }
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-                let verifier =
-                    verifier.map_err(|error| malformed(rustls::Error::General(error.to_string())))?;
+                let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                if let Some(crl) = crl {
+                    let lists = revocation_lists(crl)?;
+                    verifier = verifier.with_crls(lists).allow_unknown_revocation_status();
+                    verifier = verifier.enforce_revocation_expiration();
+                }
+                if *optional {
+                    verifier = verifier.allow_unauthenticated();
+                }
+                let general = |error: VerifierBuilderError| rustls::Error::General(error.to_string());
+                let verifier = verifier.build().map_err(|error| {
+                    let path = if matches!(error, VerifierBuilderError::InvalidCrl(_)) {
+                        crl.as_ref()
+                    } else {
+                        None
+                    };
+                    malformed(path.unwrap_or(ca))(general(error))
+                })?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
@@ -99,6 +136,18 @@ impl Config {
             pair.map_err(|source| Error::Pair { cert: self.cert.clone(), key: self.key.clone(), source })?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
+    }
+}
+
+fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
+    let text = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) | Err(pem::Error::NoItemsFound) => {
+            Err(Error::Empty { path: path.to_owned(), what: "list of revoked certificates" })
+        }
+        Err(error) => Err(malformed(path, &error)),
     }
 }
 

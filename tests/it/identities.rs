@@ -1,6 +1,7 @@
 //! Who comes in where not everybody may, how they prove who they are, and how far their rights reach.
 
 use std::num::NonZeroU32;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,13 +10,21 @@ use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use jiff::Timestamp;
 use keyway::commands::keys;
-use keyway::config::Config;
+use keyway::config::{Config, Listener};
 use keyway::demo::{self, Cloud};
 use keyway::facade::Logins;
 use keyway::identity::{self, Rights, limits};
 use keyway::policy::{Effect, Policy, Rule};
+use keyway::server;
+use keyway::server::certificate::SubjectName;
+use keyway::server::tls::Clients;
+use rcgen::{DnType, ExtendedKeyUsagePurpose, SanType};
+use rustls::pki_types::ServerName;
 use serde_json::json;
+use tokio::net::{TcpStream, UnixStream};
 
+use crate::support::raw::Peer;
+use crate::support::tls::{self, Authority};
 use crate::support::{Answer, TestKeyway, cloud, eventually, request};
 
 /// A team's keyway: a file of keys, and these identities.
@@ -190,6 +199,95 @@ async fn log_in(team: &Team, name: &str, key: &str) -> String {
     let answer = team.keyway.post("/identity/v3/auth/tokens", &json!({"auth": {"identity": identity}})).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     answer.header("x-subject-token").to_owned()
+}
+
+// Promise 73.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_says_whose_a_request_is() {
+    let (cloud, authority) = (cloud().await, Authority::new());
+    let localhost = authority.issue("localhost");
+    let key_file = authority.write("key.pem", &localhost.key);
+    std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let names = [
+        SubjectName::Uri("spiffe://team.example/ada".to_owned()),
+        SubjectName::Dns("ada.example".to_owned()),
+        SubjectName::Email("ada@team.example".to_owned()),
+    ];
+    let other = Rights { projects: vec![demo::OTHER_PROJECT.to_owned()], ..Rights::default() };
+    let keyway = TestKeyway::with(&cloud, |config| {
+        config.identities = vec![identity::Config { certificates: names.to_vec(), ..with(other) }];
+        let main = &mut config.listeners[0];
+        main.logins = Logins::Configured;
+        let clients = Clients { optional: true, ..Clients::of(authority.file()) };
+        let cert = authority.write("cert.pem", &localhost.certificate);
+        main.server.tls = Some(server::tls::Config { cert, key: key_file, clients: Some(clients) });
+    })
+    .await;
+    let get = async |certificate: Option<&tls::Identity>| {
+        let client = tls::client(&authority, certificate, &["http/1.1"]);
+        let stream = TcpStream::connect(keyway.listen()).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = Peer::new(client.connect(name, stream).await.unwrap());
+        client.send("GET /compute/servers HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        String::from_utf8_lossy(&client.rest().await).into_owned()
+    };
+    let issue = |names: Vec<SanType>, common_name: &str| {
+        authority.issue_with("nobody.example", |params| {
+            params.subject_alt_names.extend(names);
+            params.distinguished_name.push(DnType::CommonName, common_name);
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        })
+    };
+    let text = |text: &str| text.try_into().unwrap();
+    for name in [
+        SanType::URI(text("spiffe://team.example/ada")),
+        SanType::DnsName(text("Ada.Example")),
+        SanType::Rfc822Name(text("ada@team.example")),
+    ] {
+        let answer = get(Some(&issue(vec![name], "x"))).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let seen = cloud.requests("compute").pop().unwrap();
+        assert_ne!(
+            seen.headers["x-auth-token"],
+            keyway.token().await.as_str(),
+            "its first project is another one"
+        );
+    }
+    // A subject's common name says nothing.
+    let asked = cloud.requests("compute").len();
+    for certificate in [Some(&issue(Vec::new(), "ada.example")), None] {
+        let answer = get(certificate).await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    }
+    assert_eq!(cloud.requests("compute").len(), asked);
+}
+
+// Promise 10.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_to_a_socket_file_is_its_users() {
+    let (cloud, home) = (cloud().await, tempfile::tempdir().unwrap());
+    let own = rustix::process::geteuid().as_raw();
+    let socket = home.path().join("keyway.sock");
+    let users = |user: u32| vec![identity::Config { users: vec![user], ..ada() }];
+    let mut kept = None;
+    let keyway = TestKeyway::with(&cloud, |config| {
+        let mut listener = Listener::at("team", server::Address::Unix(socket.clone()));
+        listener.logins = Logins::Configured;
+        config.listeners.push(listener);
+        config.identities = users(own);
+        kept = Some(config.clone());
+    })
+    .await;
+    let get = async || {
+        let mut client = Peer::new(UnixStream::connect(&socket).await.unwrap());
+        client.send("GET /compute/servers HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        String::from_utf8_lossy(&client.rest().await).into_owned()
+    };
+    let answer = get().await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(keyway.app().reload(Ok(Config { identities: users(own + 1), ..kept.unwrap() })));
+    let answer = get().await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

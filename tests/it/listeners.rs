@@ -2,16 +2,13 @@
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use keyway::app::{App, StartError};
 use keyway::config::{Config, Env, Listener, Overrides};
 use keyway::server::{self, Address};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tempfile::TempDir;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
@@ -21,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 use crate::support::direct::fixed_cloud;
 use crate::support::eventually;
 use crate::support::raw::{Peer, Recorder, status, within};
-use crate::support::tls::{Authority, Identity};
+use crate::support::tls::Authority;
 
 const GET: &str = "GET /svc/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
@@ -269,6 +266,7 @@ mod socket_files {
 
 mod encrypted {
     use super::*;
+    use crate::support::tls::client;
 
     /// A listener with a certificate of this authority; with `clients`, clients need one too.
     fn secured(authority: &Authority, clients: bool) -> server::Config {
@@ -276,7 +274,7 @@ mod encrypted {
         let tls = server::tls::Config {
             cert: authority.write("cert.pem", &identity.certificate),
             key: key(authority, &identity.key, 0o600),
-            client_ca: clients.then(|| authority.file()),
+            clients: clients.then(|| server::tls::Clients::of(authority.file())),
         };
         let address = any_port();
         server::Config { tls: Some(tls), ..server::Config::at(address) }
@@ -286,26 +284,6 @@ mod encrypted {
         let path = authority.write("key.pem", text);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         path
-    }
-
-    fn client(authority: &Authority, identity: Option<&Identity>, alpn: &[&str]) -> TlsConnector {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(authority.file()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        let mut config = match identity {
-            None => builder.with_no_client_auth(),
-            Some(identity) => {
-                let chain = vec![CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap()];
-                let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
-                builder.with_client_auth_cert(chain, key).unwrap()
-            }
-        };
-        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        TlsConnector::from(Arc::new(config))
     }
 
     async fn connect(keyway: &Serving, client: &TlsConnector) -> std::io::Result<TlsStream<TcpStream>> {
@@ -373,6 +351,27 @@ mod encrypted {
             keyway.until_closed("tls", count).await;
         }
         assert_eq!(keyway.service.connections().len(), 1, "nothing of the others' went on");
+    }
+
+    // Promise 73.
+    #[tokio::test]
+    async fn a_certificate_that_its_authority_revoked_gets_nowhere() {
+        let authority = Authority::new();
+        let with_serial = |serial: u64| {
+            authority.issue_with("client", |params| {
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+                params.serial_number = Some(serial.into());
+            })
+        };
+        let (good, revoked) = (with_serial(7), with_serial(8));
+        let mut secured = secured(&authority, true);
+        let tls = secured.tls.as_mut().unwrap();
+        let clients = tls.clients.as_mut().unwrap();
+        clients.crl = Some(authority.revoke(8));
+        let keyway = start(secured).await.unwrap();
+        assert_eq!(get(&keyway, &client(&authority, Some(&good), &["http/1.1"])).await, Some(200));
+        assert_eq!(get(&keyway, &client(&authority, Some(&revoked), &["http/1.1"])).await, None);
+        keyway.until_closed("tls", 1).await;
     }
 
     /// A ClientHello of TLS 1.1, as a client that knows nothing newer sends it.
@@ -444,7 +443,10 @@ mod encrypted {
         )
         .await;
         check(
-            server::tls::Config { client_ca: Some("/nonexistent/a.pem".into()), ..good() },
+            server::tls::Config {
+                clients: Some(server::tls::Clients::of("/nonexistent/a.pem".into())),
+                ..good()
+            },
             "/nonexistent/a.pem",
             "can't be read",
         )

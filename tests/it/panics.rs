@@ -34,7 +34,8 @@ async fn panicking() -> (std::net::SocketAddr, server::Drain) {
         stall: Duration::from_secs(3600),
         min_rate: 0,
     };
-    let (settings, _) = watch::channel(server::Settings { limits, tls: None, users: Vec::new() });
+    let (settings, _) =
+        watch::channel(server::Settings { limits, tls: None, users: server::Users::default() });
     let fallback = server::Fallback {
         overloaded: || answer(503, Then::End),
         panicked: || answer(500, Then::End),

@@ -98,8 +98,16 @@ fn the_annotated_file_holds_every_key_with_its_default() {
     let var = setup.dir.path().join("var");
     let all = all.join("\n").replace("/etc/keyway", &etc.display().to_string());
     let all = all.replace("/var/lib", &var.display().to_string());
-    let files = ["tls.pem", "tls.key", "clients.pem", "ada.password", "bot.password", "identities.d/not-one"]
-        .into_iter();
+    let files = [
+        "tls.pem",
+        "tls.key",
+        "clients.pem",
+        "revoked.pem",
+        "ada.password",
+        "bot.password",
+        "identities.d/not-one",
+    ]
+    .into_iter();
     let setup = files
         .fold(setup, |setup, name| setup.file(&format!("etc/keyway/{name}"), &format!("hunter2-{name}\n")))
         .vars("CREDENTIALS_DIRECTORY=DIR/etc/keyway")

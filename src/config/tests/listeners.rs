@@ -1,6 +1,7 @@
 //! `listen`, `admin` and `[listener.NAME]`.
 
 use super::*;
+use crate::server::tls::Clients;
 
 /// Files as a listener's TLS needs them: a certificate and an authority for all, a key for its owner.
 fn with_tls_files() -> Setup {
@@ -65,7 +66,7 @@ fn a_listener_has_everything_that_its_table_says() {
     let srv = setup.dir.path().join("srv");
     let tls = team.server.tls.as_ref().expect("TLS");
     assert_eq!((&tls.cert, &tls.key), (&srv.join("tls.pem"), &srv.join("tls.key")));
-    assert_eq!(tls.client_ca, Some(srv.join("ca.pem")));
+    assert_eq!(tls.clients, Some(Clients::of(srv.join("ca.pem"))));
     assert!(config.admin.entry.required.is_some());
     assert_eq!(config.warnings, [""; 0]);
     // The header's value is as good as a password.
