@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::file::Options;
 use super::policy::Policies;
-use super::{Layers, Listener, exposure, value};
+use super::{ADMIN_PORT, Layers, Listener, PORT, exposure, value};
 use crate::entry;
 use crate::keystone::service_type;
 use crate::route::Route;
@@ -25,9 +25,8 @@ impl Layers<'_> {
         let none = Options::default();
         let mut listeners = Vec::new();
         let mut admin = None;
-        for (name, key, port) in [("main", "listen", 8180), ("admin", "admin", 8181)] {
-            let default = Address::from(SocketAddr::from(([127, 0, 0, 1], port)));
-            let address = self.setting(key, default, value::address);
+        for (name, key, port) in [("main", "listen", PORT), ("admin", "admin", ADMIN_PORT)] {
+            let address = self.address(key, port);
             let options = file.listeners.get(name).unwrap_or(&none);
             if options.has("address") {
                 let message =
@@ -61,6 +60,12 @@ impl Layers<'_> {
         self.check_addresses(&listeners, &admin);
         self.emulate_ports(&mut listeners, &admin, warnings);
         (listeners, admin)
+    }
+
+    /// The address that a key names; else this port of loopback.
+    pub(super) fn address(&mut self, key: &'static str, port: u16) -> Address {
+        let default = Address::from(SocketAddr::from(([127, 0, 0, 1], port)));
+        self.setting(key, default, value::address)
     }
 
     /// A listener for each service whose conventional port is asked for, with all that the main one asks
@@ -176,9 +181,12 @@ impl Layers<'_> {
         Some(Route::prefix_of(options.text("cloud"), options.text("region"), service))
     }
 
-    /// Whoever can connect acts as the cloud's user, so an address that others reach must know them.
+    /// Whoever can connect acts as the cloud's user, so an address that others reach must know them: by their
+    /// certificates, or, where requests are served, by what identities show.
     fn check_strangers(&mut self, name: &str, address: &Address, options: &Options) {
-        let known = options.has("tls_cert") && options.has("tls_key") && options.has("client_ca");
+        let by_login = name != "admin" && options.text("login") != Some("any");
+        let known =
+            options.has("tls_cert") && options.has("tls_key") && (options.has("client_ca") || by_login);
         if address.is_local() || known {
             return;
         }
@@ -186,7 +194,8 @@ impl Layers<'_> {
         let message = if options.has("tls_cert") || options.has("tls_key") {
             format!(
                 "{address} is no loopback address, and TLS alone does not say who a client is: set client_ca {table} \
-                 too, or bind 127.0.0.1 or a unix:/path socket"
+                 too{}, or bind 127.0.0.1 or a unix:/path socket",
+                if name == "admin" { "" } else { ", or login = \"configured\" and write [identity.NAME]" }
             )
         } else {
             format!(
