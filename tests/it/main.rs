@@ -25,6 +25,7 @@ mod h2_wire;
 mod http2;
 mod identities;
 mod kept;
+mod kubernetes;
 mod limits;
 mod links;
 mod listeners;
