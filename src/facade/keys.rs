@@ -85,8 +85,8 @@ impl Keys {
     /// ends with the process.
     pub fn load(config: &Config) -> Self {
         if let Some(file) = &config.keys {
-            let mut new = Self::default();
-            new.named = Some(Named { file: file.clone(), seen: Mutex::default() });
+            let named = Named { file: file.clone(), seen: Mutex::default() };
+            let new = Self { named: Some(named), ..Self::default() };
             new.look_at_keys();
             return if let Some(directory) = &config.state { new.with_state(directory, true) } else { new };
         }

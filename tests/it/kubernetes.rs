@@ -111,7 +111,7 @@ fn mode(value: &Value) -> u32 {
 /// A pod's files, below a directory of their own, and its keyway's variables.
 struct Pod {
     root: TempDir,
-    template: Value,
+    container: Value,
     mounts: BTreeMap<String, Mount>,
     updates: u32,
     variables: Vec<(String, String)>,
@@ -121,7 +121,12 @@ struct Pod {
 impl Pod {
     /// As the Deployment has it. Paths are below `root`, in what the files say, too.
     fn of(contents: &BTreeMap<String, Files>, as_its_user: bool) -> Self {
-        let template = documents("deployment.yaml")[0]["spec"]["template"]["spec"].clone();
+        Self::of_container("deployment.yaml", "containers", contents, as_its_user)
+    }
+
+    /// As a file has it: the first container of this kind is keyway's.
+    fn of_container(file: &str, kind: &str, contents: &BTreeMap<String, Files>, as_its_user: bool) -> Self {
+        let template = documents(file)[0]["spec"]["template"]["spec"].clone();
         let root = tempfile::tempdir().expect("a directory");
         fs::set_permissions(root.path(), Permissions::from_mode(0o755)).expect("it is ours");
         let number = |name: &str| {
@@ -130,7 +135,8 @@ impl Pod {
         };
         let (user, group) = (number("runAsUser"), number("fsGroup"));
         assert_eq!(number("runAsGroup"), group, "files are handed to the group that keyway runs as");
-        let container = &template["containers"][0];
+        let container = template[kind][0].clone();
+        assert_eq!(container["name"], "keyway");
         let below = |path: &str| root.path().join(path.trim_start_matches('/'));
         let volumes = template["volumes"].as_array().expect("volumes");
         let mut mounts = BTreeMap::new();
@@ -164,7 +170,7 @@ impl Pod {
         });
         let user = as_its_user.then_some(user);
         let variables = variables.collect();
-        let mut pod = Self { root, template: template.clone(), mounts, updates: 0, variables, user };
+        let mut pod = Self { root, container: container.clone(), mounts, updates: 0, variables, user };
         pod.variables = pod.variables.iter().map(|(name, value)| (name.clone(), pod.below(value))).collect();
         for name in pod.mounts.keys().cloned().collect::<Vec<_>>() {
             pod.update(&name, &contents[&name]);
@@ -215,7 +221,7 @@ impl Pod {
     async fn start(&mut self) -> Running {
         let any = "127.0.0.1:0".to_owned();
         self.variables.extend([("KEYWAY_LISTEN".to_owned(), any.clone()), ("KEYWAY_ADMIN".to_owned(), any)]);
-        let arguments = self.template["containers"][0]["args"].as_array().expect("arguments");
+        let arguments = self.container["args"].as_array().expect("arguments");
         let arguments: Vec<_> = arguments.iter().map(|word| word.as_str().expect("a word")).collect();
         let command = self.command(&arguments);
         let process = Process::start_with::<&str>(self.root.path(), &[], &[], |other| *other = command);
@@ -226,7 +232,7 @@ impl Pod {
 
     /// The exit code of a probe's command.
     fn probe(&self, name: &str) -> i32 {
-        let words = self.template["containers"][0][name]["exec"]["command"].as_array().expect("a command");
+        let words = self.container[name]["exec"]["command"].as_array().expect("a command");
         let words: Vec<_> = words.iter().map(|word| word.as_str().expect("a word")).collect();
         assert_eq!(words[0], "/usr/bin/keyway", "it is the only program of the image");
         let output = self.command(&words[1..]).output().expect("it runs");
@@ -371,6 +377,23 @@ async fn the_config_maps_are_right_as_they_stand() {
     let patience = pod["terminationGracePeriodSeconds"].as_u64().expect("seconds");
     let pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().expect("seconds");
     assert!(patience >= pause + config.drain.as_secs() + 5, "{patience} {pause}");
+}
+
+#[tokio::test]
+async fn a_sidecar_is_the_pod_s_alone_and_serves_the_application_beside_it() {
+    let (cloud, authority, keys) = (cloud().await, Authority::new(), KeyFile::new());
+    keys.key("ada").await;
+    let contents = filled_in(&cloud, &authority, &keys);
+    let config = Pod::of_container("sidecar.yaml", "initContainers", &contents, false).load();
+    let config = config.expect("nothing is wrong with it");
+    assert_eq!(config.warnings, [""; 0]);
+    assert!(config.admin.server.address.is_local());
+    let [main] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
+    assert_eq!(main.logins, Logins::Any);
+    let pod = &documents("sidecar.yaml")[0]["spec"]["template"]["spec"];
+    let environment = pod["containers"][0]["env"].as_array().expect("variables");
+    let place = environment.iter().find(|variable| variable["name"] == "OS_AUTH_URL").expect("it logs in");
+    assert_eq!(place["value"], format!("{}/identity", main.url()));
 }
 
 #[test]

@@ -46,6 +46,7 @@ mod services;
 mod sessions;
 mod stopping;
 mod streaming;
+mod systemd;
 mod tls;
 mod tokens;
 mod vendors;
