@@ -111,15 +111,15 @@ impl Layers<'_> {
         if !identities.is_empty() {
             return;
         }
-        for Listener { name, server, .. } in
-            listeners.iter().filter(|listener| listener.logins == Logins::Configured && !listener.emulated)
-        {
-            let known = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        // Without these, check_strangers has refused an address that others reach.
+        let wanted = self.file.settings.contains_key("identities.directory");
+        let configured = |listener: &&Listener| listener.logins == Logins::Configured && !listener.emulated;
+        for Listener { name, server, .. } in listeners.iter().filter(configured) {
+            let known = self.file.listeners.get(name).is_some_and(|options| options.has("client_ca"));
             let whoever = match (server.address.is_local(), known) {
                 (true, _) => ", or login = \"any\" for whoever reaches it",
                 (false, true) => ", or login = \"any\" for whoever has a certificate of client_ca",
-                // The address itself is refused.
-                (false, false) if server.tls.is_none() => continue,
+                (false, false) if server.tls.is_none() || !wanted => continue,
                 (false, false) => "",
             };
             let message = format!(

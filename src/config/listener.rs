@@ -181,13 +181,14 @@ impl Layers<'_> {
         Some(Route::prefix_of(options.text("cloud"), options.text("region"), service))
     }
 
-    /// Whoever can connect acts as the cloud's user, so an address that others reach must know them: by their
-    /// certificates, or, where requests are served, by what identities show.
+    /// Whoever can connect acts as the cloud's user, so an address that others reach must know them.
     fn check_strangers(&mut self, name: &str, address: &Address, options: &Options) {
-        let by_login = name != "admin" && options.text("login") != Some("any");
-        let known =
-            options.has("tls_cert") && options.has("tls_key") && (options.has("client_ca") || by_login);
-        if address.is_local() || known {
+        let has_tls = options.has("tls_cert") && options.has("tls_key");
+        let is_shown =
+            !self.file.identities.is_empty() || self.file.settings.contains_key("identities.directory");
+        // Whoever comes to the admin listener shows nothing but a certificate.
+        let by_identity = is_shown && name != "admin" && options.text("login") != Some("any");
+        if address.is_local() || has_tls && (options.has("client_ca") || by_identity) {
             return;
         }
         let table = format!("in [listener.{name}]");
@@ -195,7 +196,7 @@ impl Layers<'_> {
             format!(
                 "{address} is no loopback address, and TLS alone does not say who a client is: set client_ca {table} \
                  too{}, or bind 127.0.0.1 or a unix:/path socket",
-                if name == "admin" { "" } else { ", or login = \"configured\" and write [identity.NAME]" }
+                if name == "admin" { "" } else { ", or write [identity.NAME], whose keys clients show" }
             )
         } else {
             format!(

@@ -105,7 +105,7 @@ fn an_address_that_others_reach_needs_tls_and_must_know_its_clients() {
     let ada = "\n[identity.ada]\npassword = 'hunter2-ada'";
     check(
         &(alone("listen", "main") + "login = 'any'" + ada),
-        &[&format!("listen: {unknown} in [listener.main] too, or login = \"configured\"")],
+        &[&format!("listen: {unknown} in [listener.main] too, or write [identity.NAME]")],
     );
     check(
         &(alone("admin", "admin") + ada),
@@ -113,17 +113,21 @@ fn an_address_that_others_reach_needs_tls_and_must_know_its_clients() {
     );
     check(
         &alone("listen", "main"),
-        &["listener.main.login: only configured identities are served at 10.0.0.1:1, and there is none"],
+        &[&format!("listen: {unknown} in [listener.main] too, or write [identity.NAME]")],
     );
     for login in ["", "login = 'configured'"] {
         with_tls_files().toml(&(alone("listen", "main") + login + ada)).config();
     }
     // Identities in files of their own are identities, too.
-    with_tls_files()
-        .file("etc/keyway/identities/ada.toml", "password = 'hunter2-ada'")
-        .vars("KEYWAY_IDENTITIES_DIRECTORY=DIR/etc/keyway/identities")
-        .toml(&alone("listen", "main"))
-        .config();
+    let in_files = || with_tls_files().file("srv/identities/.keep", "");
+    let toml = |setup: Setup| {
+        let text = alone("listen", "main").replacen('\n', "\nidentities.directory = 'identities'\n", 1);
+        setup.toml(&text)
+    };
+    toml(in_files()).check_problems(&[&format!(
+        "{TOML}: listener.main.login: only configured identities are served at 10.0.0.1:1, and there is none"
+    )]);
+    toml(in_files().file("srv/identities/ada.toml", "password = 'hunter2-ada'")).config();
     for address in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "unix:/run/k.sock"] {
         with_tls_files().toml(&format!("listen = '{address}'")).config();
     }
