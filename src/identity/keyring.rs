@@ -131,7 +131,10 @@ pub fn read(path: &Path) -> Result<(Vec<ApiKey>, Vec<usize>), Error> {
     let system = || private::Error::system(path);
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
+        // Where no directory can be made there is no file, either.
+        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
+            return Ok(Default::default());
+        }
         Err(error) => return Err(system()(error).into()),
     };
     private::check_owner(path, &metadata, NO_CHANGE)?;
