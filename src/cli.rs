@@ -107,6 +107,12 @@ pub enum Command {
     /// Make, list and revoke API keys: what an identity shows instead of a password
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Ask the keyway that runs here whether it lives, at its admin listener: exit code 0 if it does
+    Health {
+        /// Whether it is ready to serve, too: it has a token, and was not told to stop
+        #[arg(long)]
+        ready: bool,
+    },
     /// Print what points an OpenStack client at keyway: OS_* lines for a shell
     Env {
         /// A clouds.yaml instead
@@ -316,6 +322,7 @@ mod tests {
             "listen",
             "log_format",
             "log_level",
+            "ready",
             "tokens_cache",
             "workers",
         ];

@@ -1,5 +1,6 @@
-//! The commands that ask and print, without serving: check, routes, token, env.
+//! The commands that ask and print, without serving: check, routes, token, env, health, key.
 
+mod health;
 pub mod keys;
 
 use std::fmt::Write as _;
@@ -8,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::{Request, header};
 
+pub use self::health::health;
 use crate::config::{Config, Listener};
 use crate::directory::{self, Entry};
 use crate::facade::Logins;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use keyway::app::{self, App};
 use keyway::cli::{Cli, Command, KeyCommand};
-use keyway::config::{Config, Env, Log, Problems};
+use keyway::config::{Config, Env, Log, Overrides, Problems};
 use keyway::keystone::{Auth, Key};
 use keyway::{commands, demo, telemetry};
 use tokio::runtime::Runtime;
@@ -41,6 +41,9 @@ fn main() -> ExitCode {
     }
     let overrides = cli.overrides();
     let env = Env::new(variables, std::env::current_dir().unwrap_or_default());
+    if let Command::Health { ready } = command {
+        return health(&overrides, &env, ready);
+    }
     let read = || match command {
         Command::Demo => Config::load_without_clouds(&overrides, &env),
         Command::Key(_) => Config::load_identities(&overrides, &env),
@@ -76,6 +79,27 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("keyway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Of a keyway that runs, whatever has become of its configuration meanwhile.
+fn health(overrides: &Overrides, env: &Env, ready: bool) -> ExitCode {
+    let admin = match Config::admin_address(overrides, env) {
+        Ok(admin) => admin,
+        Err(problems) => {
+            eprintln!("keyway: there is no admin listener to ask:\n{problems}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    match commands::health(&admin, ready) {
+        Ok(outcome) => {
+            print(&outcome.text);
+            if outcome.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        }
+        Err(why) => {
+            eprintln!("keyway: {why}");
             ExitCode::FAILURE
         }
     }

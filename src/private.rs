@@ -8,6 +8,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -98,13 +99,26 @@ pub fn check_owner(path: &Path, metadata: &fs::Metadata, forbidden: u32) -> Resu
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
         return Err(Error::Owner { path: path.to_owned(), owner });
     }
-    let open = metadata.mode() & forbidden;
+    let open = metadata.mode() & forbidden & !handed_over(metadata);
     if open == 0 {
         return Ok(());
     }
     let what = if open & NO_CHANGE != 0 { "can be changed" } else { "can be read" };
     let mode = if metadata.is_dir() { "700" } else { "600" };
     Err(Error::Exposed { path: path.to_owned(), what, mode })
+}
+
+/// The bit of a file's mode by which root has handed it to this process, and which therefore exposes it to nobody.
+///
+/// Kubernetes mounts a Secret so: the files stay root's, their group is the pod's (`fsGroup`), and reading is all that
+/// it may do. So it has to be the very group that the process runs as; one that it is merely in has other members.
+pub fn handed_over(metadata: &fs::Metadata) -> u32 {
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if metadata.is_file() { handed_over_to(own, (metadata.uid(), metadata.gid())) } else { 0 }
+}
+
+fn handed_over_to((user, own_group): (u32, u32), (owner, group): (u32, u32)) -> u32 {
+    if owner == 0 && user != 0 && group == own_group { 0o040 } else { 0 }
 }
 
 /// The same for a directory; whether it is there at all.
@@ -256,6 +270,15 @@ pub fn which(metadata: &fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
+/// What tells one state of a file from another: which it is, when it was written, and its length.
+pub type Stamp = ((u64, u64), Option<SystemTime>, u64);
+
+/// The state that the file is in now; the default where it can't be seen.
+pub fn stamp(path: &Path) -> Stamp {
+    let metadata = fs::metadata(path).ok();
+    metadata.map(|metadata| (which(&metadata), metadata.modified().ok(), metadata.len())).unwrap_or_default()
+}
+
 /// Random bytes.
 ///
 /// # Panics
@@ -344,6 +367,26 @@ mod tests {
         let error = check_directory(home.path(), NOTHING).unwrap_err().to_string();
         assert!(error.contains("can be read") && error.contains("chmod 700"), "{error}");
         assert!(!check_directory(&home.path().join("none"), NOTHING).unwrap());
+    }
+
+    // Promises 14, 84.
+    #[test]
+    fn what_root_handed_to_this_process_s_group_is_no_exposure_and_nothing_else_is() {
+        for (own, file, expected) in [
+            ((1000, 1000), (0, 1000), 0o040),
+            // Another group has other members, and a file of its own is the user's to chmod.
+            ((1000, 1000), (0, 100), 0),
+            ((1000, 1000), (0, 0), 0),
+            ((1000, 1000), (1000, 1000), 0),
+            ((1000, 1000), (1001, 1000), 0),
+            // Root needs no group.
+            ((0, 0), (0, 0), 0),
+            ((0, 1000), (0, 1000), 0),
+        ] {
+            assert_eq!(handed_over_to(own, file), expected, "{own:?} {file:?}");
+        }
+        let home = directory();
+        assert_eq!(handed_over(&fs::metadata(home.path()).unwrap()), 0, "a directory is not handed over");
     }
 
     #[test]

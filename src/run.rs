@@ -73,8 +73,9 @@ pub(crate) fn inherited(variables: &[(OsString, OsString)]) -> Vec<(OsString, Os
 }
 
 /// What a run has in its own environment besides: its tokens end with it, and it has one address.
-pub(crate) fn settings() -> [(OsString, OsString); 2] {
-    [("KEYWAY_FACADE_STATE", "none"), ("KEYWAY_EMULATE_PORTS", "false")].map(|(k, v)| (k.into(), v.into()))
+pub(crate) fn settings() -> [(OsString, OsString); 3] {
+    [("KEYWAY_FACADE_STATE", "none"), ("KEYWAY_FACADE_KEYS", "none"), ("KEYWAY_EMULATE_PORTS", "false")]
+        .map(|(k, v)| (k.into(), v.into()))
 }
 
 /// Starts a private keyway, and the command once there is a token; ends when the command does.

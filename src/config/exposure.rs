@@ -1,13 +1,15 @@
 //! Who else can read a file with a secret in it?
 //!
-//! The group `root` has no members but root, and systemd's credentials are given to their service by an
-//! access list, which looks like permission for the group: neither is an exposure.
+//! The group `root` has no members but root, systemd's credentials are given to their service by an
+//! access list, which looks like permission for the group, and Kubernetes hands root's files to the group that
+//! keyway runs as: none of these is an exposure.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::Env;
+use crate::private;
 
 /// What a file's mode lets others do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +26,9 @@ pub(super) enum Exposure {
 pub(super) fn of(path: &Path, env: &Env) -> Exposure {
     let by_systemd = env.var("CREDENTIALS_DIRECTORY").is_some_and(|dir| path.starts_with(dir));
     match fs::metadata(path) {
-        Ok(metadata) if !by_systemd => by_mode(metadata.permissions().mode(), metadata.gid()),
+        Ok(metadata) if !by_systemd => {
+            by_mode(metadata.permissions().mode() & !private::handed_over(&metadata), metadata.gid())
+        }
         _ => Exposure::None,
     }
 }

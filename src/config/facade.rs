@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::file::Options;
-use super::{Layers, policy, value};
-use crate::facade::{Config, LONGEST_LIFE, Logins, View, check_state};
+use super::{Layers, Listener, policy, value};
+use crate::facade::{Config, LONGEST_LIFE, Logins, View, check_state, read_keys};
+use crate::identity;
 use crate::keystone::Interface;
 use crate::secret;
 use crate::server::Address;
@@ -16,7 +17,28 @@ impl Layers<'_> {
         let default = Config::default();
         let token_life = self.setting("facade.token_life", default.token_life, life);
         let state = self.state(is_demo, warnings);
-        Config { token_life, state, ..default }
+        let keys = self.sealing_keys();
+        Config { token_life, state, keys, ..default }
+    }
+
+    /// A file of keys that the operator named; keyway does not make it.
+    fn sealing_keys(&mut self) -> Option<PathBuf> {
+        let path = self.setting("facade.keys", None, |text| match text {
+            "" => Err("is empty: write the path of a file, or leave the key out".to_owned()),
+            text => Ok(Some(text.to_owned())),
+        });
+        let path = self.env.path(&path.filter(|path| path != "none")?);
+        if !path.is_file() {
+            let message = format!(
+                "there is no file {0}: write 32 random bytes in base64 into it (`openssl rand -base64 32`), or leave \
+                 the key out",
+                path.display()
+            );
+            self.problem("facade.keys", &message);
+        } else if let Err(error) = read_keys(&path) {
+            self.problem("facade.keys", &secret::causes(&error));
+        }
+        Some(path)
     }
 
     fn state(&mut self, is_demo: bool, warnings: &mut Vec<String>) -> Option<PathBuf> {
@@ -71,14 +93,6 @@ impl Layers<'_> {
             }
         };
         let known = options.has("client_ca");
-        if logins == Logins::Configured && self.file.identities.is_empty() && (address.is_local() || known) {
-            let message = format!(
-                "only configured identities are served at {address}, and there is none: write [identity.NAME], and make \
-                 a key with `keyway key new NAME`, or login = \"any\" for whoever {}",
-                if address.is_local() { "reaches it" } else { "has a certificate of client_ca" }
-            );
-            self.listener_problem(name, "login", &message);
-        }
         // Without client_ca the address itself is refused.
         if logins == Logins::Any && !address.is_local() && known {
             warnings.push(format!(
@@ -88,6 +102,33 @@ impl Layers<'_> {
             ));
         }
         logins
+    }
+}
+
+impl Layers<'_> {
+    /// A listener for identities is of use to nobody as long as there is none, here or in a file of its own.
+    pub(super) fn check_logins(&mut self, listeners: &[Listener], identities: &[identity::Config]) {
+        if !identities.is_empty() {
+            return;
+        }
+        // Without these, check_strangers has refused an address that others reach.
+        let wanted = self.file.settings.contains_key("identities.directory");
+        let configured = |listener: &&Listener| listener.logins == Logins::Configured && !listener.emulated;
+        for Listener { name, server, .. } in listeners.iter().filter(configured) {
+            let known = self.file.listeners.get(name).is_some_and(|options| options.has("client_ca"));
+            let whoever = match (server.address.is_local(), known) {
+                (true, _) => ", or login = \"any\" for whoever reaches it",
+                (false, true) => ", or login = \"any\" for whoever has a certificate of client_ca",
+                (false, false) if server.tls.is_none() || !wanted => continue,
+                (false, false) => "",
+            };
+            let message = format!(
+                "only configured identities are served at {}, and there is none: write [identity.NAME], and make a key \
+                 with `keyway key new NAME`{whoever}",
+                server.address
+            );
+            self.listener_problem(name, "login", &message);
+        }
     }
 }
 

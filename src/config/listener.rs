@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::file::Options;
 use super::policy::Policies;
-use super::{Layers, Listener, exposure, value};
+use super::{ADMIN_PORT, Layers, Listener, PORT, exposure, value};
 use crate::entry;
 use crate::keystone::service_type;
 use crate::route::Route;
@@ -25,9 +25,8 @@ impl Layers<'_> {
         let none = Options::default();
         let mut listeners = Vec::new();
         let mut admin = None;
-        for (name, key, port) in [("main", "listen", 8180), ("admin", "admin", 8181)] {
-            let default = Address::from(SocketAddr::from(([127, 0, 0, 1], port)));
-            let address = self.setting(key, default, value::address);
+        for (name, key, port) in [("main", "listen", PORT), ("admin", "admin", ADMIN_PORT)] {
+            let address = self.address(key, port);
             let options = file.listeners.get(name).unwrap_or(&none);
             if options.has("address") {
                 let message =
@@ -61,6 +60,12 @@ impl Layers<'_> {
         self.check_addresses(&listeners, &admin);
         self.emulate_ports(&mut listeners, &admin, warnings);
         (listeners, admin)
+    }
+
+    /// The address that a key names; else this port of loopback.
+    pub(super) fn address(&mut self, key: &'static str, port: u16) -> Address {
+        let default = Address::from(SocketAddr::from(([127, 0, 0, 1], port)));
+        self.setting(key, default, value::address)
     }
 
     /// A listener for each service whose conventional port is asked for, with all that the main one asks

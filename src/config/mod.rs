@@ -256,7 +256,7 @@ pub struct Overrides {
 
 /// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
 /// `_` for the dot.
-const SETTINGS: [&str; 43] = [
+const SETTINGS: [&str; 44] = [
     "listen",
     "admin",
     "emulate_ports",
@@ -296,6 +296,7 @@ const SETTINGS: [&str; 43] = [
     "keystone.new_scope_every",
     "facade.token_life",
     "facade.state",
+    "facade.keys",
     "identities.directory",
     "identities.keys",
     "tokens.cache",
@@ -311,6 +312,10 @@ enum Purpose {
     /// No cloud is asked.
     Identities,
 }
+
+/// The ports of the main and of the admin listener, on 127.0.0.1, unless they are elsewhere.
+const PORT: u16 = 8180;
+const ADMIN_PORT: u16 = 8181;
 
 /// hyper's smallest read buffer, which a request's head must be able to fill.
 const SMALLEST_HEAD: usize = 8 << 10;
@@ -339,6 +344,19 @@ impl Config {
     /// Everything that is wrong.
     pub fn load_identities(overrides: &Overrides, env: &Env) -> Result<Self, Problems> {
         Self::read(overrides, env, Purpose::Identities)
+    }
+
+    /// Where the admin listener is of a keyway with the same settings. Nothing else is looked at: what has become wrong
+    /// with it does not matter to a keyway that runs already.
+    ///
+    /// # Errors
+    /// The address itself is wrong.
+    pub fn admin_address(overrides: &Overrides, env: &Env) -> Result<Address, Problems> {
+        let mut problems = Problems::default();
+        let file = File::load(overrides, env, &mut Problems::default());
+        let address =
+            Layers { overrides, env, file: &file, problems: &mut problems }.address("admin", ADMIN_PORT);
+        if problems.is_empty() { Ok(address) } else { Err(problems) }
     }
 
     /// Says where the tokens of those logins lie that need a person.
@@ -394,6 +412,7 @@ impl Config {
         let places = layers.identity_places(config.facade.state.as_deref());
         config.identities = layers.identities(&places, &policies, &mut warnings);
         config.api_keys = places.keys;
+        layers.check_logins(&config.listeners, &config.identities);
         let logins = layers.login_state();
         config.tokens = layers.tokens(config.facade.state.as_deref(), !with_clouds, &mut warnings);
         if config.listeners.iter().chain([&config.admin]).any(|listener| listener.entry.required.is_some()) {

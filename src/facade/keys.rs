@@ -6,7 +6,7 @@
 //! between is sealed with it (AES-256-GCM, its tag before the last 16), together with all that is in the open.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use super::state::{self, Journal, Revocation};
 use super::{Config, Session, Unusable, Vouched};
 use crate::keystone::Secret;
-use crate::private::{self, Key, derive, random};
+use crate::private::{self, Key, Stamp, derive, random};
 use crate::secret;
 
 /// How each of our tokens begins, as Keystone's Fernet tokens do: 0x80 and a time before the year 4147.
@@ -39,7 +39,7 @@ const TAIL: usize = 16 + 16;
 /// their clients log in again.
 pub(super) const MAX_REVOKED: usize = 100_000;
 
-/// How often the file of revocations is looked at.
+/// How often the files of revocations and of keys are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The longest life of a token, seconds: `facade.token_life` has it as its limit.
@@ -53,13 +53,20 @@ pub struct Keys {
     /// Grows whenever a token that was good may not be any more.
     changes: AtomicU64,
     state: Option<State>,
+    named: Option<Named>,
+}
+
+/// A file of keys that somebody else writes, and what it was when it was read.
+struct Named {
+    file: PathBuf,
+    seen: Mutex<Option<Stamp>>,
 }
 
 /// Where keys and revocations are kept.
 struct State {
     directory: PathBuf,
     journal: Arc<Mutex<Journal>>,
-    /// The keys are those of the file. Else there is none yet: nothing is written before there is a token that
+    /// The keys are those of a file. Else there is none yet: nothing is written before there is a token that
     /// could outlive the process.
     kept: AtomicBool,
 }
@@ -77,6 +84,12 @@ impl Keys {
     /// Reads the keys of a configuration, or makes one. Where it can't be kept, which is told in the log, it
     /// ends with the process.
     pub fn load(config: &Config) -> Self {
+        if let Some(file) = &config.keys {
+            let named = Named { file: file.clone(), seen: Mutex::default() };
+            let new = Self { named: Some(named), ..Self::default() };
+            new.look_at_keys();
+            return if let Some(directory) = &config.state { new.with_state(directory, true) } else { new };
+        }
         let Some(directory) = &config.state else { return Self::default() };
         let keys = match state::read_keys(directory) {
             Ok(None) => private::may_write(directory).map(|()| None),
@@ -89,16 +102,20 @@ impl Keys {
                 return Self::default();
             }
         };
-        let kept = AtomicBool::new(keys.is_some());
-        let mut new = keys.map_or_else(Self::default, Self::with);
+        let kept = keys.is_some();
+        keys.map_or_else(Self::default, Self::with).with_state(directory, kept)
+    }
+
+    fn with_state(mut self, directory: &Path, kept: bool) -> Self {
         let mut journal = Journal::of(directory);
         let cleaned = journal.clean(now(), now() - LONGEST_LIFE);
-        new.state =
+        let (directory, kept) = (directory.to_owned(), AtomicBool::new(kept));
+        self.state =
             Some(State { directory: directory.clone(), journal: Arc::new(Mutex::new(journal)), kept });
-        if let Err(error) = cleaned.and_then(|()| new.look()) {
+        if let Err(error) = cleaned.and_then(|()| self.look()) {
             tracing::warn!(%error, "{} can't be used: revoked tokens may be good again", directory.display());
         }
-        new
+        self
     }
 
     /// The same after the configuration was read again: other keys may be in their file, or another directory
@@ -106,9 +123,15 @@ impl Keys {
     /// stay good.
     #[must_use]
     pub fn reload(self: &Arc<Self>, config: &Config) -> Arc<Self> {
-        if let Some(state) = &self.state
-            && Some(&state.directory) == config.state.as_ref()
-        {
+        let (directory, file) = (self.state.as_ref().map(|state| &state.directory), self.named.as_ref());
+        let same =
+            (directory, file.map(|named| &named.file)) == (config.state.as_ref(), config.keys.as_ref());
+        if let (true, Some(named)) = (same, file) {
+            *lock(&named.seen) = None;
+            self.look_at_keys();
+            return Arc::clone(self);
+        }
+        if let (true, Some(state)) = (same, &self.state) {
             match state::read_keys(&state.directory) {
                 Ok(Some(keys)) => {
                     *lock(&self.keys) = keys.into();
@@ -124,7 +147,7 @@ impl Keys {
             self.changed();
             return Arc::clone(self);
         }
-        if self.state.is_none() && config.state.is_none() {
+        if same {
             return Arc::clone(self);
         }
         let new = Self::load(config);
@@ -136,15 +159,20 @@ impl Keys {
         Arc::new(new)
     }
 
-    /// Looks from time to time what others revoked; ends with the last of the others that hold these keys.
+    /// Looks from time to time what others revoked, and for other keys in a file of theirs; ends with the last of the others that hold these keys.
     pub fn watch(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
         let keys = Arc::downgrade(self);
         async move {
             let mut failed = false;
             loop {
                 tokio::time::sleep(LOOK).await;
-                let Some(keys) = keys.upgrade().filter(|keys| keys.state.is_some()) else { return };
-                let Ok(looked) = tokio::task::spawn_blocking(move || keys.look()).await else { return };
+                let is_kept = |keys: &Arc<Self>| keys.state.is_some() || keys.named.is_some();
+                let Some(keys) = keys.upgrade().filter(is_kept) else { return };
+                let look = move || {
+                    keys.look_at_keys();
+                    keys.look()
+                };
+                let Ok(looked) = tokio::task::spawn_blocking(look).await else { return };
                 if let (Err(error), false) = (&looked, failed) {
                     tracing::warn!(%error, "the file of revoked tokens can't be read: what others revoke stays good");
                 }
@@ -177,6 +205,7 @@ impl Keys {
             revoked: Mutex::new(Revoked { tokens: HashMap::new(), until: i64::MIN }),
             changes: AtomicU64::new(0),
             state: None,
+            named: None,
         }
     }
 
@@ -262,6 +291,26 @@ impl Keys {
         };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
             tracing::warn!(%error, "a revoked token can't be written down: it is good again after a restart");
+        }
+    }
+
+    /// Reads the keys of a file that somebody else writes, if it is another one than it was. Those that are not in it
+    /// any more open nothing. One that can't be read changes nothing: it is told once.
+    fn look_at_keys(&self) {
+        let Some(Named { file, seen }) = &self.named else { return };
+        let stamp = private::stamp(file);
+        if lock(seen).replace(stamp) == Some(stamp) {
+            return;
+        }
+        match state::read_file(file) {
+            Ok(keys) => {
+                *lock(&self.keys) = keys.into();
+                self.changed();
+            }
+            Err(error) => {
+                let error = secret::causes(&error);
+                tracing::error!(error, "tokens are sealed as before: the file of facade.keys is of no use");
+            }
         }
     }
 
@@ -540,6 +589,53 @@ mod tests {
         std::fs::remove_file(other.join("keys")).unwrap();
         let keys = keys.reload(&config(&other));
         assert_eq!(keys.open(&good, now()), Err(Unusable::Foreign));
+    }
+
+    fn write(path: &std::path::Path, keys: &[u8]) {
+        let encode = |key: &u8| base64::engine::general_purpose::STANDARD.encode([*key; 32]) + "\n";
+        let text: String = keys.iter().map(encode).collect();
+        private::replace(path, text.as_bytes()).unwrap();
+    }
+
+    // Promise 84.
+    #[tokio::test]
+    async fn a_named_file_of_keys_is_shared_followed_and_never_written() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("secret");
+        write(&file, &[1]);
+        let named = |state: &str| Config { keys: Some(file.clone()), ..config(&home.path().join(state)) };
+        let (one, other) = (Keys::load(&named("one")), Keys::load(&named("other")));
+        let (kept, revoked) = (session(), session());
+        let [good, bad] = [&kept, &revoked].map(|session| one.seal(session).into_bytes());
+        assert_eq!(other.open(&good, now()).unwrap(), kept);
+        // What was revoked lies where each keeps its own.
+        one.revoke(&revoked).await;
+        assert_eq!(one.open(&bad, now()), Err(Unusable::Revoked));
+        assert!(home.path().join("one/revoked").exists() && !home.path().join("one/keys").exists());
+        assert_eq!(Keys::load(&named("one")).open(&bad, now()), Err(Unusable::Revoked));
+        // A new key opens before it seals, so that no replica meets a token that it does not know.
+        for (keys, seals) in [(&[1, 2][..], 1), (&[2, 1], 2), (&[2], 2)] {
+            write(&file, keys);
+            one.look_at_keys();
+            assert_eq!((one.keys().len(), one.keys()[0][0]), (keys.len(), seals));
+        }
+        assert_eq!(one.open(&good, now()), Err(Unusable::Foreign), "its key is gone");
+        let (sealed, before) = (one.seal(&kept).into_bytes(), one.changes());
+        one.look_at_keys();
+        assert_eq!(one.changes(), before, "it is the same file");
+        assert_eq!(other.open(&sealed, now()), Err(Unusable::Foreign));
+        let other = Arc::new(other).reload(&named("other"));
+        assert_eq!(other.open(&sealed, now()).unwrap(), kept);
+        // One that is of no use, or gone, changes nothing.
+        std::fs::write(&file, "REPLACE-ME\n").unwrap();
+        one.look_at_keys();
+        std::fs::remove_file(&file).unwrap();
+        one.look_at_keys();
+        assert_eq!(one.open(&sealed, now()).unwrap(), kept);
+        assert!(!file.exists());
+        // Without the name, the keys that there are still open.
+        let other = other.reload(&config(&home.path().join("other")));
+        assert_eq!(other.open(&sealed, now()).unwrap(), kept);
     }
 
     #[test]

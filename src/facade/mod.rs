@@ -20,7 +20,7 @@ use std::time::Duration;
 pub use self::keys::{Keys, LONGEST_LIFE, TOKEN_START, random_id};
 pub use self::reply::Refusal;
 pub use self::session::{Session, Unusable, Vouched};
-pub use self::state::check as check_state;
+pub use self::state::{check as check_state, read_file as read_keys};
 use crate::keystone::{Asked, Interface, Named, Scope};
 
 /// Who may log in at a listener.
@@ -41,13 +41,15 @@ pub struct Config {
     /// Where the keys are that seal tokens, and what was revoked. `None`: in memory only, so that no token
     /// outlives the process.
     pub state: Option<PathBuf>,
+    /// A file of keys in the place of those in `state`, which somebody else writes: that of several replicas.
+    pub keys: Option<PathBuf>,
     /// What clients see of a cloud, by its name; clouds that are not in here are shown as they are.
     pub clouds: BTreeMap<String, View>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { token_life: Duration::from_secs(12 * 3600), state: None, clouds: BTreeMap::new() }
+        Self { token_life: Duration::from_secs(12 * 3600), state: None, keys: None, clouds: BTreeMap::new() }
     }
 }
 

@@ -43,6 +43,14 @@ pub(super) fn read_keys(directory: &Path) -> Result<Option<Vec<Key>>, Error> {
     private::read_keys(&directory.join(KEYS), NOTHING)
 }
 
+/// The keys of a file that the operator named and keyway never writes.
+///
+/// # Errors
+/// Why it is of no use; that there is no such file, too.
+pub fn read_file(path: &Path) -> Result<Vec<Key>, Error> {
+    private::read_keys(path, NOTHING)?.ok_or_else(|| Error::system(path)(io::ErrorKind::NotFound.into()))
+}
+
 /// Makes the directory and writes this key into it. Where another keyway was quicker, the keys are its own.
 pub(super) fn write_key(directory: &Path, key: &Key) -> Result<Vec<Key>, Error> {
     private::write_key(&directory.join(KEYS), key)
@@ -123,6 +131,8 @@ impl Journal {
     /// Adds a line, and writes the file anew if it has become long: without what has ended by `now`, UNIX
     /// seconds. `oldest` is when the oldest token that can still be good was issued.
     pub(super) fn add(&mut self, revocation: Revocation, now: i64, oldest: i64) -> io::Result<()> {
+        // Where the keys are elsewhere, nobody has made it.
+        self.path.parent().map_or(Ok(()), private::make_directory)?;
         let mut file = self.lock()?;
         let mut line = revocation.line();
         let length = file.seek(SeekFrom::End(0))?;

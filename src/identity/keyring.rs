@@ -17,12 +17,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::key::{KeyHash, KeyId};
-use crate::private::{self, NO_CHANGE};
+use crate::private::{self, NO_CHANGE, Stamp, stamp};
 use crate::secret;
 
 /// How large the file may be, bytes: some 50,000 keys.
@@ -131,7 +131,10 @@ pub fn read(path: &Path) -> Result<(Vec<ApiKey>, Vec<usize>), Error> {
     let system = || private::Error::system(path);
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
+        // Where no directory can be made there is no file, either.
+        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
+            return Ok(Default::default());
+        }
         Err(error) => return Err(system()(error).into()),
     };
     private::check_owner(path, &metadata, NO_CHANGE)?;
@@ -227,9 +230,6 @@ pub struct Keyring {
     changes: AtomicU64,
 }
 
-/// What tells one state of the file from another.
-type Stamp = ((u64, u64), Option<SystemTime>, u64);
-
 impl Keyring {
     /// Of a file, which is read. What is wrong with it is told in the log, and with it there are no keys.
     pub fn load(path: Option<PathBuf>) -> Self {
@@ -281,10 +281,7 @@ impl Keyring {
     /// Reads the file if it is another one than it was. One that can't be read changes nothing: it is told once.
     fn look(&self) {
         let Some(path) = &self.path else { return };
-        let stamp = fs::metadata(path)
-            .ok()
-            .map(|metadata| (private::which(&metadata), metadata.modified().ok(), metadata.len()));
-        let stamp = stamp.unwrap_or_default();
+        let stamp = stamp(path);
         if lock(&self.seen).replace(stamp) == Some(stamp) {
             return;
         }

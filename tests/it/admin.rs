@@ -1,10 +1,13 @@
 //! Health, metrics and status.
 
 use http::Method;
+use keyway::config::Listener;
 use keyway::demo::PASSWORD;
+use keyway::server::Address;
 use serde_json::Value;
 
-use crate::support::{Connection, TestKeyway, cloud, eventually, request};
+use crate::support::raw::Upstream;
+use crate::support::{Connection, Process, TestKeyway, cloud, eventually, request};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_alive_and_ready() {
@@ -163,4 +166,64 @@ async fn the_data_listener_serves_no_admin_paths() {
         keyway.get(path).await.message(404, "no_service");
     }
     assert_eq!(keyway.send(request(Method::POST, "/status", &[], "")).await.status, 404);
+}
+
+/// `keyway health` with these settings: its exit code, and what it says.
+async fn health(flag: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
+    let home = tempfile::tempdir().expect("a directory");
+    let arguments = [&["health"], flag].concat();
+    let (code, stdout, stderr) = Process::start(home.path(), &arguments, variables).outcome().await;
+    (code, stdout + &stderr)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keyway_health_asks_the_one_that_runs_and_needs_nothing_but_its_address() {
+    let cloud = cloud().await;
+    let ready = TestKeyway::in_front_of(&cloud).await;
+    let admin = ready.admin().to_string();
+    // No cloud is configured here, and the rest is wrong: neither matters to the one that runs.
+    for variables in [&[("KEYWAY_ADMIN", &*admin)][..], &[("KEYWAY_ADMIN", &*admin), ("KEYWAY_WORKERS", "x")]]
+    {
+        for flag in [&[][..], &["--ready"]] {
+            assert_eq!(health(flag, variables).await, (0, "ok".to_owned()), "{flag:?} {variables:?}");
+        }
+    }
+
+    cloud.set_password("another one");
+    let cold = TestKeyway::cold(vec![cloud.keystone_config()], |_| {});
+    let admin = cold.admin().to_string();
+    assert_eq!(health(&["--admin", &admin], &[]).await.0, 0);
+    let (code, why) = health(&["--ready", "--admin", &admin], &[]).await;
+    assert_eq!(code, 1);
+    assert!(why.contains("no token"), "{why}");
+
+    let nobody =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    let (code, why) = health(&[], &[("KEYWAY_ADMIN", &nobody.to_string())]).await;
+    assert_eq!(code, 1);
+    assert!(why.contains("is keyway running"), "{why}");
+    let (code, why) = health(&[], &[("KEYWAY_ADMIN", "here")]).await;
+    assert_eq!(code, 2);
+    assert!(why.contains("`here` is no address"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keyway_health_asks_at_a_socket_file_too_and_takes_nothing_else_for_an_answer() {
+    let (cloud, home) = (cloud().await, tempfile::tempdir().expect("a directory"));
+    let place = format!("unix:{}", home.path().join("admin.sock").display());
+    let keyway = TestKeyway::with(&cloud, |config| {
+        config.admin = Listener::at("admin", place.parse::<Address>().expect("an address"));
+    })
+    .await;
+    assert_eq!(health(&["--ready"], &[("KEYWAY_ADMIN", &place)]).await, (0, "ok".to_owned()));
+    drop(keyway);
+
+    let other = Upstream::start().await;
+    let place = other.authority();
+    let variables = [("KEYWAY_ADMIN", &*place)];
+    let answered = async { other.answer("SSH-2.0-other\r\n").await.1 };
+    let (asked, (code, why)) = tokio::join!(answered, health(&[], &variables));
+    assert!(asked.starts_with("GET /livez HTTP/1.1\r\n"), "{asked}");
+    assert_eq!(code, 1);
+    assert!(why.contains("is no HTTP"), "{why}");
 }

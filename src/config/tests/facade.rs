@@ -67,6 +67,25 @@ fn a_key_that_others_can_read_or_that_is_none_is_a_problem() {
     setup.check_problems(&["default: facade.state: /home/.local/state/keyway/keys: line 1 is no key: write"]);
 }
 
+// Promises 14, 84.
+#[test]
+fn a_file_of_keys_that_is_named_is_there_and_nobody_else_s_to_read() {
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
+    let setup = Setup::new().vars(PASSWORD).toml("[facade]\nkeys = '~/keys'");
+    setup.check_problems(&[&format!(
+        "{TOML}: facade.keys: there is no file /home/keys: write 32 random bytes"
+    )]);
+    let setup = setup.file("home/keys", "REPLACE-ME hunter2\n");
+    setup.check_problems(&[&format!(
+        "{TOML}: facade.keys: /home/keys: line 1 is no key: write 32 random bytes"
+    )]);
+    let setup = setup.file("home/keys", key);
+    assert!(setup.config().facade.keys.is_some_and(|keys| keys.ends_with("home/keys")));
+    let setup = setup.mode("home/keys", 0o640);
+    setup.check_problems(&[&format!("{TOML}: facade.keys: /home/keys can be read by other users")]);
+    assert_eq!(setup.vars("KEYWAY_FACADE_KEYS=none").config().facade.keys, None);
+}
+
 #[test]
 fn a_token_lives_between_a_minute_and_a_month() {
     check("facade.token_life = '59s'", &["facade.token_life: `59s` is too short: at least 1m"]);

@@ -110,6 +110,7 @@ fn the_annotated_file_holds_every_key_with_its_default() {
     .into_iter();
     let setup = files
         .fold(setup, |setup, name| setup.file(&format!("etc/keyway/{name}"), &format!("hunter2-{name}\n")))
+        .file("etc/keyway/sealing/keys", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n")
         .vars("CREDENTIALS_DIRECTORY=DIR/etc/keyway")
         .toml(&all);
     let config = setup.config();

@@ -76,7 +76,7 @@ fn a_listener_has_everything_that_its_table_says() {
 
 // Promise 1.
 #[test]
-fn an_address_that_others_reach_needs_tls_and_client_certificates() {
+fn an_address_that_others_reach_needs_tls_and_must_know_its_clients() {
     let ways = "is no loopback address, and whoever reaches it would act as your cloud user: bind 127.0.0.1 or a \
                 unix:/path socket, or set tls_cert, tls_key and client_ca in [listener.";
     for address in
@@ -97,13 +97,38 @@ fn an_address_that_others_reach_needs_tls_and_client_certificates() {
             with_tls_files().toml(&known).config();
         }
     }
-    let alone = "listen = '10.0.0.1:1'\n[listener.main]\ntls_cert = 'tls.pem'\ntls_key = 'tls.key'";
+    // TLS alone says nothing of who a client is. Identities do, by their keys; the admin listener knows none.
+    let alone = |listen: &str, table: &str| {
+        format!("{listen} = '10.0.0.1:1'\n[listener.{table}]\ntls_cert = 'tls.pem'\ntls_key = 'tls.key'\n")
+    };
+    let unknown =
+        "10.0.0.1:1 is no loopback address, and TLS alone does not say who a client is: set client_ca";
+    let ada = "\n[identity.ada]\npassword = 'hunter2-ada'";
     check(
-        alone,
-        &[
-            "listen: 10.0.0.1:1 is no loopback address, and TLS alone does not say who a client is: set client_ca",
-        ],
+        &(alone("listen", "main") + "login = 'any'" + ada),
+        &[&format!("listen: {unknown} in [listener.main] too, or write [identity.NAME]")],
     );
+    check(
+        &(alone("admin", "admin") + ada),
+        &[&format!("admin: {unknown} in [listener.admin] too, or bind 127.0.0.1")],
+    );
+    check(
+        &alone("listen", "main"),
+        &[&format!("listen: {unknown} in [listener.main] too, or write [identity.NAME]")],
+    );
+    for login in ["", "login = 'configured'"] {
+        with_tls_files().toml(&(alone("listen", "main") + login + ada)).config();
+    }
+    // Identities in files of their own are identities, too.
+    let in_files = || with_tls_files().file("srv/identities/.keep", "");
+    let toml = |setup: Setup| {
+        let text = alone("listen", "main").replacen('\n', "\nidentities.directory = 'identities'\n", 1);
+        setup.toml(&text)
+    };
+    toml(in_files()).check_problems(&[&format!(
+        "{TOML}: listener.main.login: only configured identities are served at 10.0.0.1:1, and there is none"
+    )]);
+    toml(in_files().file("srv/identities/ada.toml", "password = 'hunter2-ada'")).config();
     for address in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "unix:/run/k.sock"] {
         with_tls_files().toml(&format!("listen = '{address}'")).config();
     }

@@ -182,6 +182,7 @@ fn every_setting_is_a_variable_too() {
             "limits.head" | "limits.target" => "9KiB",
             "facade.token_life" => "2d",
             "facade.state" => "~/state",
+            "facade.keys" => "~/key",
             "identities.directory" => "~",
             "identities.keys" => "~/api-keys",
             "tokens.cache" => "~/tokens",
@@ -213,6 +214,7 @@ fn every_setting_is_a_variable_too() {
     assert_eq!(config.protection, protection);
     assert_eq!(config.facade.token_life, 4 * Duration::from_secs(12 * 3600));
     assert!(config.facade.state.is_some_and(|state| state.ends_with("home/state")));
+    assert!(config.facade.keys.is_some_and(|keys| keys.ends_with("home/key")));
     let tokens = config.tokens.expect("they are kept");
     assert!(tokens.directory.ends_with("home/tokens") && tokens.key_file.ends_with("home/key"));
     assert!(config.api_keys.is_some_and(|keys| keys.ends_with("home/api-keys")));
