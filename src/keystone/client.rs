@@ -525,7 +525,9 @@ impl Client {
         mutual: MutualAuth,
     ) -> Result<Response<Bytes>, AuthError> {
         let host = base.origin().host();
-        let (negotiation, header) = Negotiation::begin(host, mutual, &self.turn).await?;
+        // A KDC that keeps silent is not Keystone, so it is told apart.
+        let patience = self.deadline / 2;
+        let (negotiation, header) = Negotiation::begin(host, mutual, &self.turn, patience).await?;
         request.headers_mut().insert(AUTHORIZATION, header);
         let answer = self.send_once(base, request).await?;
         let status = answer.status();

@@ -9,6 +9,7 @@
 //! The library is there in builds with the feature `kerberos` only.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -71,20 +72,25 @@ impl Negotiation {
     /// Begins a login at a server. The header goes with the request.
     ///
     /// # Errors
-    /// [`AuthError::NoSecret`].
+    /// [`AuthError::NoSecret`], also if there is no ticket by the end of `patience`.
     pub(super) async fn begin(
         host: &str,
         mutual: MutualAuth,
         turn: &Turn,
+        patience: Duration,
     ) -> Result<(Self, HeaderValue), AuthError> {
-        let turn = Arc::clone(turn).lock_owned().await;
-        let name = host.to_owned();
-        let begun = tokio::task::spawn_blocking(move || {
-            let begun = Context::begin(&name, mutual);
-            drop(turn);
-            begun
-        });
-        let (context, token) = begun.await.map_err(|_| AuthError::Stopped)??;
+        let begun = async {
+            let turn = Arc::clone(turn).lock_owned().await;
+            let host = host.to_owned();
+            let begun = move || {
+                let begun = Context::begin(&host, mutual);
+                drop(turn);
+                begun
+            };
+            tokio::task::spawn_blocking(begun).await.map_err(|_| AuthError::Stopped)?
+        };
+        let late = |_| no_ticket(host, &format!("there is none after {} s", patience.as_secs()), KDC);
+        let (context, token) = tokio::time::timeout(patience, begun).await.map_err(late)??;
         let encoded = Zeroizing::new(STANDARD.encode(&*token));
         let header = TokenId::new(&encoded).map_err(|_| no_ticket(host, "it is empty", KDC))?;
         Ok((Self { host: host.to_owned(), mutual, context }, header.with_scheme(NEGOTIATE)))

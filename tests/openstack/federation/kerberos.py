@@ -102,8 +102,7 @@ def realm(stack):
 
 def procs(stack):
     env = {"KRB5_KDC_PROFILE": str(folder(stack) / "kdc.conf"), **environment(stack)}
-    return {"krb5kdc": ("federation", ["/usr/sbin/krb5kdc", "-n", "-P", str(stack.RUN / "krb5kdc-own.pid")], env,
-                        "tcp:%d" % PORT)}
+    return {"krb5kdc": ("federation", ["/usr/sbin/krb5kdc", "-n"], env, "tcp:%d" % PORT)}
 
 
 def setup(stack):
