@@ -18,11 +18,12 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::json;
 
+use super::kerberos::{self, Negotiation};
 use super::proof::TOTP;
 use super::protocol::{self, ProjectInfo, Receipt, Sent, bad_reply};
 use super::{
-    AuthError, Factor, Identity, IdentityVersion, Method as Credentials, Project, Scope, Secret, Token,
-    TokenId, token,
+    AuthError, Factor, Identity, IdentityVersion, Method as Credentials, MutualAuth, Project, Scope, Secret,
+    Token, TokenId, token,
 };
 use crate::upstream::{self, BaseUrl, Origin};
 
@@ -44,6 +45,7 @@ pub struct Client {
     /// The unscoped token that stands for the login where its passcode was good once. Held by the one who
     /// gets the next.
     kept: Arc<tokio::sync::Mutex<Option<Token>>>,
+    turn: kerberos::Turn,
 }
 
 /// How a request gets to Keystone.
@@ -98,8 +100,8 @@ impl Client {
     }
 
     fn with_transport(http: Transport, identity: Identity, deadline: Duration) -> Self {
-        let (found, used, kept) = Default::default();
-        Self { http, identity: Arc::new(identity), deadline, found, used, kept }
+        let (found, used, kept, turn) = Default::default();
+        Self { http, identity: Arc::new(identity), deadline, found, used, kept, turn }
     }
 
     /// With what it logs in.
@@ -170,6 +172,7 @@ impl Client {
                 let (access, life) = self.access_token(endpoint, client_id, secret.as_ref()).await?;
                 token.with_bearer(access, life)
             }
+            Credentials::Kerberos(mutual) => self.log_in_by_ticket(api, scope, *mutual).await?,
             method if method.is_kept() => self.log_in_once(api, scope).await?,
             method => {
                 let scope = Some(scope).filter(|_| method.takes_scope());
@@ -359,6 +362,24 @@ impl Client {
         Ok(protocol::read_v3_document(&answer, Some(access.clone()), sent)?.with_bearer(access, life))
     }
 
+    /// Logs in by a Kerberos ticket, which is in the header; the body only says so.
+    async fn log_in_by_ticket(
+        &self,
+        api: &Api,
+        scope: &Scope,
+        mutual: MutualAuth,
+    ) -> Result<Token, AuthError> {
+        let body = protocol::v3_ticket_login(scope);
+        let mut request = request(Method::POST, &api.base, "/auth/tokens", body);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let sent = now();
+        let answer = self.send_with_ticket(&api.base, request, mutual).await?;
+        if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
+            return Err(protocol::refusal(&answer, protocol::LOGIN, &[]));
+        }
+        protocol::read_v3_token(&answer, sent)
+    }
+
     /// Asks Keystone about a token, which vouches for itself.
     async fn ask_about(
         &self,
@@ -484,6 +505,44 @@ impl Client {
     }
 
     async fn send(&self, base: &BaseUrl, request: Request<Bytes>) -> Result<Response<Bytes>, AuthError> {
+        let Credentials::Kerberos(mutual) = self.identity.method else {
+            return self.send_once(base, request).await;
+        };
+        // Some servers want to see a ticket with every request, whatever token is in it.
+        let again = request.clone();
+        let answer = self.send_once(base, request).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED && kerberos::is_wanted(answer.headers()) {
+            return self.send_with_ticket(base, again, mutual).await;
+        }
+        Ok(answer)
+    }
+
+    /// Sends a request with a Kerberos ticket. What comes back is the server's for which it is.
+    async fn send_with_ticket(
+        &self,
+        base: &BaseUrl,
+        mut request: Request<Bytes>,
+        mutual: MutualAuth,
+    ) -> Result<Response<Bytes>, AuthError> {
+        let host = base.origin().host();
+        // A KDC that keeps silent is not Keystone, so it is told apart.
+        let patience = self.deadline / 2;
+        let (negotiation, header) = Negotiation::begin(host, mutual, &self.turn, patience).await?;
+        request.headers_mut().insert(AUTHORIZATION, header);
+        let answer = self.send_once(base, request).await?;
+        let status = answer.status();
+        if status == StatusCode::UNAUTHORIZED && kerberos::is_wanted(answer.headers()) {
+            let message = format!("the Kerberos ticket for HTTP@{host} was not accepted");
+            return Err(AuthError::Rejected { status: status.as_u16(), message: Some(message) });
+        }
+        // Nothing comes of other answers.
+        if status.is_success() {
+            negotiation.check(answer.headers()).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn send_once(&self, base: &BaseUrl, request: Request<Bytes>) -> Result<Response<Bytes>, AuthError> {
         let answer = self.exchange(base.origin(), request, LONGEST_ANSWER).await;
         answer.map_err(|error| AuthError::Unreachable(Arc::new(error)))
     }

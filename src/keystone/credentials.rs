@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Federated, Place, Retries, ServiceOptions};
+use super::{Federated, MutualAuth, Place, Retries, ServiceOptions};
 pub use crate::secret::{Secret, Source};
 use crate::upstream::{BaseUrl, tls};
 
@@ -174,6 +174,8 @@ pub enum Method {
         /// The client's id.
         client_id: String,
     },
+    /// A Kerberos ticket of the user that keyway runs as.
+    Kerberos(MutualAuth),
     /// What an identity provider gives, which Keystone exchanges for an unscoped token.
     Federated(Box<Federated>),
 }

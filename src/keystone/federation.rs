@@ -20,7 +20,7 @@ use ring::digest;
 use serde_json::Value;
 
 use super::protocol::{error_message, redirect_host, retry_after};
-use super::{Passcode, Place, Secret, Source, TokenId};
+use super::{MutualAuth, Passcode, Place, Secret, Source, TokenId};
 use crate::private;
 use crate::secret;
 use crate::upstream::{self, BaseUrl, Origin, Scheme, UrlError};
@@ -79,6 +79,8 @@ pub enum Grant {
         /// Where the code comes from.
         from: CodeSource,
     },
+    /// `v3fedkerb`: no token at all; Keystone's own server looks at a Kerberos ticket of the user that keyway runs as.
+    Kerberos(MutualAuth),
     /// `v3websso`: Keystone sends a person's browser to the identity provider, and the token to this machine.
     WebSso {
         /// What the browser calls this machine; a name or an address of loopback.
@@ -151,7 +153,9 @@ impl Grant {
             Self::WebSso { username, .. } => {
                 ["websso"].into_iter().chain(username.as_deref()).map(str::to_owned).collect()
             }
-            Self::AccessToken(_) | Self::Password { .. } | Self::ClientCredentials(_) => Vec::new(),
+            Self::AccessToken(_) | Self::Password { .. } | Self::ClientCredentials(_) | Self::Kerberos(_) => {
+                Vec::new()
+            }
         }
     }
 }
@@ -239,7 +243,7 @@ impl Federated {
                     sources.push(code);
                 }
             }
-            Grant::WebSso { .. } => {}
+            Grant::Kerberos(_) | Grant::WebSso { .. } => {}
         }
         sources
     }

@@ -10,6 +10,7 @@ pub mod credentials;
 pub mod discovery;
 pub mod error;
 pub mod federation;
+pub mod kerberos;
 pub mod login;
 mod proof;
 pub mod protocol;
@@ -32,6 +33,7 @@ pub use federation::{
     Challenge, CodeSource, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderError, ProviderUrl,
     TokenKind,
 };
+pub use kerberos::MutualAuth;
 pub use login::{Kept, Place};
 pub use proof::Factor;
 pub use protocol::ProjectInfo;

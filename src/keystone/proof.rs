@@ -73,7 +73,9 @@ impl Method {
             Self::Totp { user, passcode: Passcode::Given(source) | Passcode::Computed(source) } => {
                 (json!({ "user": v3_user(user) }), "/user/passcode", source)
             }
-            Self::MultiFactor { .. } | Self::OAuth2Mtls { .. } | Self::Federated(_) => return Ok(None),
+            Self::MultiFactor { .. } | Self::OAuth2Mtls { .. } | Self::Kerberos(_) | Self::Federated(_) => {
+                return Ok(None);
+            }
         };
         let (secret, next) = match self {
             Self::Totp { passcode, .. } => self::passcode(passcode, used).await?,
@@ -91,6 +93,7 @@ impl Method {
             Self::Totp { .. } => TOTP,
             Self::MultiFactor { shown, .. } => shown.first().map_or("", Self::name),
             Self::OAuth2Mtls { .. } => "oauth2_credential",
+            Self::Kerberos(_) => "kerberos",
             Self::Federated(_) => "mapped",
         }
     }
@@ -119,7 +122,8 @@ impl Method {
             | Self::OAuth2 { client_secret: source, .. } => vec![source],
             Self::MultiFactor { shown, spare } => shown.iter().chain(spare).flat_map(Self::sources).collect(),
             Self::Federated(federated) => federated.sources(),
-            Self::OAuth2Mtls { .. } => Vec::new(),
+            // What there is of it is GSSAPI's.
+            Self::OAuth2Mtls { .. } | Self::Kerberos(_) => Vec::new(),
         }
     }
 
@@ -154,7 +158,11 @@ impl Method {
         match self {
             Self::ApplicationCredential { .. } | Self::OAuth2 { .. } | Self::OAuth2Mtls { .. } => false,
             Self::MultiFactor { shown, .. } => shown.iter().all(Self::takes_scope),
-            Self::Password { .. } | Self::Token(_) | Self::Totp { .. } | Self::Federated(_) => true,
+            Self::Password { .. }
+            | Self::Token(_)
+            | Self::Totp { .. }
+            | Self::Kerberos(_)
+            | Self::Federated(_) => true,
         }
     }
 }

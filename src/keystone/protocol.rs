@@ -58,6 +58,15 @@ pub fn v3_login(factors: &[Factor], scope: Option<&Scope>) -> Bytes {
     body(json!({ "auth": auth }), secrets)
 }
 
+/// The same for a login whose ticket is in its header.
+pub(super) fn v3_ticket_login(scope: &Scope) -> Bytes {
+    let mut auth = json!({"identity": {"methods": ["kerberos"], "kerberos": {}}});
+    if let Some(scope) = v3_scope(scope) {
+        auth["scope"] = scope;
+    }
+    json!({ "auth": auth }).to_string().into()
+}
+
 /// `POST /v2.0/tokens`: the body that logs in. [`Scope::Default`] and [`Scope::Unscoped`] name no
 /// tenant.
 ///
@@ -78,6 +87,7 @@ pub fn v2_login(method: &Method, secret: &Secret, scope: &Scope) -> Result<Bytes
         Method::Totp { .. } => return lacks("one-time passcodes"),
         Method::MultiFactor { .. } => return lacks("logins with several methods"),
         Method::OAuth2 { .. } | Method::OAuth2Mtls { .. } => return lacks("OAuth 2.0 clients"),
+        Method::Kerberos(_) => return lacks("logins by Kerberos"),
         Method::Federated(_) => return lacks("federated logins"),
     };
     match scope {

@@ -632,7 +632,7 @@ async fn nothing_of_a_persons_login_is_in_the_log_or_readable_on_disk() {
 }
 
 /// A port that is free for now.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     socket.local_addr().expect("it is bound").port()
 }

@@ -24,6 +24,8 @@ mod fuzzed;
 mod h2_wire;
 mod http2;
 mod kept;
+#[cfg(feature = "kerberos")]
+mod kerberos;
 mod limits;
 mod links;
 mod listeners;

@@ -230,15 +230,16 @@ impl Federation {
     }
 }
 
-fn address_of(cloud: &Cloud) -> SocketAddr {
+pub(crate) fn address_of(cloud: &Cloud) -> SocketAddr {
     let url = cloud.auth_url();
     let rest = url.strip_prefix("http://").expect("the demo cloud is plain http");
     rest.split('/').next().expect("an authority").parse().expect("an address")
 }
 
-type Reply = Response<Full<Bytes>>;
+pub(crate) type Reply = Response<Full<Bytes>>;
 
-async fn listen<F>(
+/// Serves connections, each request by `answer`.
+pub(crate) async fn listen<F>(
     socket: TcpListener,
     answer: impl Fn(http::request::Parts, Bytes) -> F + Clone + Send + 'static,
 ) where
@@ -264,7 +265,7 @@ async fn listen<F>(
     }
 }
 
-fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+pub(crate) fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
     let mut response = Response::builder().status(status);
     for (name, value) in headers {
         response = response.header(*name, *value);

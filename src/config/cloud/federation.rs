@@ -41,6 +41,7 @@ impl Reader<'_> {
             Federation::Device => self.device(),
             Federation::Code => self.code(),
             Federation::WebSso => self.websso(),
+            Federation::Kerberos => self.mutual_auth().map(Grant::Kerberos),
         };
         let (identity_provider, protocol) = (identity_provider?, protocol?);
         let cloud = self.entry.name.clone();

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{Reader, Written};
 use crate::keystone::{
-    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Method, Passcode, Project, Scope, Secret,
-    Source, User, totp,
+    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Method, MutualAuth, Passcode, Project,
+    Scope, Secret, Source, User, kerberos, totp,
 };
 use crate::upstream::{BaseUrl, Scheme};
 
@@ -19,6 +19,7 @@ enum Kind {
     MultiFactor,
     OAuth2,
     OAuth2Mtls,
+    Kerberos,
     Federated(Federation),
     Tokenless,
     Fixed,
@@ -35,11 +36,12 @@ pub(super) enum Federation {
     Device,
     Code,
     WebSso,
+    Kerberos,
 }
 
 /// The values of `auth_type` that keyway knows, as keystoneauth calls its plugins, and the Identity API that
 /// each of them belongs to.
-const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 22] = [
+const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 24] = [
     ("password", Kind::Password, None),
     ("v3password", Kind::Password, Some(IdentityVersion::V3)),
     ("v2password", Kind::Password, Some(IdentityVersion::V2)),
@@ -57,6 +59,8 @@ const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 22] = [
     ("v3oidcdeviceauthz", Kind::Federated(Federation::Device), Some(IdentityVersion::V3)),
     ("v3oidcauthcode", Kind::Federated(Federation::Code), Some(IdentityVersion::V3)),
     ("v3websso", Kind::Federated(Federation::WebSso), Some(IdentityVersion::V3)),
+    ("v3kerberos", Kind::Kerberos, Some(IdentityVersion::V3)),
+    ("v3fedkerb", Kind::Federated(Federation::Kerberos), Some(IdentityVersion::V3)),
     ("v3tokenlessauth", Kind::Tokenless, Some(IdentityVersion::V3)),
     ("admin_token", Kind::Fixed, None),
     ("token_endpoint", Kind::Fixed, None),
@@ -72,6 +76,13 @@ const COMBINABLE: [(&str, Kind); 4] = [
     ("v3applicationcredential", Kind::ApplicationCredential),
 ];
 
+impl Kind {
+    /// Whether this build has it.
+    fn is_built(self) -> bool {
+        cfg!(feature = "kerberos") || !matches!(self, Self::Kerberos | Self::Federated(Federation::Kerberos))
+    }
+}
+
 impl Reader<'_> {
     pub(super) fn login(&mut self) -> Option<Auth> {
         let auth_type = self.text(&["auth_type", "auth_plugin"]);
@@ -80,9 +91,14 @@ impl Reader<'_> {
             // As openstacksdk reads it.
             Some(at) if at.text == "None" => (Kind::Nothing, None),
             Some(at) => match AUTH_TYPES.iter().find(|(name, ..)| *name == at.text) {
-                Some((_, kind, version)) => (*kind, *version),
+                Some((_, kind, version)) if kind.is_built() => (*kind, *version),
+                Some(_) => {
+                    self.problem_at(at, format!("`{}` {}", at.text, kerberos::MISSING));
+                    return None;
+                }
                 None => {
-                    let names: Vec<_> = AUTH_TYPES.iter().map(|(name, ..)| *name).collect();
+                    let names = AUTH_TYPES.iter().filter(|(_, kind, _)| kind.is_built());
+                    let names: Vec<_> = names.map(|(name, ..)| *name).collect();
                     let message = format!("`{}` is not supported: there is {}", at.text, names.join(", "));
                     self.problem_at(at, message);
                     return None;
@@ -309,6 +325,7 @@ impl Reader<'_> {
                 })
             }
             Kind::OAuth2 | Kind::OAuth2Mtls => self.oauth2(kind),
+            Kind::Kerberos => self.mutual_auth().map(Method::Kerberos),
             Kind::Federated(kind) => self.federated(kind),
             Kind::Tokenless | Kind::Fixed | Kind::Basic | Kind::Nothing => None,
         }
@@ -441,6 +458,16 @@ impl Reader<'_> {
             self.problem_at(at, "is plain http, where nobody sees the client certificate: use https");
         }
         Some(Method::OAuth2Mtls { endpoint: url?, client_id: client_id? })
+    }
+
+    /// Whether the server has to show who it is, in any case as keystoneauth takes it.
+    pub(super) fn mutual_auth(&mut self) -> Option<MutualAuth> {
+        let Some(at) = self.text(&["mutual_auth"]) else { return Some(MutualAuth::default()) };
+        let found = MutualAuth::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(&at.text));
+        if found.is_none() {
+            self.problem_at(&at, format!("`{}` is neither required, optional nor disabled", at.text));
+        }
+        found
     }
 
     fn required_user(&mut self, version: IdentityVersion) -> Option<User> {

@@ -184,16 +184,18 @@ fn login_options_may_stand_beside_auth() {
 #[test]
 fn an_unknown_auth_type_lists_those_there_are() {
     check_cloud(
-        "{auth_type: v3fedkerb}",
-        &["auth_type: `v3fedkerb` is not supported: there is password, v3password, v2password, token"],
+        "{auth_type: v3voms}",
+        &["auth_type: `v3voms` is not supported: there is password, v3password, v2password, token"],
     );
-    let setup = Setup::new().vars(PASSWORD).vars("OS_AUTH_TYPE=v3kerberos");
-    setup.check_problems(&["environment: OS_AUTH_TYPE: `v3kerberos` is not supported"]);
+    let setup = Setup::new().vars(PASSWORD).vars("OS_AUTH_TYPE=v2kerberos");
+    setup.check_problems(&["environment: OS_AUTH_TYPE: `v2kerberos` is not supported"]);
     let Err(problems) = setup.load() else { panic!("it is not supported") };
     for known in ["v2token", "v3totp", "v3multifactor", "v3oauth2mtlsclientcredential", "http_basic", "none"]
     {
         assert!(problems.to_string().contains(known), "{problems}");
     }
+    // Only what this build has is offered.
+    assert_eq!(problems.to_string().contains("v3kerberos, v3fedkerb"), cfg!(feature = "kerberos"));
 }
 
 #[test]

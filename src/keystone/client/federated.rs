@@ -8,7 +8,8 @@ use super::{Api, Client, now, request};
 use crate::keystone::federation::{
     self, Document, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderError, ProviderUrl,
 };
-use crate::keystone::{AuthError, Passcode, Secret, Token, TokenId, proof, protocol, token};
+use crate::keystone::protocol::Sent;
+use crate::keystone::{AuthError, MutualAuth, Passcode, Secret, Token, TokenId, proof, protocol, token};
 
 /// The longest answer of an identity provider that is read.
 const LONGEST_ANSWER: usize = 1 << 20;
@@ -55,6 +56,7 @@ impl Client {
             Grant::ClientCredentials(client) => {
                 self.ask_for_token(client, "client_credentials", vec![("scope", &client.scope)]).await?
             }
+            Grant::Kerberos(mutual) => return self.log_in_federated_by_ticket(api, federated, *mutual).await,
             Grant::Device { .. } | Grant::WebSso { .. } | Grant::Code { .. } => {
                 return Err(AuthError::LoginRequired { cloud: federated.cloud.clone() });
             }
@@ -82,23 +84,20 @@ impl Client {
         request.headers_mut().insert(AUTHORIZATION, access.with_scheme("Bearer"));
         let sent = now();
         let answer = self.send(&api.base, request).await?;
-        if matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
-            return protocol::read_v3_token(&answer, sent);
-        }
-        Err(match protocol::refusal(&answer, "the federated login", &[access.expose()]) {
-            AuthError::Rejected { status, message } => ProviderError::NotAccepted { status, message }.into(),
-            AuthError::BadReply { .. } if answer.status() == StatusCode::NOT_FOUND => AuthError::BadReply {
-                what: "Keystone knows no such identity_provider and protocol, or no federation at all (404); check both"
-                    .to_owned(),
-            },
-            AuthError::BadReply { .. } if answer.status().is_redirection() => AuthError::BadReply {
-                what: "Keystone answered the federated login with a redirect to a login page; this protocol is for \
-                       browsers there, so check protocol, and that the server in front of Keystone takes access tokens \
-                       (OAuth 2.0) for it"
-                    .to_owned(),
-            },
-            other => other,
-        })
+        read_unscoped(&answer, sent, &[access.expose()], "access tokens (OAuth 2.0)")
+    }
+
+    /// Shows a Kerberos ticket where others show what an identity provider gave.
+    async fn log_in_federated_by_ticket(
+        &self,
+        api: &Api,
+        federated: &Federated,
+        mutual: MutualAuth,
+    ) -> Result<Token, AuthError> {
+        let request = request(Method::GET, &api.base, &federated.path(), Bytes::new());
+        let sent = now();
+        let answer = self.send_with_ticket(&api.base, request, mutual).await?;
+        read_unscoped(&answer, sent, &[], "Kerberos tickets (Negotiate)")
     }
 
     /// Asks the identity provider for a token by this grant.
@@ -193,4 +192,30 @@ impl Client {
             Ok(Ok(answer)) => Ok(answer),
         }
     }
+}
+
+/// The unscoped token that Keystone gave, or why it did not. `taken` is what the server in front of it has to take.
+fn read_unscoped(
+    answer: &Response<Bytes>,
+    sent: Sent,
+    secrets: &[&str],
+    taken: &str,
+) -> Result<Token, AuthError> {
+    if matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
+        return protocol::read_v3_token(answer, sent);
+    }
+    Err(match protocol::refusal(answer, "the federated login", secrets) {
+        AuthError::Rejected { status, message } => ProviderError::NotAccepted { status, message }.into(),
+        AuthError::BadReply { .. } if answer.status() == StatusCode::NOT_FOUND => AuthError::BadReply {
+            what: "Keystone knows no such identity_provider and protocol, or no federation at all (404); check both"
+                .to_owned(),
+        },
+        AuthError::BadReply { .. } if answer.status().is_redirection() => AuthError::BadReply {
+            what: format!(
+                "Keystone answered the federated login with a redirect to a login page; this protocol is for browsers \
+                 there, so check protocol, and that the server in front of Keystone takes {taken} for it"
+            ),
+        },
+        other => other,
+    })
 }
