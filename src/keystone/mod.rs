@@ -13,6 +13,7 @@ pub mod federation;
 pub mod login;
 mod proof;
 pub mod protocol;
+pub mod saml;
 pub mod service;
 pub mod service_type;
 pub mod store;
@@ -30,7 +31,7 @@ pub use discovery::{Discovery, Versions};
 pub use error::AuthError;
 pub use federation::{
     Challenge, CodeSource, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderError, ProviderUrl,
-    TokenKind,
+    ProviderUser, TokenKind,
 };
 pub use login::{Kept, Place};
 pub use proof::Factor;

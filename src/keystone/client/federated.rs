@@ -52,6 +52,10 @@ impl Client {
                 }
                 token?
             }
+            Grant::Saml(user) => return self.log_in_by_saml(api, federated, user).await,
+            Grant::Adfs { user, service_provider, entity_id } => {
+                return self.log_in_by_trust(api, federated, user, service_provider, entity_id).await;
+            }
             Grant::ClientCredentials(client) => {
                 self.ask_for_token(client, "client_credentials", vec![("scope", &client.scope)]).await?
             }
@@ -85,12 +89,7 @@ impl Client {
         if matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
             return protocol::read_v3_token(&answer, sent);
         }
-        Err(match protocol::refusal(&answer, "the federated login", &[access.expose()]) {
-            AuthError::Rejected { status, message } => ProviderError::NotAccepted { status, message }.into(),
-            AuthError::BadReply { .. } if answer.status() == StatusCode::NOT_FOUND => AuthError::BadReply {
-                what: "Keystone knows no such identity_provider and protocol, or no federation at all (404); check both"
-                    .to_owned(),
-            },
+        Err(match not_accepted(&answer, &[access.expose()]) {
             AuthError::BadReply { .. } if answer.status().is_redirection() => AuthError::BadReply {
                 what: "Keystone answered the federated login with a redirect to a login page; this protocol is for \
                        browsers there, so check protocol, and that the server in front of Keystone takes access tokens \
@@ -177,7 +176,7 @@ impl Client {
         self.ask_provider(endpoint, option, request).await
     }
 
-    async fn ask_provider(
+    pub(super) async fn ask_provider(
         &self,
         url: &ProviderUrl,
         option: &'static str,
@@ -192,5 +191,17 @@ impl Client {
             }
             Ok(Ok(answer)) => Ok(answer),
         }
+    }
+}
+
+/// What a refusal of Keystone's means, or of the server in front of it, for what the identity provider gave.
+pub(super) fn not_accepted(answer: &Response<Bytes>, secrets: &[&str]) -> AuthError {
+    match protocol::refusal(answer, "the federated login", secrets) {
+        AuthError::Rejected { status, message } => ProviderError::NotAccepted { status, message }.into(),
+        AuthError::BadReply { .. } if answer.status() == StatusCode::NOT_FOUND => AuthError::BadReply {
+            what: "Keystone knows no such identity_provider and protocol, or no federation at all (404); check both"
+                .to_owned(),
+        },
+        other => other,
     }
 }

@@ -88,7 +88,11 @@ impl Client {
                 };
                 self.within_deadline(self.look_at(&api, token)).await?
             }
-            Grant::AccessToken(_) | Grant::Password { .. } | Grant::ClientCredentials(_) => {
+            Grant::AccessToken(_)
+            | Grant::Password { .. }
+            | Grant::Saml(_)
+            | Grant::Adfs { .. }
+            | Grant::ClientCredentials(_) => {
                 return Err(AuthError::LoginRequired { cloud: federated.cloud.clone() });
             }
         };

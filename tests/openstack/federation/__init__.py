@@ -11,9 +11,11 @@ Each part is a module of this package with
 
 and `stack` is the program of that name, whose functions and folders they use. Everything is on 127.0.0.1.
 """
+from . import saml
+
 PORT = 5010                         # Apache's, in front of Keystone
 KEYSTONE_PORT = 5011                # where Keystone speaks uWSGI's protocol with it
-PARTS = []
+PARTS = [saml]
 
 
 def apt():
