@@ -282,16 +282,16 @@ fn standalone(text: &str, element: Node<'_, '_>) -> String {
 fn own_prefixes(mut rest: &str) -> Vec<&str> {
     let mut own = Vec::new();
     loop {
-        rest = rest.trim_start();
+        rest = rest.trim_ascii_start();
         let Some((name, value)) = rest.split_once('=').filter(|_| !rest.starts_with(['/', '>'])) else {
             return own;
         };
-        let name = name.trim_end();
+        let name = name.trim_ascii_end();
         if name == "xmlns" {
             own.push("");
         }
         own.extend(name.strip_prefix("xmlns:"));
-        let value = value.trim_start();
+        let value = value.trim_ascii_start();
         let Some((_, behind)) =
             value.chars().next().and_then(|quote| value[quote.len_utf8()..].split_once(quote))
         else {
@@ -430,5 +430,195 @@ impl Cookies {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::HeaderName;
+
+    use super::*;
+
+    const SUCCESS: &str = "urn:oasis:names:tc:SAML:2.0:status:Success";
+
+    fn soap(header: &str, body: &str) -> String {
+        format!(
+            "<S:Envelope xmlns:S='{SOAP}' xmlns:e='{ECP}' xmlns:p='{LIBERTY_PAOS}' xmlns:r='{SAML}'>{header}<S:Body>{body}</S:Body></S:Envelope>"
+        )
+    }
+
+    fn question() -> AuthnRequest {
+        let header = "<S:Header><p:Request responseConsumerURL='https://k/&amp;'/></S:Header>";
+        AuthnRequest::read(soap(header, "<r:AuthnRequest/>").as_bytes()).unwrap()
+    }
+
+    fn response(status: &str) -> String {
+        let status = format!("<r:Response><r:Status>{status}</r:Status></r:Response>");
+        soap("<S:Header><e:Response AssertionConsumerServiceURL='https://k/&amp;'/></S:Header>", &status)
+    }
+
+    #[test]
+    fn an_envelope_loses_its_header_and_nothing_else() {
+        let question = question();
+        assert_eq!(question.consumer, "https://k/&");
+        assert_eq!(question.envelope, soap("", "<r:AuthnRequest/>"));
+        let status = format!("<r:StatusCode Value='{SUCCESS}'/>");
+        let answer = question.answer(response(&status).as_bytes(), &[]).unwrap();
+        let header = format!("<S:Header xmlns:S=\"{SOAP}\"></S:Header>");
+        let expected = soap(&header, &format!("<r:Response><r:Status>{status}</r:Status></r:Response>"));
+        assert_eq!(answer, expected, "without a state and an id, there is nothing to say");
+    }
+
+    #[track_caller]
+    fn check_question(document: &str, expected: &str) {
+        let error = AuthnRequest::read(document.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_question_is_told() {
+        let ask = "<p:Request responseConsumerURL='https://k/'/>";
+        for (header, body, expected) in [
+            ("", "<r:AuthnRequest/>", "without a header"),
+            ("<S:Header/>", "<r:AuthnRequest/>", "without one PAOS request"),
+            ("<S:Header><p:Request/></S:Header>", "<r:AuthnRequest/>", "without a responseConsumerURL"),
+            (&format!("<S:Header>{ask}{ask}</S:Header>"), "<r:AuthnRequest/>", "without one PAOS request"),
+            (&format!("<S:Header>{ask}</S:Header>"), "", "without one AuthnRequest"),
+            (
+                &format!("<S:Header>{ask}</S:Header>"),
+                "<r:AuthnRequest/><r:AuthnRequest/>",
+                "without one AuthnRequest",
+            ),
+        ] {
+            check_question(&soap(header, body), expected);
+        }
+        check_question("<a/>", "no SOAP envelope");
+        check_question(&format!("<S:Envelope xmlns:S='{SOAP_12}'/>"), "no SOAP envelope");
+        check_question("", "not XML");
+        check_question("<a>&e;</a>", "not XML");
+        check_question("<!DOCTYPE a [<!ENTITY e 'hunter2'>]><a>&e;</a>", "document type declaration");
+        check_question("<!DOCTYPE a SYSTEM 'file:///etc/passwd'><a/>", "document type declaration");
+        check_question(&"<a>".repeat(60_000), "too many elements");
+        assert!(AuthnRequest::read(b"<a>\xff</a>").unwrap_err().to_string().contains("not UTF-8"));
+    }
+
+    // Promise 76.
+    #[test]
+    fn a_declined_login_says_why_in_short_and_quotes_no_secret() {
+        let code = |value: &str| format!("<r:StatusCode Value='{value}'/>");
+        let check = |status: String, expected: Option<&str>, message: Option<&str>| {
+            let error = question().answer(response(&status).as_bytes(), &["hunter2"]).unwrap_err();
+            let (code, message) = (expected.map(str::to_owned), message.map(str::to_owned));
+            assert_eq!(error, Unusable::Declined { code, message });
+            assert!(!format!("{error:?}").contains("hunter2"));
+        };
+        check(code("urn:oasis:names:tc:SAML:2.0:status:AuthnFailed"), Some("AuthnFailed"), None);
+        check(String::new(), None, None);
+        check(code("urn:hunter2"), None, None);
+        check(code("a b"), None, None);
+        check(code(&"x".repeat(41)), None, None);
+        let told = |text: &str| format!("{}<r:StatusMessage>{text}</r:StatusMessage>", code("a:B"));
+        check(told("no\nsuch &lt;user&gt;"), Some("B"), Some("no such <user>"));
+        check(told("hunter2 is wrong"), Some("B"), None);
+        let nested = "<r:StatusCode Value='a:Responder'><r:StatusCode Value='a:AuthnFailed'/></r:StatusCode>";
+        check(nested.to_owned(), Some("AuthnFailed"), None);
+    }
+
+    #[test]
+    fn an_answer_for_another_address_is_of_no_use() {
+        let status = format!("<r:StatusCode Value='{SUCCESS}'/>");
+        for consumer in ["https://k/", "https://k/&amp; ", "https://K/&amp;", ""] {
+            let other = response(&status).replace("https://k/&amp;", consumer);
+            assert_eq!(question().answer(other.as_bytes(), &[]), Err(Unusable::OtherConsumer), "{consumer}");
+        }
+        let none = response(&status).replace("AssertionConsumerServiceURL", "other");
+        assert!(matches!(question().answer(none.as_bytes(), &[]), Err(Unusable::Other(_))));
+    }
+
+    fn request<'a>(username: &'a str, password: &'a Secret) -> TokenRequest<'a> {
+        TokenRequest { to: "https://idp/?a&b", applies_to: "urn:sp", username, password, id: "0123" }
+    }
+
+    #[test]
+    fn a_request_holds_any_text_that_xml_can() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+        let strange = "a<b>&amp;\"'\t\n\r\u{e9}\u{1f600} ";
+        let password = Secret::new(strange.repeat(500));
+        let envelope = request(strange, &password).envelope(now).unwrap();
+        let text = std::str::from_utf8(&envelope).unwrap();
+        let document = Document::parse(text).unwrap();
+        let find =
+            |name: &str| document.descendants().find(|node| node.has_tag_name(name)).unwrap().text().unwrap();
+        assert_eq!(
+            (find("Username"), find("Password"), find("To")),
+            (strange, password.expose(), "https://idp/?a&b")
+        );
+        assert_eq!(
+            (find("Created"), find("Expires")),
+            ("2026-09-21T14:13:20.000Z", "2026-09-21T14:15:20.000Z")
+        );
+        for none in ["\0", "\u{1}", "\u{b}", "\u{fffe}"] {
+            assert!(request(none, &password).envelope(now).is_none());
+            assert!(request("ada", &Secret::new(none)).envelope(now).is_none());
+        }
+    }
+
+    /// The element that `sign_in` makes of this one, below an envelope that declares `a`, `t` and a default.
+    #[track_caller]
+    fn check_standalone(element: &str, expected: &str) {
+        let document = format!("<e xmlns='urn:d' xmlns:a=\"urn:a'&quot;&lt;\" xmlns:t='urn:t'>{element}</e>");
+        let parsed = Document::parse(&document).unwrap();
+        let element = parsed.root_element().first_element_child().unwrap();
+        let alone = standalone(&document, element);
+        assert_eq!(alone, expected);
+        let again = Document::parse(&alone).unwrap();
+        let names = |node: Node<'_, '_>| -> Vec<_> {
+            node.descendants().map(|node| format!("{:?} {:?}", node.tag_name(), node.text())).collect()
+        };
+        assert_eq!(names(again.root_element()), names(element));
+    }
+
+    #[test]
+    fn an_element_says_itself_what_its_prefixes_mean_and_says_it_once() {
+        let a = "xmlns:a=\"urn:a'&quot;&lt;\"";
+        check_standalone("<t:x/>", &format!("<t:x xmlns=\"urn:d\" {a} xmlns:t=\"urn:t\"/>"));
+        check_standalone(
+            "<x a:b = 'x>y' c=\"xmlns:t=''\">z</x >",
+            &format!("<x xmlns=\"urn:d\" {a} xmlns:t=\"urn:t\" a:b = 'x>y' c=\"xmlns:t=''\">z</x >"),
+        );
+        check_standalone(
+            "<x\n\txmlns:t\n= 'urn:t' xmlns='' xmlnsa='b' ><t:y/></x>",
+            &format!("<x {a}\n\txmlns:t\n= 'urn:t' xmlns='' xmlnsa='b' ><t:y/></x>"),
+        );
+    }
+
+    #[test]
+    fn a_service_providers_cookies_are_told_again() {
+        let mut cookies = Cookies::default();
+        let take = |cookies: &mut Cookies, fields: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(SET_COOKIE, HeaderValue::from_str(field).unwrap());
+            }
+            cookies.take(&headers);
+        };
+        let shown = |cookies: &Cookies| {
+            let mut headers = HeaderMap::new();
+            cookies.put(&mut headers);
+            let shown = headers.get(HeaderName::from_static("cookie"));
+            assert!(shown.is_none_or(HeaderValue::is_sensitive));
+            shown.map(|shown| shown.to_str().unwrap().to_owned()).unwrap_or_default()
+        };
+        assert_eq!((shown(&cookies), cookies.is_empty()), (String::new(), true));
+        take(&mut cookies, &["a=1; Path=/", "b = 2 ;HttpOnly", "=3", "c", ""]);
+        assert_eq!(shown(&cookies), "a=1; b=2");
+        take(&mut cookies, &["a=4=5"]);
+        assert_eq!(shown(&cookies), "b=2; a=4=5");
+        take(&mut cookies, &[&format!("d={}", "x".repeat(20_000))]);
+        assert_eq!(shown(&cookies), "b=2; a=4=5", "too long");
+        for number in 0..100 {
+            take(&mut cookies, &[&format!("c{number}=x")]);
+        }
+        assert_eq!(cookies.values().len(), MOST_COOKIES.0);
     }
 }

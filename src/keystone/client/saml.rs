@@ -51,7 +51,9 @@ impl Client {
         let read = question.answer(answer.body(), &secrets);
         if read == Err(Unusable::OtherConsumer) && answer.status() == StatusCode::OK {
             // Whatever comes of it: it is for the service provider's log.
-            let _ = self.send(&api.base, post(&consumer, PAOS, saml::fault())).await;
+            let mut fault = post(&consumer, PAOS, saml::fault());
+            cookies.put(fault.headers_mut());
+            let _ = self.send(&api.base, fault).await;
         }
         let envelope = of_provider(user, &answer, read, &secrets)?;
         self.enter(api, federated, post(&consumer, PAOS, envelope), cookies).await
@@ -114,11 +116,12 @@ impl Client {
             }
             sent = now();
             answer = self.send(&api.base, at_door(api, federated, &cookies)).await?;
-            if is_question(&answer) || answer.status().is_redirection() {
-                return Err(bad_reply(
-                    "the service provider in front of Keystone wanted another login right after one; is protocol \
-                     right, and is its cookie good for Keystone's path?",
-                ));
+            if !is_token(&answer) && (answer.status().is_success() || answer.status().is_redirection()) {
+                return Err(bad_reply(format!(
+                    "Keystone answered {} and gave no token, as if the service provider in front of it had opened no \
+                     session; is protocol right, and is the session's cookie good for Keystone's path?",
+                    answer.status()
+                )));
             }
         }
         if is_token(&answer) {
