@@ -506,8 +506,8 @@ fn logins() -> Vec<Case> {
         ),
         (
             "v3adfspassword",
-            "identity_provider: i, protocol: p, identity-provider-url: 'https://d/', user_name: u, password: x, \
-             service_provider_endpoint: 'https://c/ADFS', service_provider_entity_id: 'urn:e'",
+            "identity_provider: i, protocol: p, identity-provider-url: 'https://d/', username: u, password: x, \
+             service_provider_endpoint: 'https://c.example/ADFS', service_provider_entity_id: 'urn:e'",
         ),
         (
             "v3oidcauthcode",

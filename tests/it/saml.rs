@@ -356,6 +356,21 @@ async fn whatever_a_service_provider_does_wrong_is_told_with_what_to_do() {
     check_service(Saml::by_adfs, 0, answer(200, "<html>"), bad, "opened no session (no cookie)").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn keystones_no_to_an_assertion_is_no_wrong_password_and_is_asked_about_again() {
+    let saml = Saml::start().await;
+    for _ in 0..4 {
+        saml.service_provider_does_after(1, answer(403, "<html>"));
+    }
+    let short = |config: &mut Config| {
+        config.protection.backoff = (Duration::from_millis(1), Duration::from_millis(1));
+    };
+    let keyway = TestKeyway::cold(clouds(&saml.by_saml()), short);
+    let served = async || (keyway.get("/compute/servers").await.status == 200).then_some(());
+    eventually("the fifth login", served).await;
+    assert_eq!(saml.logins(), 5);
+}
+
 // Promise 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_is_silent_or_down_is_named_and_asked_again() {

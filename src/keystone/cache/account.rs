@@ -107,21 +107,19 @@ impl Account {
 
     /// Keystone, or the identity provider, rejected a login with these.
     pub(super) fn reject(&self, secrets: &Secrets, error: &AuthError) {
-        // Whose password it is, the identity provider, had nothing against it.
-        if matches!(error, AuthError::Provider(ProviderError::NotAccepted { .. })) {
-            return;
-        }
+        // Who knows the password, the identity provider, had nothing against it where only Keystone said no.
+        let once = u32::from(!matches!(error, AuthError::Provider(ProviderError::NotAccepted { .. })));
         let mut ledger = self.lock();
-        ledger.in_a_row = ledger.in_a_row.saturating_add(1);
-        ledger.since_reload = ledger.since_reload.saturating_add(1);
+        ledger.in_a_row = ledger.in_a_row.saturating_add(once);
+        ledger.since_reload = ledger.since_reload.saturating_add(once);
         ledger.last = Some(Arc::new(error.clone()));
         match ledger.rejected.iter_mut().find(|(known, _)| known == secrets) {
-            Some((_, times)) => *times = times.saturating_add(1),
+            Some((_, times)) => *times = times.saturating_add(once),
             None => {
                 if ledger.rejected.len() == REMEMBERED {
                     ledger.rejected.remove(0);
                 }
-                ledger.rejected.push((secrets.clone(), 1));
+                ledger.rejected.push((secrets.clone(), once));
             }
         }
     }

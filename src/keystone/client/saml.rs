@@ -42,10 +42,8 @@ impl Client {
         };
 
         let (shown, basic) = token::basic(&user.username, &password);
-        let carried = post(user.endpoint.target(), "text/xml; charset=utf-8", question.envelope.clone());
-        let (mut head, body) = carried.into_parts();
-        head.headers.insert(AUTHORIZATION, basic);
-        let carried = Request::from_parts(head, body);
+        let mut carried = post(user.endpoint.target(), "text/xml; charset=utf-8", question.envelope.clone());
+        carried.headers_mut().insert(AUTHORIZATION, basic);
         let answer = self.ask_provider(&user.endpoint, "identity_provider_url", carried).await?;
         let secrets = [password.expose(), shown.expose()];
         let read = question.answer(answer.body(), &secrets);
@@ -107,7 +105,7 @@ impl Client {
         let mut answer = self.send(&api.base, assertion).await?;
         cookies.take(answer.headers());
         // Where a redirect leads is no matter: Keystone's address is known.
-        if !is_token(&answer) && (answer.status().is_success() || answer.status().is_redirection()) {
+        if leads_on(&answer) {
             if cookies.is_empty() {
                 return Err(bad_reply(
                     "the service provider in front of Keystone took the identity provider's assertion and opened no \
@@ -116,7 +114,7 @@ impl Client {
             }
             sent = now();
             answer = self.send(&api.base, at_door(api, federated, &cookies)).await?;
-            if !is_token(&answer) && (answer.status().is_success() || answer.status().is_redirection()) {
+            if leads_on(&answer) {
                 return Err(bad_reply(format!(
                     "Keystone answered {} and gave no token, as if the service provider in front of it had opened no \
                      session; is protocol right, and is the session's cookie good for Keystone's path?",
@@ -156,6 +154,11 @@ fn post(target: &str, content_type: &'static str, body: Bytes) -> Request<Bytes>
 fn is_token(answer: &Response<Bytes>) -> bool {
     matches!(answer.status(), StatusCode::CREATED | StatusCode::OK)
         && answer.headers().contains_key("x-subject-token")
+}
+
+/// Whether it is no token, and nothing went wrong.
+fn leads_on(answer: &Response<Bytes>) -> bool {
+    !is_token(answer) && (answer.status().is_success() || answer.status().is_redirection())
 }
 
 fn is_question(answer: &Response<Bytes>) -> bool {

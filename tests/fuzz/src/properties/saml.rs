@@ -51,8 +51,11 @@ fn check_envelope(carried: &[u8], original: &[u8], headers: usize) {
     let (before, after) = match found.first() {
         Some(header) => (&text[..header.range().start], &text[header.range().end..]),
         None => {
-            let same = carried.iter().zip(original).take_while(|(a, b)| a == b).count();
-            text.split_at(text.floor_char_boundary(same))
+            let mut same = carried.iter().zip(original).take_while(|(a, b)| a == b).count();
+            while !text.is_char_boundary(same) {
+                same -= 1;
+            }
+            text.split_at(same)
         }
     };
     assert!(original.starts_with(before.as_bytes()) && original.ends_with(after.as_bytes()), "{text}");
