@@ -48,9 +48,11 @@ def metadata(certificate, role, entity, wants, services):
 
 
 def install(stack):
-    at = folder(stack)
+    """Nothing: it may run before the Debian packages are there, and openssl is one."""
+
+
+def keys(at):
     at.mkdir(parents=True, exist_ok=True)
-    at.chmod(0o755)
     for name in ("idp", "sp"):
         if not (at / (name + ".crt")).exists():
             subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", "/CN=" + name,
@@ -59,8 +61,8 @@ def install(stack):
 
 
 def conf(stack):
-    install(stack)
     at = folder(stack)
+    keys(at)
     binding = 'Binding="urn:oasis:names:tc:SAML:2.0:bindings:%s"'
     stack.write(at / "sp.xml", metadata(at / "sp.crt", "SPSSO", sp_base() + "/metadata", 'AuthnRequestsSigned="true"', [
         'AssertionConsumerService index="0" isDefault="true" %s Location="%s/postResponse"' % (binding % "HTTP-POST", sp_base()),
