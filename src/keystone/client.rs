@@ -8,6 +8,7 @@
 
 mod federated;
 mod person;
+mod saml;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -59,6 +59,17 @@ pub enum Grant {
         /// The name of the form's field for a one-time passcode, and where the passcode comes from.
         otp: Option<(String, Passcode)>,
     },
+    /// `v3samlpassword`: for a user's password, by SAML's profile for clients without a browser (ECP).
+    Saml(ProviderUser),
+    /// `v3adfspassword`: for a user's password, by WS-Trust.
+    Adfs {
+        /// The user.
+        user: ProviderUser,
+        /// Where the service provider before Keystone takes assertions.
+        service_provider: ProviderUrl,
+        /// The service provider's name of itself.
+        entity_id: String,
+    },
     /// `v3oidcclientcredentials`: the client is the user (RFC 6749, section 4.4).
     ClientCredentials(OAuthClient),
     /// `v3oidcdeviceauthz`: for a person who agrees to it in any browser (RFC 8628).
@@ -92,6 +103,17 @@ pub enum Grant {
         /// What tells several users' logins apart; nobody checks it.
         username: Option<String>,
     },
+}
+
+/// A user of an identity provider of SAML's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderUser {
+    /// Where the identity provider logs users in.
+    pub endpoint: ProviderUrl,
+    /// The user's name there.
+    pub username: String,
+    /// The password there.
+    pub password: Source,
 }
 
 /// Where the code of [`Grant::Code`] comes from.
@@ -153,9 +175,12 @@ impl Grant {
             Self::WebSso { username, .. } => {
                 ["websso"].into_iter().chain(username.as_deref()).map(str::to_owned).collect()
             }
-            Self::AccessToken(_) | Self::Password { .. } | Self::ClientCredentials(_) | Self::Kerberos(_) => {
-                Vec::new()
-            }
+            Self::AccessToken(_)
+            | Self::Password { .. }
+            | Self::Saml(_)
+            | Self::Adfs { .. }
+            | Self::Kerberos(_)
+            | Self::ClientCredentials(_) => Vec::new(),
         }
     }
 }
@@ -224,6 +249,23 @@ impl Federated {
         )
     }
 
+    /// Whose password it shows, and where.
+    pub(super) fn account(&self) -> Option<(&Origin, &str)> {
+        match &self.grant {
+            Grant::Password { client, username, .. } => {
+                let (ProviderEndpoint::At(url) | ProviderEndpoint::Discovered(url)) = &client.token_endpoint;
+                Some((url.origin(), username))
+            }
+            Grant::Saml(user) | Grant::Adfs { user, .. } => Some((user.endpoint.origin(), &user.username)),
+            Grant::AccessToken(_)
+            | Grant::ClientCredentials(_)
+            | Grant::Kerberos(_)
+            | Grant::Device { .. }
+            | Grant::Code { .. }
+            | Grant::WebSso { .. } => None,
+        }
+    }
+
     /// Where its secrets come from.
     pub(super) fn sources(&self) -> Vec<&Source> {
         let mut sources = Vec::new();
@@ -236,6 +278,7 @@ impl Federated {
                     sources.push(source);
                 }
             }
+            Grant::Saml(user) | Grant::Adfs { user, .. } => sources.push(&user.password),
             Grant::ClientCredentials(client) | Grant::Device { client, .. } => sources.extend(&client.secret),
             Grant::Code { client, from, .. } => {
                 sources.extend(&client.secret);
@@ -279,19 +322,28 @@ impl ProviderUrl {
     /// # Errors
     /// See [`ProviderUrlError`].
     pub fn parse(text: &str) -> Result<Self, ProviderUrlError> {
+        let url = Self::read(text)?;
+        if url.origin.scheme() != Scheme::Https && !is_loopback(url.origin.host()) {
+            return Err(ProviderUrlError::PlainHttp);
+        }
+        Ok(url)
+    }
+
+    /// Path and query of a URL at this origin.
+    pub(super) fn target_at(origin: &Origin, text: &str) -> Option<String> {
+        Self::read(text).ok().filter(|url| url.origin == *origin).map(|url| url.target)
+    }
+
+    fn read(text: &str) -> Result<Self, UrlError> {
         let text = text.trim();
         let (path, query) = text.split_once('?').unwrap_or((text, ""));
         if query.contains('#') {
-            return Err(UrlError::Query.into());
+            return Err(UrlError::Query);
         }
         let base = BaseUrl::parse(path)?;
         let uri: Uri = text.parse().map_err(|_| UrlError::NotAUrl)?;
         let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-        let origin = base.origin().clone();
-        if origin.scheme() != Scheme::Https && !is_loopback(origin.host()) {
-            return Err(ProviderUrlError::PlainHttp);
-        }
-        Ok(Self { origin, target })
+        Ok(Self { origin: base.origin().clone(), target })
     }
 
     /// Scheme, host and port.
@@ -375,6 +427,21 @@ pub enum ProviderError {
         /// What it said, fit for the log.
         message: Option<String>,
     },
+    /// It said no to a user's name and password (SAML, WS-Trust).
+    #[error(
+        "the identity provider at {host} refused the user with {status}{}{}; check username and password, and that          this user may log in there without a browser",
+        .code.as_ref().map(|code| format!(" {code}")).unwrap_or_default(), said(.message.as_deref())
+    )]
+    RefusedUser {
+        /// Who.
+        host: String,
+        /// The status.
+        status: u16,
+        /// Its error code.
+        code: Option<String>,
+        /// What it said, fit for the log.
+        message: Option<String>,
+    },
     /// An answer that an identity provider would not give.
     #[error("the identity provider at {host} {what}")]
     BadReply {
@@ -386,7 +453,7 @@ pub enum ProviderError {
     /// 401 or 403 of Keystone for what the identity provider gave.
     #[error(
         "Keystone did not accept what the identity provider gave ({status}{}); check identity_provider, protocol and \
-         access_token_type, and that Keystone's mapping lets this user in", said(.message.as_deref())
+         access_token_type (if the login has one), and that Keystone's mapping lets this user in", said(.message.as_deref())
     )]
     NotAccepted {
         /// The status.
@@ -399,7 +466,7 @@ pub enum ProviderError {
 impl ProviderError {
     /// Whether somebody said no to what was shown.
     pub fn is_rejection(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::NotAccepted { .. })
+        matches!(self, Self::Refused { .. } | Self::RefusedUser { .. } | Self::NotAccepted { .. })
     }
 
     /// Whether it may be better in a while, without anybody's doing.

@@ -14,6 +14,7 @@ pub mod kerberos;
 pub mod login;
 mod proof;
 pub mod protocol;
+pub mod saml;
 pub mod service;
 pub mod service_type;
 pub mod store;
@@ -31,7 +32,7 @@ pub use discovery::{Discovery, Versions};
 pub use error::AuthError;
 pub use federation::{
     Challenge, CodeSource, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderError, ProviderUrl,
-    TokenKind,
+    ProviderUser, TokenKind,
 };
 pub use kerberos::MutualAuth;
 pub use login::{Kept, Place};

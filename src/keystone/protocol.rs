@@ -564,7 +564,11 @@ pub(super) fn error_message(body: &[u8], secrets: &[&str]) -> Option<String> {
     let message = document["error"]["message"].as_str();
     // OAuth 2.0 has words of its own (RFC 6749, section 5.2).
     let message = message.or_else(|| document["error_description"].as_str());
-    let message = message.or_else(|| document["error"].as_str())?;
+    presentable(message.or_else(|| document["error"].as_str())?, secrets)
+}
+
+/// A peer's words, fit for the log: short, on one line, and only if none of `secrets` is in it, in whatever form.
+pub(super) fn presentable(message: &str, secrets: &[&str]) -> Option<String> {
     if secrets.iter().any(|secret| secret::is_echoed(message, secret)) {
         return None;
     }

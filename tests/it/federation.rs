@@ -219,6 +219,27 @@ async fn whatever_a_provider_says_that_is_no_token_is_told_with_what_to_do() {
         .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_shown_so_rarely_that_the_provider_locks_no_account() {
+    let federation = Federation::start().await;
+    let mut variables = by_password(&federation);
+    set(&mut variables, "OS_PASSWORD", "another");
+    let short = |config: &mut Config| {
+        config.protection.pause = (Duration::from_millis(1), Duration::from_millis(1));
+    };
+    let keyway = TestKeyway::cold(clouds(&variables), short);
+    let stopped = async || {
+        keyway.get("/compute/servers").await.message(502, "credentials_rejected");
+        let status = keyway.status().await.to_string();
+        status.contains("2 logins in a row were rejected").then_some(())
+    };
+    eventually("the last attempt", stopped).await;
+    for _ in 0..20 {
+        keyway.get("/compute/servers").await.message(502, "credentials_rejected");
+    }
+    assert_eq!(federation.asked_at(TOKEN).len(), 2);
+}
+
 // Promise 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_is_silent_or_down_is_named_and_asked_again() {

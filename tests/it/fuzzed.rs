@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tokio::runtime::Runtime;
 
-use crate::properties::{answer, config, headers, kept, links, path, policy, session, stack, token};
+use crate::properties::{answer, config, headers, kept, links, path, policy, saml, session, stack, token};
 
 /// The seeds of a target.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -107,6 +107,28 @@ fn no_list_of_fields_carries_a_guarded_one_to_a_service() {
 fn no_answer_of_keystone_leads_out_of_its_catalog_or_quotes_a_secret() {
     seeds("token").iter().for_each(|seed| token::check(seed));
     try_spliced("token", 1000, &["", "\"", "}", "]", ",", "{", "null", "\n\n"], token::check);
+}
+
+// Promises 72, 76.
+#[test]
+fn whatever_is_carried_between_saml_providers_is_changed_in_its_header_alone() {
+    seeds("saml").iter().for_each(|seed| saml::check(seed));
+    let between = &[
+        "",
+        "\n---8<---\n",
+        "<S:Header/>",
+        "xmlns:a=\"urn:a\" ",
+        "<![CDATA[",
+        "]]>",
+        "<!-- ",
+        " -->",
+        "'",
+        "\"",
+        "&#60;",
+        "<?a ",
+        "<!DOCTYPE a [",
+    ];
+    try_spliced("saml", 2000, between, saml::check);
 }
 
 // Promise 72.

@@ -40,6 +40,7 @@ mod reload;
 mod replay;
 mod routing;
 mod run;
+mod saml;
 mod scopes;
 mod secrets;
 mod services;

@@ -501,6 +501,15 @@ fn logins() -> Vec<Case> {
         ),
         ("v3oidcaccesstoken", "identity_provider: i, protocol: p, access_token: t"),
         (
+            "v3samlpassword",
+            "identity_provider: i, protocol: p, identity_provider_url: 'https://d/ECP?a=b', username: u, password: x",
+        ),
+        (
+            "v3adfspassword",
+            "identity_provider: i, protocol: p, identity-provider-url: 'https://d/', username: u, password: x, \
+             service_provider_endpoint: 'https://c.example/ADFS', service_provider_entity_id: 'urn:e'",
+        ),
+        (
             "v3oidcauthcode",
             "identity_provider: i, protocol: p, client_id: c, client_secret: s, authorization_code: k, redirect_uri: 'https://r', access_token_endpoint: 'https://d'",
         ),

@@ -273,7 +273,7 @@ pub(crate) fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes
     response.body(Full::new(body.into())).expect("a valid answer")
 }
 
-fn json_reply(status: u16, body: &Value) -> Reply {
+pub(super) fn json_reply(status: u16, body: &Value) -> Reply {
     reply(status, &[("content-type", "application/json")], body.to_string())
 }
 
@@ -288,12 +288,12 @@ fn issue(state: &mut State) -> String {
     token
 }
 
-fn header(headers: &HeaderMap, name: &str) -> String {
+pub(super) fn header(headers: &HeaderMap, name: &str) -> String {
     headers.get(name).map(|value| value.to_str().expect("readable").to_owned()).unwrap_or_default()
 }
 
 /// The fields of a form, each once.
-fn form(body: &[u8]) -> Option<BTreeMap<String, String>> {
+pub(super) fn form(body: &[u8]) -> Option<BTreeMap<String, String>> {
     let text = std::str::from_utf8(body).ok()?;
     let mut fields = BTreeMap::new();
     for field in text.split('&').filter(|field| !field.is_empty()) {
@@ -567,6 +567,12 @@ async fn keep(state: &Mutex<State>, demo: SocketAddr, head: http::request::Parts
         state.lock().unwrap_or_else(PoisonError::into_inner).unscoped.push(id);
         return answer;
     }
+    pass_on(demo, head, body).await
+}
+
+/// Whatever is not about federation.
+pub(super) async fn pass_on(demo: SocketAddr, head: http::request::Parts, body: Bytes) -> Reply {
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let headers: Vec<_> = ["x-auth-token", "x-subject-token", "content-type"]
         .into_iter()
         .map(|name| (name, header(&head.headers, name)))
@@ -576,7 +582,7 @@ async fn keep(state: &Mutex<State>, demo: SocketAddr, head: http::request::Parts
     forward(demo, request(head.method, &path, &headers, body)).await
 }
 
-async fn log_in_unscoped(demo: SocketAddr) -> Reply {
+pub(super) async fn log_in_unscoped(demo: SocketAddr) -> Reply {
     let user = json!({"name": demo::USER, "domain": {"name": demo::DOMAIN}, "password": demo::PASSWORD});
     let identity = json!({"methods": ["password"], "password": {"user": user}});
     let body = json!({"auth": {"identity": identity, "scope": "unscoped"}}).to_string();
@@ -584,7 +590,7 @@ async fn log_in_unscoped(demo: SocketAddr) -> Reply {
         .await
 }
 
-async fn forward(demo: SocketAddr, request: Request<super::Payload>) -> Reply {
+pub(super) async fn forward(demo: SocketAddr, request: Request<super::Payload>) -> Reply {
     let answer = Connection::open(demo).await.send(request).await;
     let token = answer.header("x-subject-token");
     let token = [("x-subject-token", token)];

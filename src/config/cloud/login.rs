@@ -37,11 +37,13 @@ pub(super) enum Federation {
     Code,
     WebSso,
     Kerberos,
+    Saml,
+    Adfs,
 }
 
 /// The values of `auth_type` that keyway knows, as keystoneauth calls its plugins, and the Identity API that
 /// each of them belongs to.
-const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 24] = [
+const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 26] = [
     ("password", Kind::Password, None),
     ("v3password", Kind::Password, Some(IdentityVersion::V3)),
     ("v2password", Kind::Password, Some(IdentityVersion::V2)),
@@ -61,6 +63,8 @@ const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 24] = [
     ("v3websso", Kind::Federated(Federation::WebSso), Some(IdentityVersion::V3)),
     ("v3kerberos", Kind::Kerberos, Some(IdentityVersion::V3)),
     ("v3fedkerb", Kind::Federated(Federation::Kerberos), Some(IdentityVersion::V3)),
+    ("v3samlpassword", Kind::Federated(Federation::Saml), Some(IdentityVersion::V3)),
+    ("v3adfspassword", Kind::Federated(Federation::Adfs), Some(IdentityVersion::V3)),
     ("v3tokenlessauth", Kind::Tokenless, Some(IdentityVersion::V3)),
     ("admin_token", Kind::Fixed, None),
     ("token_endpoint", Kind::Fixed, None),

@@ -24,7 +24,7 @@ use crate::secret::{wipe, wipe_members};
 use crate::upstream::BaseUrl;
 
 /// Options of federated logins.
-const FEDERATION: [&str; 8] = [
+const FEDERATION: [&str; 11] = [
     "identity_provider",
     "protocol",
     "client_id",
@@ -33,6 +33,9 @@ const FEDERATION: [&str; 8] = [
     "access_token_endpoint",
     "discovery_endpoint",
     "idp_otp_key",
+    "identity_provider_url",
+    "service_provider_endpoint",
+    "service_provider_entity_id",
 ];
 
 /// One cloud as written: `OS_*` variables (in small letters, without `OS_`), or an entry of

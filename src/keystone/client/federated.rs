@@ -53,6 +53,10 @@ impl Client {
                 }
                 token?
             }
+            Grant::Saml(user) => return self.log_in_by_saml(api, federated, user).await,
+            Grant::Adfs { user, service_provider, entity_id } => {
+                return self.log_in_by_trust(api, federated, user, service_provider, entity_id).await;
+            }
             Grant::ClientCredentials(client) => {
                 self.ask_for_token(client, "client_credentials", vec![("scope", &client.scope)]).await?
             }
@@ -176,7 +180,7 @@ impl Client {
         self.ask_provider(endpoint, option, request).await
     }
 
-    async fn ask_provider(
+    pub(super) async fn ask_provider(
         &self,
         url: &ProviderUrl,
         option: &'static str,
@@ -204,12 +208,7 @@ fn read_unscoped(
     if matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
         return protocol::read_v3_token(answer, sent);
     }
-    Err(match protocol::refusal(answer, "the federated login", secrets) {
-        AuthError::Rejected { status, message } => ProviderError::NotAccepted { status, message }.into(),
-        AuthError::BadReply { .. } if answer.status() == StatusCode::NOT_FOUND => AuthError::BadReply {
-            what: "Keystone knows no such identity_provider and protocol, or no federation at all (404); check both"
-                .to_owned(),
-        },
+    Err(match not_accepted(answer, secrets) {
         AuthError::BadReply { .. } if answer.status().is_redirection() => AuthError::BadReply {
             what: format!(
                 "Keystone answered the federated login with a redirect to a login page; this protocol is for browsers \
@@ -218,4 +217,16 @@ fn read_unscoped(
         },
         other => other,
     })
+}
+
+/// What a refusal of Keystone's means, or of the server in front of it, for what the identity provider gave.
+pub(super) fn not_accepted(answer: &Response<Bytes>, secrets: &[&str]) -> AuthError {
+    match protocol::refusal(answer, "the federated login", secrets) {
+        AuthError::Rejected { status, message } => ProviderError::NotAccepted { status, message }.into(),
+        AuthError::BadReply { .. } if answer.status() == StatusCode::NOT_FOUND => AuthError::BadReply {
+            what: "Keystone knows no such identity_provider and protocol, or no federation at all (404); check both"
+                .to_owned(),
+        },
+        other => other,
+    }
 }

@@ -90,8 +90,10 @@ impl Client {
             }
             Grant::AccessToken(_)
             | Grant::Password { .. }
-            | Grant::ClientCredentials(_)
-            | Grant::Kerberos(_) => {
+            | Grant::Saml(_)
+            | Grant::Adfs { .. }
+            | Grant::Kerberos(_)
+            | Grant::ClientCredentials(_) => {
                 return Err(AuthError::LoginRequired { cloud: federated.cloud.clone() });
             }
         };

@@ -14,9 +14,9 @@ and `stack` is the program of that name, whose functions and folders they use. E
 PORT = 5010                         # Apache's, in front of Keystone
 KEYSTONE_PORT = 5011                # where Keystone speaks uWSGI's protocol with it
 
-from . import kerberos              # noqa: E402 -- the parts use the ports
+from . import kerberos, saml        # noqa: E402 -- the parts use the ports
 
-PARTS = [kerberos]
+PARTS = [kerberos, saml]
 
 
 def apt():
