@@ -18,12 +18,14 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::json;
 
-use super::proof::TOTP;
+use super::oauth1::Signer;
+use super::proof::{self, TOTP};
 use super::protocol::{self, ProjectInfo, Receipt, Sent, bad_reply};
 use super::{
     AuthError, Factor, Identity, IdentityVersion, Method as Credentials, Project, Scope, Secret, Token,
     TokenId, token,
 };
+use crate::private;
 use crate::upstream::{self, BaseUrl, Origin};
 
 /// How long a whole login may take.
@@ -170,6 +172,17 @@ impl Client {
                 let (access, life) = self.access_token(endpoint, client_id, secret.as_ref()).await?;
                 token.with_bearer(access, life)
             }
+            Credentials::OAuth1 { consumer_key, consumer_secret, access_key, access_secret } => {
+                let consumer_secret = proof::read(consumer_secret).await?;
+                let access_secret = proof::read(access_secret).await?;
+                let signer = Signer {
+                    consumer_key,
+                    consumer_secret: &consumer_secret,
+                    access_key,
+                    access_secret: &access_secret,
+                };
+                self.log_in_signed(api, &signer).await?
+            }
             method if method.is_kept() => self.log_in_once(api, scope).await?,
             method => {
                 let scope = Some(scope).filter(|_| method.takes_scope());
@@ -181,6 +194,24 @@ impl Client {
             return Err(AuthError::NoCatalog { projects: enabled_names(&projects) });
         }
         Ok(token)
+    }
+
+    /// Logs in by a signature.
+    async fn log_in_signed(&self, api: &Api, signer: &Signer<'_>) -> Result<Token, AuthError> {
+        let mut request = request(Method::POST, &api.base, "/auth/tokens", protocol::v3_signed_login());
+        let url = format!("{}{}", api.base.origin(), request.uri().path());
+        let sent = now();
+        let timestamp = sent.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let signed = signer.authorization("POST", &url, private::random(), timestamp);
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(AUTHORIZATION, signed);
+        let answer = self.send(&api.base, request).await?;
+        if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
+            let secrets = [signer.consumer_secret.expose(), signer.access_secret.expose()];
+            return Err(protocol::refusal(&answer, protocol::LOGIN, &secrets));
+        }
+        protocol::read_v3_token(&answer, sent)
     }
 
     /// Shows what a login begins with, and more of what it has as long as Keystone asks for that with a receipt.

@@ -174,6 +174,17 @@ pub enum Method {
         /// The client's id.
         client_id: String,
     },
+    /// What a user let a consumer do (OAuth 1.0), which brings its own project.
+    OAuth1 {
+        /// The consumer's id.
+        consumer_key: String,
+        /// Its secret.
+        consumer_secret: Source,
+        /// The access token's id.
+        access_key: String,
+        /// Its secret.
+        access_secret: Source,
+    },
     /// What an identity provider gives, which Keystone exchanges for an unscoped token.
     Federated(Box<Federated>),
 }

@@ -11,6 +11,7 @@ pub mod discovery;
 pub mod error;
 pub mod federation;
 pub mod login;
+mod oauth1;
 mod proof;
 pub mod protocol;
 pub mod service;

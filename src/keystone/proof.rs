@@ -73,7 +73,9 @@ impl Method {
             Self::Totp { user, passcode: Passcode::Given(source) | Passcode::Computed(source) } => {
                 (json!({ "user": v3_user(user) }), "/user/passcode", source)
             }
-            Self::MultiFactor { .. } | Self::OAuth2Mtls { .. } | Self::Federated(_) => return Ok(None),
+            Self::MultiFactor { .. } | Self::OAuth2Mtls { .. } | Self::OAuth1 { .. } | Self::Federated(_) => {
+                return Ok(None);
+            }
         };
         let (secret, next) = match self {
             Self::Totp { passcode, .. } => self::passcode(passcode, used).await?,
@@ -91,6 +93,7 @@ impl Method {
             Self::Totp { .. } => TOTP,
             Self::MultiFactor { shown, .. } => shown.first().map_or("", Self::name),
             Self::OAuth2Mtls { .. } => "oauth2_credential",
+            Self::OAuth1 { .. } => "oauth1",
             Self::Federated(_) => "mapped",
         }
     }
@@ -117,6 +120,7 @@ impl Method {
             | Self::ApplicationCredential { secret: source, .. }
             | Self::Totp { passcode: Passcode::Given(source) | Passcode::Computed(source), .. }
             | Self::OAuth2 { client_secret: source, .. } => vec![source],
+            Self::OAuth1 { consumer_secret, access_secret, .. } => vec![consumer_secret, access_secret],
             Self::MultiFactor { shown, spare } => shown.iter().chain(spare).flat_map(Self::sources).collect(),
             Self::Federated(federated) => federated.sources(),
             Self::OAuth2Mtls { .. } => Vec::new(),
@@ -152,7 +156,10 @@ impl Method {
     /// Whether a login may say what its token should be good for.
     pub fn takes_scope(&self) -> bool {
         match self {
-            Self::ApplicationCredential { .. } | Self::OAuth2 { .. } | Self::OAuth2Mtls { .. } => false,
+            Self::ApplicationCredential { .. }
+            | Self::OAuth2 { .. }
+            | Self::OAuth2Mtls { .. }
+            | Self::OAuth1 { .. } => false,
             Self::MultiFactor { shown, .. } => shown.iter().all(Self::takes_scope),
             Self::Password { .. } | Self::Token(_) | Self::Totp { .. } | Self::Federated(_) => true,
         }

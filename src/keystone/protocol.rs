@@ -58,6 +58,11 @@ pub fn v3_login(factors: &[Factor], scope: Option<&Scope>) -> Bytes {
     body(json!({ "auth": auth }), secrets)
 }
 
+/// The same for a login whose proof is in its header.
+pub(super) fn v3_signed_login() -> Bytes {
+    json!({"auth": {"identity": {"methods": ["oauth1"], "oauth1": {}}}}).to_string().into()
+}
+
 /// `POST /v2.0/tokens`: the body that logs in. [`Scope::Default`] and [`Scope::Unscoped`] name no
 /// tenant.
 ///
@@ -78,6 +83,7 @@ pub fn v2_login(method: &Method, secret: &Secret, scope: &Scope) -> Result<Bytes
         Method::Totp { .. } => return lacks("one-time passcodes"),
         Method::MultiFactor { .. } => return lacks("logins with several methods"),
         Method::OAuth2 { .. } | Method::OAuth2Mtls { .. } => return lacks("OAuth 2.0 clients"),
+        Method::OAuth1 { .. } => return lacks("OAuth 1.0 access tokens"),
         Method::Federated(_) => return lacks("federated logins"),
     };
     match scope {

@@ -289,7 +289,8 @@ pub fn bearer(method: &Method) -> Option<&Source> {
         | Method::ApplicationCredential { .. }
         | Method::Totp { .. }
         | Method::OAuth2 { .. }
-        | Method::OAuth2Mtls { .. } => None,
+        | Method::OAuth2Mtls { .. }
+        | Method::OAuth1 { .. } => None,
         Method::Federated(_) => None,
     }
 }

@@ -19,6 +19,7 @@ enum Kind {
     MultiFactor,
     OAuth2,
     OAuth2Mtls,
+    OAuth1,
     Federated(Federation),
     Tokenless,
     Fixed,
@@ -39,7 +40,7 @@ pub(super) enum Federation {
 
 /// The values of `auth_type` that keyway knows, as keystoneauth calls its plugins, and the Identity API that
 /// each of them belongs to.
-const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 22] = [
+const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 23] = [
     ("password", Kind::Password, None),
     ("v3password", Kind::Password, Some(IdentityVersion::V3)),
     ("v2password", Kind::Password, Some(IdentityVersion::V2)),
@@ -51,6 +52,7 @@ const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 22] = [
     ("v3multifactor", Kind::MultiFactor, Some(IdentityVersion::V3)),
     ("v3oauth2clientcredential", Kind::OAuth2, Some(IdentityVersion::V3)),
     ("v3oauth2mtlsclientcredential", Kind::OAuth2Mtls, Some(IdentityVersion::V3)),
+    ("v3oauth1", Kind::OAuth1, Some(IdentityVersion::V3)),
     ("v3oidcpassword", Kind::Federated(Federation::Password), Some(IdentityVersion::V3)),
     ("v3oidcclientcredentials", Kind::Federated(Federation::ClientCredentials), Some(IdentityVersion::V3)),
     ("v3oidcaccesstoken", Kind::Federated(Federation::AccessToken), Some(IdentityVersion::V3)),
@@ -104,7 +106,9 @@ impl Reader<'_> {
         let method = method.map(|method| self.with_spare(method, version));
         let bound = match &method {
             Some(method) => !method.takes_scope(),
-            None => matches!(kind, Kind::ApplicationCredential | Kind::OAuth2 | Kind::OAuth2Mtls),
+            None => {
+                matches!(kind, Kind::ApplicationCredential | Kind::OAuth2 | Kind::OAuth2Mtls | Kind::OAuth1)
+            }
         };
         let scope = self.scope(bound, version);
         Some(Auth::Identity(Identity { auth_url: auth_url?.1, version, method: method?, scope }))
@@ -309,6 +313,7 @@ impl Reader<'_> {
                 })
             }
             Kind::OAuth2 | Kind::OAuth2Mtls => self.oauth2(kind),
+            Kind::OAuth1 => self.oauth1(),
             Kind::Federated(kind) => self.federated(kind),
             Kind::Tokenless | Kind::Fixed | Kind::Basic | Kind::Nothing => None,
         }
@@ -443,6 +448,31 @@ impl Reader<'_> {
         Some(Method::OAuth2Mtls { endpoint: url?, client_id: client_id? })
     }
 
+    fn oauth1(&mut self) -> Option<Method> {
+        let consumer_key = self.required(
+            &["consumer_key"],
+            "missing: set it to the consumer's id, as `openstack consumer list` has it",
+        );
+        let consumer_secret = self.secret(
+            &["consumer_secret"],
+            "missing: set it to the consumer's secret, or consumer_secret_file",
+        );
+        let access_key = self.required(
+            &["access_key"],
+            "missing: set it to the id of the access token, as `openstack access token create` prints it",
+        );
+        let access_secret = self.secret(
+            &["access_secret"],
+            "missing: set it to the secret that was shown with the access token, or access_secret_file",
+        );
+        Some(Method::OAuth1 {
+            consumer_key: consumer_key?,
+            consumer_secret: consumer_secret?,
+            access_key: access_key?,
+            access_secret: access_secret?,
+        })
+    }
+
     fn required_user(&mut self, version: IdentityVersion) -> Option<User> {
         let user = self.user(version);
         if user.is_none() {
@@ -522,7 +552,7 @@ impl Reader<'_> {
         if bound {
             for at in asked {
                 let ignored = format!(
-                    "{}: {}: ignored, since an application credential brings its own project",
+                    "{}: {}: ignored, since what it logs in with brings its own project",
                     at.source, at.key
                 );
                 self.warnings.push(ignored);

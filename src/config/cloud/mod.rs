@@ -113,6 +113,7 @@ pub(super) fn is_login(key: &str) -> bool {
     exact.contains(&key)
         || ["passcode", "totp_secret", "auth_methods", "trust_id"].contains(&key)
         || key.starts_with("oauth2_")
+        || ["consumer_key", "consumer_secret", "access_key", "access_secret"].contains(&key)
         || FEDERATION.contains(&key)
         || ["auth_token", "endpoint", "project_id", "project_name", "tenant_id", "tenant_name"].contains(&key)
         || key.starts_with("application_credential_")

@@ -176,6 +176,7 @@ fn user(method: &Method) -> Option<&User> {
         | Method::Totp { .. }
         | Method::OAuth2 { .. }
         | Method::OAuth2Mtls { .. }
+        | Method::OAuth1 { .. }
         | Method::Federated(_) => None,
     }
 }
