@@ -323,6 +323,7 @@ fn missing(error: &NoEndpoint) -> String {
         NoEndpoint::NoCatalog
         | NoEndpoint::NoName { .. }
         | NoEndpoint::NoVersion { .. }
+        | NoEndpoint::NoId { .. }
         | NoEndpoint::BadUrl { .. } => error.to_string(),
     }
 }

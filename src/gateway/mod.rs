@@ -479,6 +479,7 @@ impl Gateway {
                 })),
             });
         }
+        let cloud = &*cloud.of_token(&token);
         let origins = self.origins(session, cloud, &token);
         let asked_service = if route.form == Form::Origin { None } else { Some(route.service()?) };
         let at_origin = match route.origin()? {

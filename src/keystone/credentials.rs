@@ -19,7 +19,8 @@ pub struct Config {
     pub region: Option<String>,
     /// Interfaces in order of preference; never empty.
     pub interfaces: Vec<Interface>,
-    /// `<service>_endpoint_override`, by service type as the operator wrote it, with `-` for `_`.
+    /// `<service>_endpoint_override`, by service type as the operator wrote it, with `-` for `_`. Some want an id
+    /// that comes with the token, see [`Config::of_token`].
     pub endpoint_overrides: BTreeMap<String, BaseUrl>,
     /// What else is decided for one service, by service type in the same way.
     pub services: BTreeMap<String, ServiceOptions>,

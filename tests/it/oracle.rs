@@ -612,6 +612,7 @@ fn values() -> Vec<Case> {
         "compute_default_microversion: '2.79', placement_service_type: x, volume_service_name: y",
         "image_status_code_retries: 2, compute_connect_retries: 7, baremetal-status-code-retries: 1",
         "block_storage_endpoint_override: 'https://b.example/v3', image_endpoint: 'https://i.example'",
+        "volume_endpoint_override: 'https://v.example/v3/%(project_id)s', object_store_endpoint_override: 'https://s/AUTH_$(tenant_id)s'",
         "image_region_name: r9, load_balancer_interface: admin",
         "compute_timeout: 3",
         "other: {a-b: c}",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
-use keyway::demo::Cloud;
+use keyway::demo::{self, Cloud};
 use keyway::keystone::{self, Interface, Retries, ServiceOptions};
 use keyway::upstream::BaseUrl;
 use serde_json::json;
@@ -86,8 +86,52 @@ async fn an_override_needs_no_entry_in_the_catalog() {
     })
     .await;
     keyway.get("/metric/images").await.passed_on(200);
-    let listed = keyway.admin_get("/services").await.text();
-    assert!(listed.contains("metric"), "{listed}");
+    let listed = keyway.status().await["clouds"][0]["services"].to_string();
+    assert!(listed.contains(r#""type":"metric""#), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_override_has_the_id_of_the_project_that_the_request_is_for() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::for_cloud(&cloud, |config| {
+        let own = cloud.url("object-store");
+        let url = own.replace(demo::PROJECT_ID, "%(project_id)s");
+        assert_ne!(own, url);
+        override_with(config, "object-store", &url);
+        override_with(config, "metric", &format!("{}/v2/%(user_id)s", cloud.url("image")));
+    })
+    .await;
+    keyway.get("/object-store/c").await;
+    keyway.get("/project/other/object-store/c").await;
+    keyway.get("/metric/images").await;
+    let own = |project: &str| format!("/v1/AUTH_{project}/c");
+    assert_eq!(targets(&cloud, "object-store"), [own(demo::PROJECT_ID), own(demo::OTHER_PROJECT_ID)]);
+    assert_eq!(targets(&cloud, "image"), [format!("/v2/{}/images", demo::USER_ID)]);
+    let listed = keyway.status().await["clouds"][0]["services"].to_string();
+    assert!(listed.contains(demo::PROJECT_ID) && !listed.contains("%("), "{listed}");
+
+    // What clients of keyway's own Keystone see is that too.
+    let login = json!({"auth": {"identity": {"methods": ["password"], "password": {"user": {"name": "x",
+        "domain": {"id": "default"}, "password": "y"}}}}});
+    let answer = keyway.post("/identity/v3/auth/tokens", &login).await;
+    assert_eq!(answer.status, 201);
+    assert!(answer.text().contains(&format!("/AUTH_{}", demo::PROJECT_ID)), "{}", answer.text());
+    assert!(!answer.text().contains("%("), "{}", answer.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_override_that_wants_a_project_is_of_no_use_without_one() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::for_cloud(&cloud, |config| {
+        let keystone::Auth::Identity(identity) = &mut config.auth else { unreachable!() };
+        identity.scope = keystone::Scope::Domain(keystone::Domain::Id(demo::DOMAIN_ID.to_owned()));
+        override_with(config, "object-store", &format!("{}/%(project_id)s", cloud.url("object-store")));
+    })
+    .await;
+    let message = keyway.get("/object-store/c").await.message(502, "no_endpoint");
+    assert!(message.contains("`object_store_endpoint_override` wants a project_id"), "{message}");
+    keyway.get("/image/images").await;
+    assert_eq!((targets(&cloud, "object-store").len(), targets(&cloud, "image").is_empty()), (0, false));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -141,7 +141,8 @@ pub(super) fn check(
     let auth = reader.login();
     let region = reader.text(&["region_name"]);
     let interfaces = reader.interfaces();
-    let endpoint_overrides = reader.endpoint_overrides();
+    let has_ids = matches!(auth, Some(Auth::Identity(_)) | None);
+    let endpoint_overrides = reader.endpoint_overrides(has_ids);
     let services = reader.services();
     let retries = reader.retries();
     let tls = reader.tls();
@@ -238,9 +239,13 @@ impl Reader<'_> {
     fn url(&mut self, at: &Written) -> Option<BaseUrl> {
         // The value itself may hold a password, in its userinfo: it is not shown.
         if at.text.contains("%(") || at.text.contains("$(") {
-            self.problem_at(at, "templates in URLs are not supported yet: write the URL out");
+            self.problem_at(at, "no template can be put in here, only into the path of an endpoint override: write the URL out");
             return None;
         }
+        self.url_of(at)
+    }
+
+    fn url_of(&mut self, at: &Written) -> Option<BaseUrl> {
         match BaseUrl::parse(&at.text) {
             Ok(url) => Some(url),
             Err(error) => {

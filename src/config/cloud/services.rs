@@ -7,6 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Reader, Written};
+use zeroize::Zeroize as _;
+
+use crate::keystone::service::{PROJECT_ID, USER_ID, wanted_id};
 use crate::keystone::{Interface, Retries, ServiceOptions, service_type};
 use crate::upstream::BaseUrl;
 
@@ -84,7 +87,8 @@ impl Reader<'_> {
         keys.any(|key| self.entry.values[key].as_str().is_some_and(|url| !url.is_empty()))
     }
 
-    pub(super) fn endpoint_overrides(&mut self) -> BTreeMap<String, BaseUrl> {
+    /// `has_ids`: tokens are for a project and a user.
+    pub(super) fn endpoint_overrides(&mut self, has_ids: bool) -> BTreeMap<String, BaseUrl> {
         let mut overrides = BTreeMap::new();
         // The longer form wins, so it comes last.
         for suffix in ["_endpoint", "_endpoint_override"] {
@@ -95,12 +99,42 @@ impl Reader<'_> {
                 if LOGIN_ENDPOINTS.contains(&key.as_str()) {
                     continue;
                 }
-                if let Some(url) = self.text(&[key]).and_then(|at| self.url(&at)) {
+                if let Some(url) = self.text(&[key]).and_then(|at| self.endpoint_override(at, has_ids)) {
                     overrides.insert(service.replace('_', "-"), url);
                 }
             }
         }
         overrides
+    }
+
+    /// A URL in whose path ids may be wanted: as keystoneauth writes that, or as catalogs do.
+    fn endpoint_override(&mut self, mut at: Written, has_ids: bool) -> Option<BaseUrl> {
+        for id in ["project_id", "tenant_id", "user_id"] {
+            let wanted = if id == "user_id" { USER_ID } else { PROJECT_ID };
+            for form in [format!("%({id})s"), format!("$({id})s")] {
+                at.text = at.text.replace(&form, wanted);
+            }
+        }
+        let mut rest = at.text.replace(PROJECT_ID, "").replace(USER_ID, "");
+        let is_plain = rest == at.text;
+        if ["%(", "$("].iter().any(|template| rest.contains(template)) {
+            let message =
+                "nothing else can be put into it than %(project_id)s and %(user_id)s: write the URL out";
+            self.problem_at(&at, message);
+            rest.zeroize();
+            return None;
+        }
+        rest.zeroize();
+        let url = self.url_of(&at)?;
+        if !is_plain && !has_ids {
+            self.problem_at(&at, "no id can be put into it without a login at Keystone: write it out");
+            return None;
+        }
+        if !is_plain && wanted_id(&url).is_none() {
+            self.problem_at(&at, "ids can be put into its path only: write the host out");
+            return None;
+        }
+        Some(url)
     }
 
     /// The options with a service's type in front, by that type.

@@ -32,11 +32,36 @@ fn endpoints_can_be_overridden() {
     assert_eq!(overrides, ["block-storage https://b.example", "image https://i.example/v2"]);
     let setup = Setup::new()
         .vars(PASSWORD)
-        .vars("OS_IMAGE_ENDPOINT_OVERRIDE=nowhere\nOS_VOLUME_ENDPOINT_OVERRIDE=https://v/%(project_id)s");
+        .vars("OS_IMAGE_ENDPOINT_OVERRIDE=nowhere\nOS_VOLUME_ENDPOINT_OVERRIDE=https://v/%(region)s");
     setup.check_problems(&[
         "environment: OS_IMAGE_ENDPOINT_OVERRIDE: no usable URL: not an absolute URL",
-        "environment: OS_VOLUME_ENDPOINT_OVERRIDE: templates in URLs are not supported yet",
+        "environment: OS_VOLUME_ENDPOINT_OVERRIDE: nothing else can be put into it than %(project_id)s",
     ]);
+}
+
+#[test]
+fn an_override_may_want_ids_in_its_path() {
+    for (text, expected) in [
+        ("https://v.example/v3/%(project_id)s", "https://v.example/v3/%(project_id)s"),
+        ("https://v.example/v3/%(tenant_id)s/", "https://v.example/v3/%(project_id)s"),
+        ("https://s.example/AUTH_$(tenant_id)s", "https://s.example/AUTH_%(project_id)s"),
+        ("https://x.example/$(user_id)s/$(project_id)s", "https://x.example/%(user_id)s/%(project_id)s"),
+    ] {
+        let setup = Setup::new().vars(PASSWORD).vars(&format!("OS_VOLUME_ENDPOINT_OVERRIDE={text}"));
+        assert_eq!(setup.config().clouds[0].endpoint_overrides["volume"].to_string(), expected);
+    }
+    for (key, text, message) in [
+        ("OS_VOLUME_ENDPOINT_OVERRIDE", "https://%(project_id)s.example", "no usable URL"),
+        ("OS_VOLUME_ENDPOINT_OVERRIDE", "https://v.example/?p=%(project_id)s", "no usable URL"),
+        ("OS_AUTH_URL", "https://k.example/%(project_id)s", "no template can be put in here"),
+    ] {
+        let setup = Setup::new().vars(PASSWORD).vars(&format!("{key}={text}"));
+        setup.check_problems(&[&format!("environment: {key}: {message}")]);
+    }
+    check_cloud(
+        "{auth_type: none, volume_endpoint_override: 'https://v/%(project_id)s'}",
+        &["volume_endpoint_override: no id can be put into it without a login at Keystone"],
+    );
 }
 
 #[test]
