@@ -28,6 +28,7 @@ use crate::facade;
 use crate::gateway::{self, Door, Gateway, Shared};
 use crate::keystone::{Discovery, Event, Observer, Store, TokenCache};
 use crate::metrics::{Metrics, WorkerMetrics};
+use crate::proxy::limit::Register;
 use crate::server::{self, Address, Clients, Drain, Fallback, Socket};
 use crate::upstream::{self, Scheme, tls};
 
@@ -141,6 +142,7 @@ impl App {
             tls: &tls,
             metrics: Arc::clone(&metrics),
             discovery: Discovery::new(runtime.clone()),
+            limits: Register::default(),
             keys: Arc::new(facade::Keys::load(&config.facade)),
             draining: Arc::clone(&draining),
         };
@@ -358,6 +360,7 @@ pub fn parts(config: &Config, runtime: &Handle) -> Result<Arc<Shared>, StartErro
         tls: &load_tls(config)?,
         metrics: Metrics::new(),
         discovery: Discovery::new(runtime.clone()),
+        limits: Register::default(),
         keys: Arc::default(),
         draining: Arc::default(),
     };
@@ -371,6 +374,7 @@ struct Parts<'a> {
     tls: &'a [Arc<rustls::ClientConfig>],
     metrics: Arc<Metrics>,
     discovery: Discovery,
+    limits: Register,
     keys: Arc<facade::Keys>,
     draining: Arc<AtomicBool>,
 }
@@ -427,6 +431,7 @@ impl Parts<'_> {
                 observer,
             ),
             discovery: self.discovery.clone(),
+            limits: self.limits.clone(),
             clients,
             draining: Arc::clone(&self.draining),
             read_at: jiff::Timestamp::now(),

@@ -27,6 +27,7 @@ impl Cloud {
             endpoint_overrides: std::collections::BTreeMap::new(),
             services: Default::default(),
             retries: Default::default(),
+            limits: Default::default(),
             tls: tls::Config::default(),
             allow_http: AllowHttp::Never,
         }

@@ -276,6 +276,7 @@ mod tests {
                 .collect(),
             services: Default::default(),
             retries: Default::default(),
+            limits: Default::default(),
             tls: tls::Config::default(),
             allow_http: AllowHttp::Never,
         }

@@ -648,6 +648,7 @@ pub(super) mod tests {
             endpoint_overrides: [].into(),
             services: [].into(),
             retries: crate::keystone::Retries::default(),
+            limits: Default::default(),
             tls: crate::upstream::tls::Config::default(),
             allow_http: crate::keystone::AllowHttp::Never,
         }

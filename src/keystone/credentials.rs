@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{Federated, Place, Retries, ServiceOptions};
+use crate::keystone::service::Limits;
 pub use crate::secret::{Secret, Source};
 use crate::upstream::{BaseUrl, tls};
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub services: BTreeMap<String, ServiceOptions>,
     /// When a request to any service goes out again.
     pub retries: Retries,
+    /// How much each service may be asked that says nothing else.
+    pub limits: Limits,
     /// TLS towards Keystone and the services.
     pub tls: tls::Config,
     /// Plain-http origins that may get a token although `auth_url` is https.

@@ -30,6 +30,17 @@ pub struct ServiceOptions {
     pub microversion: Option<String>,
     /// When to try again.
     pub retries: Retries,
+    /// How much it may be asked.
+    pub limits: Limits,
+}
+
+/// How much a service may be asked, by which options.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// `rate_limit`, which is a number of requests per second: the time from one to the next.
+    pub pace: Option<Duration>,
+    /// `concurrency`: how many requests may be under way until their answers begin.
+    pub concurrency: Option<u32>,
 }
 
 /// How often a request goes out again, by which options.
@@ -165,6 +176,18 @@ impl Config {
         };
         let common = field("openstack-api-version", format!("{word} {version}"));
         common.into_iter().chain(own.and_then(|own| field(own, version.to_owned()))).collect()
+    }
+
+    /// How much a service that has these names may be asked. `None` where there is no limit.
+    pub fn limits_of(&self, names: [&str; 2]) -> Option<Limits> {
+        let own = |of: fn(&ServiceOptions) -> Option<&Duration>| {
+            names.iter().find_map(|name| self.option(name, of)).copied()
+        };
+        let pace = own(|options| options.limits.pace.as_ref()).or(self.limits.pace);
+        let slots =
+            names.iter().find_map(|name| self.option(name, |options| options.limits.concurrency.as_ref()));
+        let concurrency = slots.copied().or(self.limits.concurrency);
+        (pace.is_some() || concurrency.is_some()).then_some(Limits { pace, concurrency })
     }
 
     /// When a request to a service that has these names goes out again. `None` where never.

@@ -234,6 +234,7 @@ mod tests {
                 .collect(),
             services: Default::default(),
             retries: Default::default(),
+            limits: Default::default(),
             tls: crate::upstream::tls::Config::default(),
             allow_http: keystone::AllowHttp::Never,
         }

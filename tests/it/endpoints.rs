@@ -159,6 +159,7 @@ impl Question {
             endpoint_overrides: BTreeMap::new(),
             services: [(self.service.to_owned(), options)].into(),
             retries: Retries::default(),
+            limits: keystone::service::Limits::default(),
             tls: keyway::upstream::tls::Config::default(),
             allow_http: AllowHttp::Never,
         };

@@ -613,6 +613,7 @@ fn values() -> Vec<Case> {
         "image_status_code_retries: 2, compute_connect_retries: 7, baremetal-status-code-retries: 1",
         "block_storage_endpoint_override: 'https://b.example/v3', image_endpoint: 'https://i.example'",
         "volume_endpoint_override: 'https://v.example/v3/%(project_id)s', object_store_endpoint_override: 'https://s/AUTH_$(tenant_id)s'",
+        "rate_limit: {compute: 5, image: 0.5}, concurrency: {compute: 3}",
         "image_region_name: r9, load_balancer_interface: admin",
         "compute_timeout: 3",
         "other: {a-b: c}",

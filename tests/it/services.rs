@@ -5,13 +5,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use keyway::demo::{self, Cloud};
+use keyway::keystone::service::Limits;
 use keyway::keystone::{self, Interface, Retries, ServiceOptions};
 use keyway::upstream::BaseUrl;
 use serde_json::json;
 use tokio::net::TcpSocket;
 
+use crate::support::direct::{Keyway, fixed_cloud};
 use crate::support::faults::{Fault, Line};
-use crate::support::{TestKeyway, answering, cloud, eventually, request, statuses, targets};
+use crate::support::raw::{Upstream, status};
+use crate::support::{Connection, TestKeyway, answering, cloud, eventually, request, statuses, targets};
 
 /// keyway for a cloud with these options of one service.
 async fn with(cloud: &Cloud, service: &str, options: ServiceOptions) -> TestKeyway {
@@ -132,6 +135,65 @@ async fn an_override_that_wants_a_project_is_of_no_use_without_one() {
     assert!(message.contains("`object_store_endpoint_override` wants a project_id"), "{message}");
     keyway.get("/image/images").await;
     assert_eq!((targets(&cloud, "object-store").len(), targets(&cloud, "image").is_empty()), (0, false));
+}
+
+// Promise 62.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_requests_are_under_way_at_a_service_than_it_may_have() {
+    let service = Upstream::start().await;
+    let mut config = fixed_cloud(&service.url());
+    config.limits.concurrency = Some(2);
+    let keyway = Keyway::start(config);
+    let mut clients = Vec::new();
+    for n in 0..6 {
+        let mut client = keyway.connect().await;
+        client.send(format!("GET /svc/{n} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        clients.push(client);
+    }
+    for _ in 0..3 {
+        let mut two = [service.accept().await, service.accept().await];
+        assert!(!service.has_connection().await, "two are under way");
+        for connection in &mut two {
+            connection.head().await;
+            connection.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+        }
+    }
+    for client in &mut clients {
+        let (head, _) = client.response().await;
+        assert_eq!(status(&head), 200, "{head}");
+    }
+}
+
+// Promise 62.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_wait_for_the_pace_and_hear_where_that_would_take_too_long() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::for_cloud(&cloud, |config| {
+        config.limits.pace = Some(Duration::from_millis(20));
+        let slow = Limits { pace: Some(Duration::from_secs(1000)), concurrency: None };
+        config.services.insert("image".to_owned(), ServiceOptions { limits: slow, ..Default::default() });
+    })
+    .await;
+    assert_eq!(keyway.get_at_once(50, "/compute/servers").await, [200; 50], "everyone has a turn");
+    keyway.get("/image/images").await.passed_on(200);
+    let listen = keyway.listen();
+    let waiting = tokio::spawn(async move {
+        Connection::open(listen).await.send(request(Method::GET, "/image/images", &[], "")).await
+    });
+    let answer = eventually("a refusal", async || {
+        let get = keyway.get("/image/images");
+        tokio::time::timeout(Duration::from_millis(200), get).await.ok()
+    })
+    .await;
+    let wait: u64 = answer.header("retry-after").parse().expect("seconds");
+    assert!(wait > 60, "{wait}");
+    let message = answer.message(503, "service_limit");
+    assert!(message.contains("`rate_limit` or `concurrency`"), "{message}");
+    assert!(keyway.metric(r#"keyway_errors_total{reason="service_limit"}"#).await >= 1.0);
+    waiting.abort();
+    let asked = targets(&cloud, "image");
+    assert_eq!(asked.iter().filter(|target| *target == "/v2/images").count(), 1, "{asked:?}");
+    keyway.get("/compute/servers").await.passed_on(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

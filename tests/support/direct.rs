@@ -98,6 +98,7 @@ pub fn fixed_cloud(url: &str) -> keystone::Config {
         endpoint_overrides: BTreeMap::new(),
         services: Default::default(),
         retries: Default::default(),
+        limits: Default::default(),
         tls: keyway::upstream::tls::Config::default(),
         allow_http: AllowHttp::Never,
     }

@@ -145,6 +145,7 @@ pub(super) fn check(
     let endpoint_overrides = reader.endpoint_overrides(has_ids);
     let services = reader.services();
     let retries = reader.retries();
+    let limits = reader.limits();
     let tls = reader.tls();
     // Without a login there is nothing to protect.
     if let Some(url) = auth.as_ref().filter(|auth| !matches!(auth, Auth::None { .. })).and_then(Auth::url) {
@@ -166,6 +167,7 @@ pub(super) fn check(
         endpoint_overrides,
         services,
         retries,
+        limits,
         tls,
         allow_http: AllowHttp::Never,
     })

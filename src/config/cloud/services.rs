@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Reader, Written};
 use zeroize::Zeroize as _;
 
-use crate::keystone::service::{PROJECT_ID, USER_ID, wanted_id};
+use crate::keystone::service::{Limits, PROJECT_ID, USER_ID, wanted_id};
 use crate::keystone::{Interface, Retries, ServiceOptions, service_type};
 use crate::upstream::BaseUrl;
 
@@ -40,8 +40,14 @@ const OPTIONS: [&str; 12] = [
     "_retriable_status_codes",
 ];
 
-/// What openstacksdk has and keyway does not.
-const LEFT_OUT: [&str; 2] = ["rate_limit", "concurrency"];
+/// How much services may be asked: for all of them, by service, or with a service's type in front.
+const RATE_LIMIT: &str = "rate_limit";
+const CONCURRENCY: &str = "concurrency";
+
+/// The highest and the lowest rate that anyone means, requests per second.
+const RATES: std::ops::RangeInclusive<f64> = 0.001..=100_000.0;
+/// The most requests that anyone lets be under way.
+const MOST_AT_ONCE: u32 = 100_000;
 
 /// The most attempts and the longest delay in seconds that anyone means.
 const MOST_RETRIES: u32 = 100;
@@ -165,7 +171,33 @@ impl Reader<'_> {
             let prefix = service.replace('-', "_");
             self.check_retries(&format!("{prefix}_"), &options.retries, true);
         }
-        self.warn_of_what_is_left_out();
+        for (option, suffix) in [(RATE_LIMIT, "_rate_limit"), (CONCURRENCY, "_concurrency")] {
+            let mut written: Vec<(String, Written)> = Vec::new();
+            for key in self.entry.values.keys() {
+                if let Some(service) = key.strip_suffix(suffix).filter(|service| !service.is_empty()) {
+                    written.extend(self.text(&[key]).map(|at| (service.to_owned(), at)));
+                }
+            }
+            if let Some(Value::Object(members)) = self.entry.values.get(option) {
+                for (service, value) in members {
+                    let (source, key) = self.entry.name_of(option, false);
+                    let text = match value {
+                        Value::Null => continue,
+                        Value::String(text) => text.clone(),
+                        other => other.to_string(),
+                    };
+                    written
+                        .push((service.clone(), Written { text, source, key: format!("{key}.{service}") }));
+                }
+            }
+            for (service, at) in written {
+                let mut limits = Limits::default();
+                self.limit(option, &at, &mut limits);
+                let own = &mut services.entry(service.replace('_', "-")).or_default().limits;
+                (own.pace, own.concurrency) =
+                    (limits.pace.or(own.pace), limits.concurrency.or(own.concurrency));
+            }
+        }
         services.retain(|_, options| *options != ServiceOptions::default());
         services
     }
@@ -181,6 +213,47 @@ impl Reader<'_> {
         }
         self.check_retries("", &options.retries, false);
         options.retries
+    }
+
+    /// How much services may be asked that say nothing else.
+    pub(super) fn limits(&mut self) -> Limits {
+        let mut limits = Limits::default();
+        for option in [RATE_LIMIT, CONCURRENCY] {
+            if !matches!(self.entry.values.get(option), Some(Value::Object(_)))
+                && let Some(at) = self.text(&[option])
+            {
+                self.limit(option, &at, &mut limits);
+            }
+        }
+        limits
+    }
+
+    /// Reads a number; 0 is no limit.
+    fn limit(&mut self, option: &str, at: &Written, limits: &mut Limits) {
+        if option == CONCURRENCY {
+            match at.text.parse() {
+                Ok(0) => {}
+                Ok(most) if most <= MOST_AT_ONCE => limits.concurrency = Some(most),
+                _ => self.problem_at(
+                    at,
+                    format!("`{}` is no number of requests at a time: 1 to {MOST_AT_ONCE}, or 0", at.text),
+                ),
+            }
+            return;
+        }
+        match at.text.parse::<f64>() {
+            Ok(0.0) => {}
+            Ok(rate) if RATES.contains(&rate) => limits.pace = Some(Duration::from_secs_f64(1.0 / rate)),
+            _ => self.problem_at(
+                at,
+                format!(
+                    "`{}` is no number of requests per second: {} to {}, or 0",
+                    at.text,
+                    RATES.start(),
+                    RATES.end()
+                ),
+            ),
+        }
     }
 
     fn is_written(&self, key: &str) -> bool {
@@ -312,18 +385,6 @@ impl Reader<'_> {
             if alone && (falls_back || !elsewhere()) {
                 self.warnings.push(format!(
                     "cloud {}: {prefix}{key} has no effect without {prefix}{count}",
-                    self.entry.name
-                ));
-            }
-        }
-    }
-
-    fn warn_of_what_is_left_out(&mut self) {
-        for key in self.entry.values.keys() {
-            let of_one = |what: &&str| key.strip_suffix(*what).is_some_and(|service| service.ends_with('_'));
-            if LEFT_OUT.contains(&key.as_str()) || LEFT_OUT.iter().any(of_one) {
-                self.warnings.push(format!(
-                    "cloud {}: {key} has no effect: keyway sends what its clients send, as fast as they do",
                     self.entry.name
                 ));
             }

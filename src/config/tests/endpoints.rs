@@ -1,6 +1,7 @@
 //! Endpoints and TLS.
 
 use super::*;
+use crate::keystone::service::Limits;
 
 #[test]
 fn interfaces_are_a_word_or_a_list() {
@@ -161,6 +162,7 @@ fn a_services_own_options_are_read() {
         api_version: Some(2),
         microversion: Some("2.79".to_owned()),
         retries: keystone::Retries::default(),
+        limits: Limits::default(),
     };
     assert_eq!(services["compute"], compute);
     let volume = (services["block-storage"].api_version, services["block-storage"].microversion.as_deref());
@@ -225,12 +227,52 @@ fn each_wrong_option_of_a_service_is_one_problem() {
 }
 
 #[test]
+fn limits_are_for_one_service_or_for_each() {
+    let limits =
+        |pace: Option<u64>, concurrency| Limits { pace: pace.map(Duration::from_millis), concurrency };
+    let none = limits(None, None);
+    for (options, all, compute, image) in [
+        ("rate_limit: 5", limits(Some(200), None), none, none),
+        (
+            "rate_limit: {compute: 2, image: '0.5'}\n    concurrency: {compute: 4}",
+            none,
+            limits(Some(500), Some(4)),
+            limits(Some(2000), None),
+        ),
+        ("concurrency: 3\n    compute_concurrency: 1", limits(None, Some(3)), limits(None, Some(1)), none),
+        ("image_rate_limit: 10", none, none, limits(Some(100), None)),
+        ("rate_limit: 0\n    concurrency: {compute: 0}", none, none, none),
+    ] {
+        let cloud = services(options).clouds.remove(0);
+        let of = |name: &str| cloud.services.get(name).map_or(none, |options| options.limits);
+        assert_eq!((cloud.limits, of("compute"), of("image")), (all, compute, image), "{options}");
+    }
+    let cloud = services("rate_limit: 5\n    concurrency: {volume: 4}").clouds.remove(0);
+    assert_eq!(
+        cloud.limits_of(["block-storage"; 2]),
+        Some(limits(Some(200), Some(4))),
+        "under each of its names"
+    );
+    assert_eq!(cloud.limits_of(["dns"; 2]), Some(limits(Some(200), None)));
+    for (option, message) in [
+        ("rate_limit: -1", "rate_limit: `-1` is no number of requests per second: 0.001 to 100000, or 0"),
+        ("rate_limit: {compute: fast}", "rate_limit.compute: `fast` is no number of requests per second"),
+        ("compute_rate_limit: .inf", "compute_rate_limit: `"),
+        ("concurrency: [1]", "concurrency: a list or a mapping where one value belongs"),
+        ("image_concurrency: 1.5", "image_concurrency: `1.5` is no number of requests at a time: 1 to"),
+    ] {
+        check_cloud(
+            &format!("{{auth: {{auth_url: 'https://c.example', username: u, password: x}}, {option}}}"),
+            &[message],
+        );
+    }
+}
+
+#[test]
 fn an_option_of_a_service_that_does_nothing_is_warned_of() {
     for (option, warning) in [
         ("comptue_region_name: two", "comptue_region_name is for a service of exactly this type"),
         ("compute_api_version: latest", "compute_api_version says nothing"),
-        ("compute_rate_limit: 5", "compute_rate_limit has no effect"),
-        ("concurrency: {compute: 5}", "concurrency has no effect"),
         (
             "image_status_code_retry_delay: 1",
             "image_status_code_retry_delay has no effect without image_status_code",

@@ -274,6 +274,7 @@ fn config(method: Method, scope: Scope) -> Config {
         endpoint_overrides: [].into(),
         services: Default::default(),
         retries: Default::default(),
+        limits: Default::default(),
         tls: upstream::tls::Config::default(),
         allow_http: AllowHttp::Never,
     }

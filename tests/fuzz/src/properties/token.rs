@@ -139,6 +139,7 @@ fn cloud() -> Config {
         endpoint_overrides: BTreeMap::new(),
         services: Default::default(),
         retries: Default::default(),
+        limits: Default::default(),
         tls: keyway::upstream::tls::Config::default(),
         allow_http: AllowHttp::Never,
     }
