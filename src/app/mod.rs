@@ -26,7 +26,7 @@ use crate::entry::Entry;
 use crate::error::ProxyError;
 use crate::facade;
 use crate::gateway::{self, Door, Gateway, Shared};
-use crate::keystone::{Discovery, Event, Observer, Store, TokenCache};
+use crate::keystone::{self, Discovery, Event, Observer, Store, TokenCache};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::proxy::limit::Register;
 use crate::server::{self, Address, Clients, Drain, Fallback, Socket};
@@ -342,9 +342,14 @@ fn load_tls(config: &Config) -> Result<Vec<Arc<rustls::ClientConfig>>, StartErro
     Ok(loaded.into_iter().map(|(_, tls)| tls).collect())
 }
 
-fn timeouts(config: &Config) -> upstream::Timeouts {
+fn timeouts(config: &Config, cloud: &keystone::Config) -> upstream::Timeouts {
     let timeouts = &config.timeouts;
-    upstream::Timeouts { connect: timeouts.connect, response: timeouts.response, idle: timeouts.idle }
+    upstream::Timeouts {
+        // A service that needs long to answer needs no longer than others to be there.
+        connect: timeouts.connect.min(cloud.api_timeout.unwrap_or(Duration::MAX)),
+        response: cloud.api_timeout.unwrap_or(timeouts.response),
+        idle: timeouts.idle,
+    }
 }
 
 /// The parts that do not serve requests: tokens, discovery, metrics. For commands that only ask.
@@ -381,8 +386,10 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn clients(&self) -> Vec<upstream::Client> {
-        let timeouts = timeouts(self.config);
-        self.tls.iter().map(|tls| upstream::Client::with_tls(Arc::clone(tls), timeouts)).collect()
+        let clouds = self.tls.iter().zip(&self.config.clouds);
+        clouds
+            .map(|(tls, cloud)| upstream::Client::with_tls(Arc::clone(tls), timeouts(self.config, cloud)))
+            .collect()
     }
 
     fn shared(&self, doors: Vec<Door>, runtime: &Handle) -> Arc<Shared> {

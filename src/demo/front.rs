@@ -28,6 +28,7 @@ impl Cloud {
             services: Default::default(),
             retries: Default::default(),
             limits: Default::default(),
+            api_timeout: None,
             tls: tls::Config::default(),
             allow_http: AllowHttp::Never,
         }

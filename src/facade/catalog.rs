@@ -277,6 +277,7 @@ mod tests {
             services: Default::default(),
             retries: Default::default(),
             limits: Default::default(),
+            api_timeout: None,
             tls: tls::Config::default(),
             allow_http: AllowHttp::Never,
         }

@@ -649,6 +649,7 @@ pub(super) mod tests {
             services: [].into(),
             retries: crate::keystone::Retries::default(),
             limits: Default::default(),
+            api_timeout: None,
             tls: crate::upstream::tls::Config::default(),
             allow_http: crate::keystone::AllowHttp::Never,
         }

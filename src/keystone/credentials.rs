@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::{Federated, Place, Retries, ServiceOptions};
 use crate::keystone::service::Limits;
@@ -29,6 +30,8 @@ pub struct Config {
     pub retries: Retries,
     /// How much each service may be asked that says nothing else.
     pub limits: Limits,
+    /// How long a service or Keystone may be silent where it is waited for, in place of what holds for all clouds.
+    pub api_timeout: Option<Duration>,
     /// TLS towards Keystone and the services.
     pub tls: tls::Config,
     /// Plain-http origins that may get a token although `auth_url` is https.

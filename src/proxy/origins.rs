@@ -235,6 +235,7 @@ mod tests {
             services: Default::default(),
             retries: Default::default(),
             limits: Default::default(),
+            api_timeout: None,
             tls: crate::upstream::tls::Config::default(),
             allow_http: keystone::AllowHttp::Never,
         }

@@ -160,6 +160,7 @@ impl Question {
             services: [(self.service.to_owned(), options)].into(),
             retries: Retries::default(),
             limits: keystone::service::Limits::default(),
+            api_timeout: None,
             tls: keyway::upstream::tls::Config::default(),
             allow_http: AllowHttp::Never,
         };

@@ -219,6 +219,8 @@ fn final_differences(sdk: &Value, keyway: &keystone::Config, dir: &Path) -> Vec<
     };
     let own = tls.client_cert.iter().flat_map(|(cert, key)| [Some(cert), key.as_ref()]).flatten();
     compare("cert", cert.join(" "), own.map(shown).collect::<Vec<_>>().join(" "));
+    let own = keyway.api_timeout.map(|timeout| timeout.as_secs_f64().to_string());
+    compare("timeout", text(sdk["config"].get("api_timeout")).unwrap_or_default(), own.unwrap_or_default());
     found
 }
 
@@ -616,6 +618,8 @@ fn values() -> Vec<Case> {
         "rate_limit: {compute: 5, image: 0.5}, concurrency: {compute: 3}",
         "image_region_name: r9, load_balancer_interface: admin",
         "compute_timeout: 3",
+        "api_timeout: 30",
+        "api_timeout: 0.5, network_timeout: 12",
         "other: {a-b: c}",
     ] {
         cases.push(Case::cloud(options, options));

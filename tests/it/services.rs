@@ -11,7 +11,7 @@ use keyway::upstream::BaseUrl;
 use serde_json::json;
 use tokio::net::TcpSocket;
 
-use crate::support::direct::{Keyway, fixed_cloud};
+use crate::support::direct::{Keyway, fixed_cloud, point};
 use crate::support::faults::{Fault, Line};
 use crate::support::raw::{Upstream, status};
 use crate::support::{Connection, TestKeyway, answering, cloud, eventually, request, statuses, targets};
@@ -135,6 +135,25 @@ async fn an_override_that_wants_a_project_is_of_no_use_without_one() {
     assert!(message.contains("`object_store_endpoint_override` wants a project_id"), "{message}");
     keyway.get("/image/images").await;
     assert_eq!((targets(&cloud, "object-store").len(), targets(&cloud, "image").is_empty()), (0, false));
+}
+
+// Promise 66.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clouds_own_timeout_takes_the_place_of_that_for_all() {
+    let cloud = cloud().await;
+    let keyway =
+        TestKeyway::for_cloud(&cloud, |config| config.api_timeout = Some(Duration::from_millis(300))).await;
+    let service = Upstream::start().await;
+    point(&cloud, "compute", &service.url());
+    cloud.revoke_all();
+    keyway.get("/image/images").await.passed_on(200);
+    let silent = tokio::spawn(async move {
+        let mut connection = service.accept().await;
+        connection.head().await;
+        connection.closed().await;
+    });
+    keyway.get("/compute/servers").await.message(504, "upstream_timeout");
+    silent.await.expect("the connection is over");
 }
 
 // Promise 62.

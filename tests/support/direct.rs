@@ -99,6 +99,7 @@ pub fn fixed_cloud(url: &str) -> keystone::Config {
         services: Default::default(),
         retries: Default::default(),
         limits: Default::default(),
+        api_timeout: None,
         tls: keyway::upstream::tls::Config::default(),
         allow_http: AllowHttp::Never,
     }

@@ -146,6 +146,7 @@ pub(super) fn check(
     let services = reader.services();
     let retries = reader.retries();
     let limits = reader.limits();
+    let api_timeout = reader.api_timeout();
     let tls = reader.tls();
     // Without a login there is nothing to protect.
     if let Some(url) = auth.as_ref().filter(|auth| !matches!(auth, Auth::None { .. })).and_then(Auth::url) {
@@ -168,6 +169,7 @@ pub(super) fn check(
         services,
         retries,
         limits,
+        api_timeout,
         tls,
         allow_http: AllowHttp::Never,
     })

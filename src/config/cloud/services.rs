@@ -49,6 +49,11 @@ const RATES: std::ops::RangeInclusive<f64> = 0.001..=100_000.0;
 /// The most requests that anyone lets be under way.
 const MOST_AT_ONCE: u32 = 100_000;
 
+/// Options that end in `_timeout` but are no service's.
+const NO_SERVICE: [&str; 2] = ["api_timeout", "login_timeout"];
+/// The shortest and the longest timeout that anyone means, seconds.
+const TIMEOUTS: std::ops::RangeInclusive<f64> = 0.1..=86_400.0;
+
 /// The most attempts and the longest delay in seconds that anyone means.
 const MOST_RETRIES: u32 = 100;
 const LONGEST_DELAY: f64 = 60.0;
@@ -213,6 +218,38 @@ impl Reader<'_> {
         }
         self.check_retries("", &options.retries, false);
         options.retries
+    }
+
+    /// `api_timeout`, or in its place what has a service's name in front: like openstacksdk, keyway knows one for all
+    /// services of a cloud.
+    pub(super) fn api_timeout(&mut self) -> Option<Duration> {
+        let own = |key: &&String| key.ends_with("_timeout") && !NO_SERVICE.contains(&key.as_str());
+        let mut keys: Vec<_> = self.entry.values.keys().filter(own).collect();
+        keys.retain(|key| self.is_written(key));
+        if keys.len() > 1 {
+            self.warnings.push(format!(
+                "cloud {}: there is one timeout for all services of a cloud, so of {} the longest counts",
+                self.entry.name,
+                keys.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(" and ")
+            ));
+        }
+        let read = |reader: &mut Self, key: &str| {
+            let at = reader.text(&[key])?;
+            let seconds = at.text.parse::<f64>().ok().filter(|seconds| TIMEOUTS.contains(seconds));
+            if seconds.is_none() {
+                let message = format!(
+                    "`{}` is no timeout: {} to {} seconds",
+                    at.text,
+                    TIMEOUTS.start(),
+                    TIMEOUTS.end()
+                );
+                reader.problem_at(&at, message);
+            }
+            seconds.map(Duration::from_secs_f64)
+        };
+        let all = read(self, "api_timeout");
+        let longest = keys.into_iter().filter_map(|key| read(self, key)).max();
+        longest.or(all)
     }
 
     /// How much services may be asked that say nothing else.

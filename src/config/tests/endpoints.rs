@@ -269,6 +269,35 @@ fn limits_are_for_one_service_or_for_each() {
 }
 
 #[test]
+fn a_cloud_has_one_timeout() {
+    for (options, expected) in [
+        ("api_timeout: 30", Some(30_000)),
+        ("api_timeout: '0.5'", Some(500)),
+        ("compute_timeout: 3", Some(3000)),
+        ("api_timeout: 30\n    compute_timeout: 3", Some(3000)),
+        ("api_timeout: ~", None),
+        ("api_timeout: 30\n    compute_timeout: ~", Some(30_000)),
+        ("timeout: 3", None),
+    ] {
+        let config = services(options);
+        assert_eq!(config.clouds[0].api_timeout, expected.map(Duration::from_millis), "{options}");
+        assert_eq!(config.warnings, [""; 0], "{options}");
+    }
+    let config = services("compute_timeout: 3\n    image_timeout: 90");
+    assert_eq!(config.clouds[0].api_timeout, Some(Duration::from_secs(90)));
+    assert!(config.warnings[0].contains("of compute_timeout and image_timeout the longest counts"));
+    for (option, message) in [
+        ("api_timeout: 0", "api_timeout: `0` is no timeout: 0.1 to 86400 seconds"),
+        ("image_timeout: soon", "image_timeout: `soon` is no timeout"),
+    ] {
+        check_cloud(
+            &format!("{{auth: {{auth_url: 'https://c.example', username: u, password: x}}, {option}}}"),
+            &[message],
+        );
+    }
+}
+
+#[test]
 fn an_option_of_a_service_that_does_nothing_is_warned_of() {
     for (option, warning) in [
         ("comptue_region_name: two", "comptue_region_name is for a service of exactly this type"),

@@ -275,6 +275,7 @@ fn config(method: Method, scope: Scope) -> Config {
         services: Default::default(),
         retries: Default::default(),
         limits: Default::default(),
+        api_timeout: None,
         tls: upstream::tls::Config::default(),
         allow_http: AllowHttp::Never,
     }

@@ -140,6 +140,7 @@ fn cloud() -> Config {
         services: Default::default(),
         retries: Default::default(),
         limits: Default::default(),
+        api_timeout: None,
         tls: keyway::upstream::tls::Config::default(),
         allow_http: AllowHttp::Never,
     }
