@@ -3,8 +3,8 @@
 //! [`Client`] speaks to one cloud's Keystone: it finds out which Identity API there is, logs in with
 //! the cloud's credentials, and checks tokens. Each call is one attempt with one deadline; when to
 //! try again, and for whom, is [`TokenCache`](super::TokenCache)'s business. Scheme and host are
-//! always those of `auth_url`, whatever a document says, and redirects are not followed: nothing
-//! but the operator's word decides who gets the password.
+//! always those of `auth_url`, whatever a document says; a redirect is followed for a version document and nothing else, and
+//! to no other host: nothing but the operator's word decides who gets the password.
 
 mod federated;
 mod person;
@@ -468,7 +468,7 @@ impl Client {
         if let Some(found) = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Ok(found);
         }
-        let answer = self.send(&root, request(Method::GET, &root, "/", Bytes::new())).await?;
+        let (answer, root) = self.version_document(root).await?;
         let status = answer.status();
         if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
             return Err(protocol::refusal(&answer, "the question for its versions", &[]));
@@ -484,6 +484,22 @@ impl Client {
         let api = Api { base: versioned(&api.base, api.version), ..api };
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(api.clone());
         Ok(api)
+    }
+
+    /// What there is at `root`, or where its redirects lead to at the same origin; and the root of that.
+    async fn version_document(&self, root: BaseUrl) -> Result<(Response<Bytes>, BaseUrl), AuthError> {
+        let mut path = format!("{}/", root.path());
+        let mut answer = self.send(&root, request(Method::GET, &root, "/", Bytes::new())).await?;
+        for _ in 0..protocol::MOST_REDIRECTS {
+            let Some(next) = protocol::redirect_path(&answer, root.origin(), &path) else { break };
+            let mut asked = request(Method::GET, &root, "/", Bytes::new());
+            *asked.uri_mut() =
+                next.parse().map_err(|_| bad_reply("Keystone redirects to what is no path"))?;
+            answer = self.send(&root, asked).await?;
+            path = next;
+        }
+        let (root, _) = split_version(&root.with_path(&path));
+        Ok((answer, root))
     }
 
     fn choose(&self, offered: &[String]) -> Result<ApiVersion, AuthError> {
@@ -799,6 +815,54 @@ mod tests {
         let error = client.authenticate(&Scope::Default).await.unwrap_err().to_string();
         assert!(error.contains("host elsewhere.example,"), "{error}");
         assert!(!format!("{client:?}").contains("s3cret"));
+    }
+
+    // Promise 17.
+    #[tokio::test]
+    async fn a_version_document_may_be_behind_redirects_at_the_same_host() {
+        let client = |location: &'static str| {
+            let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+            let seen = Arc::clone(&asked);
+            let answer = move |request: &Request<Bytes>| {
+                assert!(request.method() == Method::GET || request.uri().path().ends_with("/v3/auth/tokens"));
+                seen.lock().unwrap().push(format!("{} {}", request.method(), request.uri()));
+                let (status, body) = match request.uri().path() {
+                    "/" => (302, String::new()),
+                    "/identity/" | "/identity/v3/" => (300, BOTH.to_owned()),
+                    "/identity/v3/auth/tokens" | "/v3/auth/tokens" => (201, v3_token().to_string()),
+                    _ => (404, String::new()),
+                };
+                let response = Response::builder().status(status).header("X-Subject-Token", "t");
+                response.header("Location", location).body(Bytes::from(body)).unwrap()
+            };
+            let fake = FakeKeystone::default().client(URL, IdentityVersion::Discover, None);
+            let identity = (*fake.identity).clone();
+            let client =
+                Client::with_transport(Transport::Scripted(Arc::new(answer)), identity, DEFAULT_DEADLINE);
+            (client, asked)
+        };
+        for (location, path) in [
+            ("/identity/", "/identity/"),
+            ("http://k.example:5000/identity/", "/identity/"),
+            ("identity/v3/", "/identity/v3/"),
+        ] {
+            let (client, asked) = client(location);
+            client.authenticate(&Scope::Default).await.unwrap();
+            let expected =
+                ["GET /".to_owned(), format!("GET {path}"), "POST /identity/v3/auth/tokens".to_owned()];
+            assert_eq!(*asked.lock().unwrap(), expected, "{location}");
+        }
+        // What leads elsewhere says nothing, so the login goes where it would go without a document.
+        for location in
+            ["https://k.example:5000/identity/", "http://evil.example/identity/", "//evil.example/"]
+        {
+            let (client, asked) = client(location);
+            client.authenticate(&Scope::Default).await.unwrap();
+            assert_eq!(*asked.lock().unwrap(), ["GET /", "POST /v3/auth/tokens"], "{location}");
+        }
+        let (client, asked) = client("/");
+        client.authenticate(&Scope::Default).await.unwrap();
+        assert_eq!(asked.lock().unwrap().len(), 1 + protocol::MOST_REDIRECTS + 1);
     }
 
     #[tokio::test]

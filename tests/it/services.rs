@@ -258,6 +258,32 @@ async fn a_chosen_version_takes_the_place_of_the_catalogs() {
     assert!(seen(&cloud, "image", "x-auth-token")[0].is_empty(), "and without the token");
 }
 
+// Promise 17.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_document_behind_a_redirect_is_found_at_the_same_host_only() {
+    for (elsewhere, expected) in [(false, "/v2/images"), (true, "/images")] {
+        let cloud = cloud().await;
+        let (line, other) = (Line::to(&cloud.url("image")).await, Line::to(&cloud.url("image")).await);
+        let location = if elsewhere { other.url("/v2/") } else { "/v2/".to_owned() };
+        let document = json!({"versions": [{"id": "v2.17", "status": "CURRENT",
+            "links": [{"rel": "self", "href": "http://wrong.example/v2/"}]}]});
+        let redirect = Fault::instead("302 Found", &format!("Location: {location}\r\n"), "");
+        let document = Fault::instead("200 OK", "", &document.to_string());
+        line.script(move |_, target| match target {
+            "/" => redirect.clone(),
+            "/v2/" => document.clone(),
+            _ => Fault::None,
+        });
+        let keyway =
+            TestKeyway::for_cloud(&cloud, |config| override_with(config, "image", &line.url(""))).await;
+        keyway.get("/image/images").await;
+        let targets: Vec<_> = line.passed().into_iter().map(|passed| passed.target).collect();
+        let asked: &[&str] = if elsewhere { &["/"] } else { &["/", "/v2/"] };
+        assert_eq!(targets, [asked, &[expected][..]].concat());
+        assert!(other.passed().is_empty(), "nobody follows it there");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chosen_version_that_the_catalog_has_costs_no_question() {
     let cloud = cloud().await;
