@@ -673,7 +673,7 @@ pub(super) mod tests {
         assert_eq!(chosen(&cloud, &empty, "identity", None).unwrap(), "http://127.0.0.1:5000/v3");
         assert_eq!(chosen(&cloud, &empty, "compute", None), Err(NoEndpoint::NoCatalog));
 
-        cloud.auth = Auth::Fixed { endpoint: url("http://10.0.0.7"), token: Secret::new("t") };
+        cloud.auth = Auth::Fixed { endpoint: url("http://10.0.0.7"), token: Secret::new("t").into() };
         let single = Catalog::single(url("http://10.0.0.7"));
         assert_eq!(chosen(&cloud, &single, "identity", None).unwrap(), "http://10.0.0.7");
     }

@@ -68,7 +68,7 @@ pub enum Auth {
         /// The endpoint of every service.
         endpoint: BaseUrl,
         /// The token.
-        token: Secret,
+        token: Source,
     },
     /// `auth_type: http_basic`: a user and a password, shown to the services themselves.
     Basic {

@@ -77,6 +77,21 @@ impl Command {
         Ok(secret)
     }
 
+    /// The same at once, on a thread of its own: for what is read with the configuration.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn read_now(&self) -> Result<Secret, Unreadable> {
+        let read = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime =
+                runtime.map_err(|error| Unreadable::new(format!("no command can be run: {error}")))?;
+            runtime.block_on(self.read(None))
+        };
+        let read = std::thread::scope(|scope| scope.spawn(read).join());
+        read.unwrap_or_else(|_| Err(Unreadable::new("no command can be run".to_owned())))
+    }
+
     async fn run(&self) -> Result<Secret, String> {
         let mut process = Process::new(&self.0.program);
         process.args(&self.0.arguments).env_clear();

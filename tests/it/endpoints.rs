@@ -153,7 +153,7 @@ impl Question {
         };
         let cloud = keystone::Config {
             name: "oracle".to_owned(),
-            auth: Auth::Fixed { endpoint: url("http://nowhere.example"), token: Secret::new("t") },
+            auth: Auth::Fixed { endpoint: url("http://nowhere.example"), token: Secret::new("t").into() },
             region: Some("Elsewhere".to_owned()).filter(|_| self.region.is_some()),
             interfaces: vec![Interface::Public],
             endpoint_overrides: BTreeMap::new(),

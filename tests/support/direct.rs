@@ -92,7 +92,10 @@ impl Keyway {
 pub fn fixed_cloud(url: &str) -> keystone::Config {
     keystone::Config {
         name: "raw".to_owned(),
-        auth: Auth::Fixed { endpoint: BaseUrl::parse(url).expect("a good URL"), token: Secret::new(TOKEN) },
+        auth: Auth::Fixed {
+            endpoint: BaseUrl::parse(url).expect("a good URL"),
+            token: Secret::new(TOKEN).into(),
+        },
         region: None,
         interfaces: vec![Interface::Public],
         endpoint_overrides: BTreeMap::new(),

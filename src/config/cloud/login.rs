@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{Reader, Written};
 use crate::keystone::{
-    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Method, Passcode, Project, Scope, Secret,
-    Source, User, totp,
+    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Method, Passcode, Project, Scope, Source,
+    User, totp,
 };
 use crate::upstream::{BaseUrl, Scheme};
 
@@ -130,9 +130,12 @@ impl Reader<'_> {
         if endpoint.is_none() {
             self.missing("endpoint", "missing: auth_type admin_token needs the URL that serves all requests");
         }
-        let token = self.required(&["token", "auth_token"], "missing: auth_type admin_token needs the token");
+        let token = self.secret(
+            &["token", "auth_token"],
+            "missing: auth_type admin_token needs the token, or token_file or token_command",
+        );
         let endpoint = endpoint.and_then(|at| self.url(&at));
-        Some(Auth::Fixed { endpoint: endpoint?, token: Secret::new(token?) })
+        Some(Auth::Fixed { endpoint: endpoint?, token: token? })
     }
 
     fn basic(&mut self) -> Option<Auth> {

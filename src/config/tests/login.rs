@@ -97,11 +97,22 @@ fn a_fixed_token_needs_no_keystone() {
         ));
         match setup.config().clouds.remove(0).auth {
             Auth::Fixed { endpoint, token } => {
-                assert_eq!((endpoint.to_string().as_str(), token.expose()), ("https://c.example", "t"));
+                assert_eq!((endpoint.to_string().as_str(), token), ("https://c.example", given("t")));
             }
             other => panic!("{other:?}"),
         }
     }
+    let setup = Setup::new().file("run/token", "hunter2\n").clouds(
+        "clouds: {prod: {auth_type: admin_token, auth: {endpoint: 'https://c.example/', token_file: ../run/token}}}",
+    );
+    match setup.config().clouds.remove(0).auth {
+        Auth::Fixed { token: Source::File(path), .. } => assert!(path.ends_with("run/token")),
+        other => panic!("{other:?}"),
+    }
+    check_cloud(
+        "{auth_type: admin_token, auth: {endpoint: 'https://c.example', token: t, token_command: [sh]}}",
+        &["auth.token_command: clouds.prod.auth.token is set too: keep one of them"],
+    );
     check_cloud("{auth_type: admin_token}", &["auth.endpoint: missing", "auth.token: missing"]);
 }
 

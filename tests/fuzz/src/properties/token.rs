@@ -133,7 +133,7 @@ fn cloud() -> Config {
     let endpoint = BaseUrl::parse("https://unused.example").unwrap();
     Config {
         name: "fuzzed".to_owned(),
-        auth: Auth::Fixed { endpoint, token: Secret::new("the-token") },
+        auth: Auth::Fixed { endpoint, token: Secret::new("the-token").into() },
         region: None,
         interfaces: vec![Interface::Public, Interface::Internal],
         endpoint_overrides: BTreeMap::new(),
