@@ -358,7 +358,7 @@ fn one(name: &str) -> String {
 }
 
 fn by_hand() -> Vec<Case> {
-    let all = [places(), choices(), logins(), regions(), values(), profiles(), on_purpose()];
+    let all = [places(), choices(), logins(), nothings(), regions(), values(), profiles(), on_purpose()];
     all.into_iter().flatten().collect()
 }
 
@@ -538,6 +538,53 @@ fn logins() -> Vec<Case> {
             }
             cases.push(case);
         }
+    }
+    cases
+}
+
+/// What an explicit nothing in one place does to a login's kind in another.
+fn nothings() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let password =
+        "auth_url: 'https://c.example/v3', username: u, user_domain_name: D, password: x, project_name: p";
+    for auth in [password, "endpoint: 'https://e.example'"] {
+        for nothing in ["~", "''", "None"] {
+            for (options, secure, vendor) in [
+                ("auth_type: v3password,", "auth_type: NOTHING", ""),
+                ("auth_type: none,", "auth_type: NOTHING", ""),
+                ("", "auth_type: NOTHING", ""),
+                ("auth_type: v3password,", "auth_plugin: NOTHING", ""),
+                ("auth_plugin: v3password,", "auth_type: NOTHING", ""),
+                ("auth_type: v3password, auth_plugin: NOTHING,", "", ""),
+                ("auth_type: NOTHING, auth_plugin: v3password,", "", ""),
+                ("profile: v, auth_type: NOTHING,", "", "auth_type: v3password"),
+                ("profile: v,", "", "auth_type: NOTHING"),
+                ("profile: v, auth_type: v3password,", "", "auth_type: NOTHING"),
+                ("profile: v,", "auth_type: NOTHING", "auth_type: v3password"),
+                ("auth_type: v3password, regions: [{name: r, values: {auth_type: NOTHING}}],", "", ""),
+                ("auth_type: NOTHING, regions: [{name: r, values: {auth_type: v3password}}],", "", ""),
+                ("regions: [{name: r, values: {auth_type: NOTHING}}],", "", ""),
+            ] {
+                let fill = |text: &str| text.replace("NOTHING", nothing);
+                let name = fill(&format!("nothing {options} {secure} {vendor} {auth}"));
+                let clouds = fill(&format!("clouds: {{c: {{{options} auth: {{{auth}}}}}}}"));
+                let mut case = Case::new(&name, &clouds, "");
+                if !secure.is_empty() {
+                    case = case.file("srv/secure.yaml", &fill(&format!("clouds: {{c: {{{secure}}}}}")));
+                }
+                if !vendor.is_empty() {
+                    let vendor = fill(&format!("public-clouds: {{v: {{{vendor}}}}}"));
+                    case = case.file("etc/openstack/clouds-public.yaml", &vendor);
+                }
+                cases.push(case);
+            }
+        }
+        let mut case = Case::new(&format!("nothing in variables, {auth}"), "", "").var("OS_AUTH_TYPE", "");
+        for option in auth.split(", ") {
+            let (name, value) = option.split_once(": ").expect("an option");
+            case = case.var(&format!("OS_{}", name.to_uppercase()), value.trim_matches('\''));
+        }
+        cases.push(case.but("an empty variable is one that is not set, as for the openstack command"));
     }
     cases
 }
