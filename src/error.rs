@@ -139,6 +139,15 @@ pub enum ProxyError {
     /// The head came too slowly.
     #[error("the request's head took too long; send it again, and faster")]
     Late,
+    /// The operator's limit for the service.
+    #[error(
+        "more requests wait for this service than the cloud's `rate_limit` or `concurrency` lets through in a minute; \
+         try again later, or have it raised in clouds.yaml"
+    )]
+    ServiceLimit {
+        /// How long until there may be room.
+        wait: Duration,
+    },
     /// Too much at once.
     #[error("keyway is serving as many requests as it may; try again shortly")]
     Overloaded,
@@ -190,7 +199,7 @@ impl ProxyError {
                 _ => StatusCode::BAD_GATEWAY,
             },
             Self::Late => StatusCode::REQUEST_TIMEOUT,
-            Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::ServiceLimit { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -227,6 +236,7 @@ impl ProxyError {
             Self::Upstream(_) => "upstream_broken",
             Self::Late => "head_timeout",
             Self::Overloaded => "overloaded",
+            Self::ServiceLimit { .. } => "service_limit",
             Self::Internal => "internal",
         })
     }
@@ -238,7 +248,9 @@ impl ProxyError {
                 Some(error.retry_after().unwrap_or(Duration::from_secs(1)).max(Duration::from_secs(1)))
             }
             Self::Overloaded => Some(Duration::from_secs(1)),
-            Self::TooManyLogins { wait } => Some((*wait).max(Duration::from_secs(1))),
+            Self::TooManyLogins { wait } | Self::ServiceLimit { wait } => {
+                Some((*wait).max(Duration::from_secs(1)))
+            }
             _ => None,
         }
     }
@@ -323,6 +335,7 @@ fn missing(error: &NoEndpoint) -> String {
         NoEndpoint::NoCatalog
         | NoEndpoint::NoName { .. }
         | NoEndpoint::NoVersion { .. }
+        | NoEndpoint::NoId { .. }
         | NoEndpoint::BadUrl { .. } => error.to_string(),
     }
 }

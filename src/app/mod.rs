@@ -26,8 +26,9 @@ use crate::entry::Entry;
 use crate::error::ProxyError;
 use crate::facade;
 use crate::gateway::{self, Door, Gateway, Shared};
-use crate::keystone::{Discovery, Event, Observer, Store, TokenCache};
+use crate::keystone::{self, Discovery, Event, Observer, Store, TokenCache};
 use crate::metrics::{Metrics, WorkerMetrics};
+use crate::proxy::limit::Register;
 use crate::server::{self, Address, Clients, Drain, Fallback, Socket};
 use crate::upstream::{self, Scheme, tls};
 
@@ -141,6 +142,7 @@ impl App {
             tls: &tls,
             metrics: Arc::clone(&metrics),
             discovery: Discovery::new(runtime.clone()),
+            limits: Register::default(),
             keys: Arc::new(facade::Keys::load(&config.facade)),
             draining: Arc::clone(&draining),
         };
@@ -340,9 +342,14 @@ fn load_tls(config: &Config) -> Result<Vec<Arc<rustls::ClientConfig>>, StartErro
     Ok(loaded.into_iter().map(|(_, tls)| tls).collect())
 }
 
-fn timeouts(config: &Config) -> upstream::Timeouts {
+fn timeouts(config: &Config, cloud: &keystone::Config) -> upstream::Timeouts {
     let timeouts = &config.timeouts;
-    upstream::Timeouts { connect: timeouts.connect, response: timeouts.response, idle: timeouts.idle }
+    upstream::Timeouts {
+        // A service that needs long to answer needs no longer than others to be there.
+        connect: timeouts.connect.min(cloud.api_timeout.unwrap_or(Duration::MAX)),
+        response: cloud.api_timeout.unwrap_or(timeouts.response),
+        idle: timeouts.idle,
+    }
 }
 
 /// The parts that do not serve requests: tokens, discovery, metrics. For commands that only ask.
@@ -358,6 +365,7 @@ pub fn parts(config: &Config, runtime: &Handle) -> Result<Arc<Shared>, StartErro
         tls: &load_tls(config)?,
         metrics: Metrics::new(),
         discovery: Discovery::new(runtime.clone()),
+        limits: Register::default(),
         keys: Arc::default(),
         draining: Arc::default(),
     };
@@ -371,14 +379,17 @@ struct Parts<'a> {
     tls: &'a [Arc<rustls::ClientConfig>],
     metrics: Arc<Metrics>,
     discovery: Discovery,
+    limits: Register,
     keys: Arc<facade::Keys>,
     draining: Arc<AtomicBool>,
 }
 
 impl Parts<'_> {
     fn clients(&self) -> Vec<upstream::Client> {
-        let timeouts = timeouts(self.config);
-        self.tls.iter().map(|tls| upstream::Client::with_tls(Arc::clone(tls), timeouts)).collect()
+        let clouds = self.tls.iter().zip(&self.config.clouds);
+        clouds
+            .map(|(tls, cloud)| upstream::Client::with_tls(Arc::clone(tls), timeouts(self.config, cloud)))
+            .collect()
     }
 
     fn shared(&self, doors: Vec<Door>, runtime: &Handle) -> Arc<Shared> {
@@ -427,6 +438,7 @@ impl Parts<'_> {
                 observer,
             ),
             discovery: self.discovery.clone(),
+            limits: self.limits.clone(),
             clients,
             draining: Arc::clone(&self.draining),
             read_at: jiff::Timestamp::now(),

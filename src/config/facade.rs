@@ -81,10 +81,11 @@ impl Layers<'_> {
         options: &Options,
         warnings: &mut Vec<String>,
     ) -> Result<Secret, (&'static str, String)> {
-        let forms = ["password", "password_file", "password_credential"];
+        let forms = ["password", "password_file", "password_command", "password_credential"];
         let mut set = forms.into_iter().filter(|option| options.has(option));
         let Some(option) = set.next() else {
-            let message = "is missing: write password = \"..\" or password_file = \"/path\"";
+            let message = "is missing: write password = \"..\", password_file = \"/path\" or \
+                           password_command = [\"program\", \"argument\"]";
             return Err(("password", message.to_owned()));
         };
         if let Some(other) = set.next() {
@@ -92,6 +93,12 @@ impl Layers<'_> {
         }
         let told = |why: String| (option, why);
         let place = options.text(option).unwrap_or_default();
+        if option == "password_command" {
+            let words = options.list(option).map(str::to_owned).collect();
+            let command = sources::command(words, self.env).map_err(told)?;
+            let secret = command.read_now().map_err(|unreadable| told(unreadable.to_string()))?;
+            return check_password(secret.expose()).map(|()| secret).map_err(told);
+        }
         let path = match option {
             "password" => None,
             "password_file" => Some(self.env.path(place)),

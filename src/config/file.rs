@@ -111,8 +111,12 @@ const RULE: Schema = &[
     ("paths", Form::Texts),
     ("projects", Form::Texts),
 ];
-const LOGIN: Schema =
-    &[("password", Form::Text), ("password_file", Form::Text), ("password_credential", Form::Text)];
+const LOGIN: Schema = &[
+    ("password", Form::Text),
+    ("password_file", Form::Text),
+    ("password_command", Form::Texts),
+    ("password_credential", Form::Text),
+];
 const CLOUD: Schema = &[
     ("allow_http", Form::Texts),
     ("policy", Form::Text),

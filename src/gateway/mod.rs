@@ -120,6 +120,8 @@ pub struct Shared {
     pub raw_links: Vec<Vec<String>>,
     /// Their tokens.
     pub tokens: TokenCache,
+    /// How much services may be asked.
+    pub limits: proxy::limit::Register,
     /// What services say of their versions.
     pub discovery: Discovery,
     /// Connections for keyway's own questions, by cloud.
@@ -479,6 +481,7 @@ impl Gateway {
                 })),
             });
         }
+        let cloud = &*cloud.of_token(&token);
         let origins = self.origins(session, cloud, &token);
         let asked_service = if route.form == Form::Origin { None } else { Some(route.service()?) };
         let at_origin = match route.origin()? {
@@ -516,7 +519,7 @@ impl Gateway {
         let destination = Arc::new(Destination {
             unversioned: found.url.with_path(base.root()),
             asked_version,
-            extras: Extras::new(cloud, [found.service_type, asked_service]),
+            extras: Extras::new(cloud, [found.service_type, asked_service], &shared.limits),
             base,
             policies,
             pool: self.clients[index].pool(found.url.origin()).map_err(ProxyError::Upstream)?,

@@ -3,8 +3,8 @@
 //! [`Client`] speaks to one cloud's Keystone: it finds out which Identity API there is, logs in with
 //! the cloud's credentials, and checks tokens. Each call is one attempt with one deadline; when to
 //! try again, and for whom, is [`TokenCache`](super::TokenCache)'s business. Scheme and host are
-//! always those of `auth_url`, whatever a document says, and redirects are not followed: nothing
-//! but the operator's word decides who gets the password.
+//! always those of `auth_url`, whatever a document says; a redirect is followed for a version document and nothing else, and
+//! to no other host: nothing but the operator's word decides who gets the password.
 
 mod federated;
 mod person;
@@ -20,12 +20,14 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::json;
 
 use super::kerberos::{self, Negotiation};
-use super::proof::TOTP;
+use super::oauth1::Signer;
+use super::proof::{self, TOTP};
 use super::protocol::{self, ProjectInfo, Receipt, Sent, bad_reply};
 use super::{
     AuthError, Factor, Identity, IdentityVersion, Method as Credentials, MutualAuth, Project, Scope, Secret,
     Token, TokenId, token,
 };
+use crate::private;
 use crate::upstream::{self, BaseUrl, Origin};
 
 /// How long a whole login may take.
@@ -174,6 +176,17 @@ impl Client {
                 token.with_bearer(access, life)
             }
             Credentials::Kerberos(mutual) => self.log_in_by_ticket(api, scope, *mutual).await?,
+            Credentials::OAuth1 { consumer_key, consumer_secret, access_key, access_secret } => {
+                let consumer_secret = proof::read(consumer_secret).await?;
+                let access_secret = proof::read(access_secret).await?;
+                let signer = Signer {
+                    consumer_key,
+                    consumer_secret: &consumer_secret,
+                    access_key,
+                    access_secret: &access_secret,
+                };
+                self.log_in_signed(api, &signer).await?
+            }
             method if method.is_kept() => self.log_in_once(api, scope).await?,
             method => {
                 let scope = Some(scope).filter(|_| method.takes_scope());
@@ -185,6 +198,25 @@ impl Client {
             return Err(AuthError::NoCatalog { projects: enabled_names(&projects) });
         }
         Ok(token)
+    }
+
+    /// Logs in by a signature.
+    async fn log_in_signed(&self, api: &Api, signer: &Signer<'_>) -> Result<Token, AuthError> {
+        let mut request =
+            request(Method::POST, &api.base, "/auth/tokens", protocol::v3_login_by_header("oauth1", None));
+        let url = format!("{}{}", api.base.origin(), request.uri().path());
+        let sent = now();
+        let timestamp = sent.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let signed = signer.authorization("POST", &url, private::random(), timestamp);
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(AUTHORIZATION, signed);
+        let answer = self.send(&api.base, request).await?;
+        if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
+            let secrets = [signer.consumer_secret.expose(), signer.access_secret.expose()];
+            return Err(protocol::refusal(&answer, protocol::LOGIN, &secrets));
+        }
+        protocol::read_v3_token(&answer, sent)
     }
 
     /// Shows what a login begins with, and more of what it has as long as Keystone asks for that with a receipt.
@@ -370,7 +402,7 @@ impl Client {
         scope: &Scope,
         mutual: MutualAuth,
     ) -> Result<Token, AuthError> {
-        let body = protocol::v3_ticket_login(scope);
+        let body = protocol::v3_login_by_header("kerberos", Some(scope));
         let mut request = request(Method::POST, &api.base, "/auth/tokens", body);
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let sent = now();
@@ -459,7 +491,7 @@ impl Client {
         if let Some(found) = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Ok(found);
         }
-        let answer = self.send(&root, request(Method::GET, &root, "/", Bytes::new())).await?;
+        let (answer, root) = self.version_document(root).await?;
         let status = answer.status();
         if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
             return Err(protocol::refusal(&answer, "the question for its versions", &[]));
@@ -475,6 +507,22 @@ impl Client {
         let api = Api { base: versioned(&api.base, api.version), ..api };
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(api.clone());
         Ok(api)
+    }
+
+    /// What there is at `root`, or where its redirects lead to at the same origin; and the root of that.
+    async fn version_document(&self, root: BaseUrl) -> Result<(Response<Bytes>, BaseUrl), AuthError> {
+        let mut path = format!("{}/", root.path());
+        let mut answer = self.send(&root, request(Method::GET, &root, "/", Bytes::new())).await?;
+        for _ in 0..protocol::MOST_REDIRECTS {
+            let Some(next) = protocol::redirect_path(&answer, root.origin(), &path) else { break };
+            let mut asked = request(Method::GET, &root, "/", Bytes::new());
+            *asked.uri_mut() =
+                next.parse().map_err(|_| bad_reply("Keystone redirects to what is no path"))?;
+            answer = self.send(&root, asked).await?;
+            path = next;
+        }
+        let (root, _) = split_version(&root.with_path(&path));
+        Ok((answer, root))
     }
 
     fn choose(&self, offered: &[String]) -> Result<ApiVersion, AuthError> {
@@ -828,6 +876,54 @@ mod tests {
         let error = client.authenticate(&Scope::Default).await.unwrap_err().to_string();
         assert!(error.contains("host elsewhere.example,"), "{error}");
         assert!(!format!("{client:?}").contains("s3cret"));
+    }
+
+    // Promise 17.
+    #[tokio::test]
+    async fn a_version_document_may_be_behind_redirects_at_the_same_host() {
+        let client = |location: &'static str| {
+            let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+            let seen = Arc::clone(&asked);
+            let answer = move |request: &Request<Bytes>| {
+                assert!(request.method() == Method::GET || request.uri().path().ends_with("/v3/auth/tokens"));
+                seen.lock().unwrap().push(format!("{} {}", request.method(), request.uri()));
+                let (status, body) = match request.uri().path() {
+                    "/" => (302, String::new()),
+                    "/identity/" | "/identity/v3/" => (300, BOTH.to_owned()),
+                    "/identity/v3/auth/tokens" | "/v3/auth/tokens" => (201, v3_token().to_string()),
+                    _ => (404, String::new()),
+                };
+                let response = Response::builder().status(status).header("X-Subject-Token", "t");
+                response.header("Location", location).body(Bytes::from(body)).unwrap()
+            };
+            let fake = FakeKeystone::default().client(URL, IdentityVersion::Discover, None);
+            let identity = (*fake.identity).clone();
+            let client =
+                Client::with_transport(Transport::Scripted(Arc::new(answer)), identity, DEFAULT_DEADLINE);
+            (client, asked)
+        };
+        for (location, path) in [
+            ("/identity/", "/identity/"),
+            ("http://k.example:5000/identity/", "/identity/"),
+            ("identity/v3/", "/identity/v3/"),
+        ] {
+            let (client, asked) = client(location);
+            client.authenticate(&Scope::Default).await.unwrap();
+            let expected =
+                ["GET /".to_owned(), format!("GET {path}"), "POST /identity/v3/auth/tokens".to_owned()];
+            assert_eq!(*asked.lock().unwrap(), expected, "{location}");
+        }
+        // What leads elsewhere says nothing, so the login goes where it would go without a document.
+        for location in
+            ["https://k.example:5000/identity/", "http://evil.example/identity/", "//evil.example/"]
+        {
+            let (client, asked) = client(location);
+            client.authenticate(&Scope::Default).await.unwrap();
+            assert_eq!(*asked.lock().unwrap(), ["GET /", "POST /v3/auth/tokens"], "{location}");
+        }
+        let (client, asked) = client("/");
+        client.authenticate(&Scope::Default).await.unwrap();
+        assert_eq!(asked.lock().unwrap().len(), 1 + protocol::MOST_REDIRECTS + 1);
     }
 
     #[tokio::test]

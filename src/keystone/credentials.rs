@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::{Federated, MutualAuth, Place, Retries, ServiceOptions};
+use crate::keystone::service::Limits;
 pub use crate::secret::{Secret, Source};
 use crate::upstream::{BaseUrl, tls};
 
@@ -19,12 +21,17 @@ pub struct Config {
     pub region: Option<String>,
     /// Interfaces in order of preference; never empty.
     pub interfaces: Vec<Interface>,
-    /// `<service>_endpoint_override`, by service type as the operator wrote it, with `-` for `_`.
+    /// `<service>_endpoint_override`, by service type as the operator wrote it, with `-` for `_`. Some want an id
+    /// that comes with the token, see [`Config::of_token`].
     pub endpoint_overrides: BTreeMap<String, BaseUrl>,
     /// What else is decided for one service, by service type in the same way.
     pub services: BTreeMap<String, ServiceOptions>,
     /// When a request to any service goes out again.
     pub retries: Retries,
+    /// How much each service may be asked that says nothing else.
+    pub limits: Limits,
+    /// How long a service or Keystone may be silent where it is waited for, in place of what holds for all clouds.
+    pub api_timeout: Option<Duration>,
     /// TLS towards Keystone and the services.
     pub tls: tls::Config,
     /// Plain-http origins that may get a token although `auth_url` is https.
@@ -61,7 +68,7 @@ pub enum Auth {
         /// The endpoint of every service.
         endpoint: BaseUrl,
         /// The token.
-        token: Secret,
+        token: Source,
     },
     /// `auth_type: http_basic`: a user and a password, shown to the services themselves.
     Basic {
@@ -176,6 +183,17 @@ pub enum Method {
     },
     /// A Kerberos ticket of the user that keyway runs as.
     Kerberos(MutualAuth),
+    /// What a user let a consumer do (OAuth 1.0), which brings its own project.
+    OAuth1 {
+        /// The consumer's id.
+        consumer_key: String,
+        /// Its secret.
+        consumer_secret: Source,
+        /// The access token's id.
+        access_key: String,
+        /// Its secret.
+        access_secret: Source,
+    },
     /// What an identity provider gives, which Keystone exchanges for an unscoped token.
     Federated(Box<Federated>),
 }

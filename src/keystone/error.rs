@@ -154,7 +154,8 @@ pub enum AuthError {
     /// Keystone, or an identity provider, rejected the credentials so often that one more time might lock the account.
     #[error(
         "{rejections} logins in a row were rejected, and these credentials are not tried again until they change, \
-         since wrong passwords may lock the account; correct them, or restart keyway if they are right"
+         since wrong passwords may lock the account; correct them, or if they are right, raise rejections in [keystone] by \
+         one and reload keyway for one more try"
     )]
     Spent {
         /// How many since the last success.

@@ -12,6 +12,7 @@ pub mod error;
 pub mod federation;
 pub mod kerberos;
 pub mod login;
+mod oauth1;
 mod proof;
 pub mod protocol;
 pub mod saml;

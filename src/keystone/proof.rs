@@ -73,7 +73,11 @@ impl Method {
             Self::Totp { user, passcode: Passcode::Given(source) | Passcode::Computed(source) } => {
                 (json!({ "user": v3_user(user) }), "/user/passcode", source)
             }
-            Self::MultiFactor { .. } | Self::OAuth2Mtls { .. } | Self::Kerberos(_) | Self::Federated(_) => {
+            Self::MultiFactor { .. }
+            | Self::OAuth2Mtls { .. }
+            | Self::OAuth1 { .. }
+            | Self::Kerberos(_)
+            | Self::Federated(_) => {
                 return Ok(None);
             }
         };
@@ -94,6 +98,7 @@ impl Method {
             Self::MultiFactor { shown, .. } => shown.first().map_or("", Self::name),
             Self::OAuth2Mtls { .. } => "oauth2_credential",
             Self::Kerberos(_) => "kerberos",
+            Self::OAuth1 { .. } => "oauth1",
             Self::Federated(_) => "mapped",
         }
     }
@@ -120,6 +125,7 @@ impl Method {
             | Self::ApplicationCredential { secret: source, .. }
             | Self::Totp { passcode: Passcode::Given(source) | Passcode::Computed(source), .. }
             | Self::OAuth2 { client_secret: source, .. } => vec![source],
+            Self::OAuth1 { consumer_secret, access_secret, .. } => vec![consumer_secret, access_secret],
             Self::MultiFactor { shown, spare } => shown.iter().chain(spare).flat_map(Self::sources).collect(),
             Self::Federated(federated) => federated.sources(),
             // What there is of it is GSSAPI's.
@@ -156,7 +162,10 @@ impl Method {
     /// Whether a login may say what its token should be good for.
     pub fn takes_scope(&self) -> bool {
         match self {
-            Self::ApplicationCredential { .. } | Self::OAuth2 { .. } | Self::OAuth2Mtls { .. } => false,
+            Self::ApplicationCredential { .. }
+            | Self::OAuth2 { .. }
+            | Self::OAuth2Mtls { .. }
+            | Self::OAuth1 { .. } => false,
             Self::MultiFactor { shown, .. } => shown.iter().all(Self::takes_scope),
             Self::Password { .. }
             | Self::Token(_)

@@ -290,6 +290,7 @@ pub fn bearer(method: &Method) -> Option<&Source> {
         | Method::Totp { .. }
         | Method::OAuth2 { .. }
         | Method::OAuth2Mtls { .. }
+        | Method::OAuth1 { .. }
         | Method::Kerberos(_) => None,
         Method::Federated(_) => None,
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Reader, Written};
 use crate::keystone::{
     ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Method, MutualAuth, Passcode, Project,
-    Scope, Secret, Source, User, kerberos, totp,
+    Scope, Source, User, kerberos, totp,
 };
 use crate::upstream::{BaseUrl, Scheme};
 
@@ -20,6 +20,7 @@ enum Kind {
     OAuth2,
     OAuth2Mtls,
     Kerberos,
+    OAuth1,
     Federated(Federation),
     Tokenless,
     Fixed,
@@ -43,7 +44,7 @@ pub(super) enum Federation {
 
 /// The values of `auth_type` that keyway knows, as keystoneauth calls its plugins, and the Identity API that
 /// each of them belongs to.
-const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 26] = [
+const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 27] = [
     ("password", Kind::Password, None),
     ("v3password", Kind::Password, Some(IdentityVersion::V3)),
     ("v2password", Kind::Password, Some(IdentityVersion::V2)),
@@ -55,6 +56,7 @@ const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 26] = [
     ("v3multifactor", Kind::MultiFactor, Some(IdentityVersion::V3)),
     ("v3oauth2clientcredential", Kind::OAuth2, Some(IdentityVersion::V3)),
     ("v3oauth2mtlsclientcredential", Kind::OAuth2Mtls, Some(IdentityVersion::V3)),
+    ("v3oauth1", Kind::OAuth1, Some(IdentityVersion::V3)),
     ("v3oidcpassword", Kind::Federated(Federation::Password), Some(IdentityVersion::V3)),
     ("v3oidcclientcredentials", Kind::Federated(Federation::ClientCredentials), Some(IdentityVersion::V3)),
     ("v3oidcaccesstoken", Kind::Federated(Federation::AccessToken), Some(IdentityVersion::V3)),
@@ -124,7 +126,9 @@ impl Reader<'_> {
         let method = method.map(|method| self.with_spare(method, version));
         let bound = match &method {
             Some(method) => !method.takes_scope(),
-            None => matches!(kind, Kind::ApplicationCredential | Kind::OAuth2 | Kind::OAuth2Mtls),
+            None => {
+                matches!(kind, Kind::ApplicationCredential | Kind::OAuth2 | Kind::OAuth2Mtls | Kind::OAuth1)
+            }
         };
         let scope = self.scope(bound, version);
         Some(Auth::Identity(Identity { auth_url: auth_url?.1, version, method: method?, scope }))
@@ -146,9 +150,12 @@ impl Reader<'_> {
         if endpoint.is_none() {
             self.missing("endpoint", "missing: auth_type admin_token needs the URL that serves all requests");
         }
-        let token = self.required(&["token", "auth_token"], "missing: auth_type admin_token needs the token");
+        let token = self.secret(
+            &["token", "auth_token"],
+            "missing: auth_type admin_token needs the token, or token_file or token_command",
+        );
         let endpoint = endpoint.and_then(|at| self.url(&at));
-        Some(Auth::Fixed { endpoint: endpoint?, token: Secret::new(token?) })
+        Some(Auth::Fixed { endpoint: endpoint?, token: token? })
     }
 
     fn basic(&mut self) -> Option<Auth> {
@@ -330,6 +337,7 @@ impl Reader<'_> {
             }
             Kind::OAuth2 | Kind::OAuth2Mtls => self.oauth2(kind),
             Kind::Kerberos => self.mutual_auth().map(Method::Kerberos),
+            Kind::OAuth1 => self.oauth1(),
             Kind::Federated(kind) => self.federated(kind),
             Kind::Tokenless | Kind::Fixed | Kind::Basic | Kind::Nothing => None,
         }
@@ -474,6 +482,31 @@ impl Reader<'_> {
         found
     }
 
+    fn oauth1(&mut self) -> Option<Method> {
+        let consumer_key = self.required(
+            &["consumer_key"],
+            "missing: set it to the consumer's id, as `openstack consumer list` has it",
+        );
+        let consumer_secret = self.secret(
+            &["consumer_secret"],
+            "missing: set it to the consumer's secret, or consumer_secret_file",
+        );
+        let access_key = self.required(
+            &["access_key"],
+            "missing: set it to the id of the access token, as `openstack access token create` prints it",
+        );
+        let access_secret = self.secret(
+            &["access_secret"],
+            "missing: set it to the secret that was shown with the access token, or access_secret_file",
+        );
+        Some(Method::OAuth1 {
+            consumer_key: consumer_key?,
+            consumer_secret: consumer_secret?,
+            access_key: access_key?,
+            access_secret: access_secret?,
+        })
+    }
+
     fn required_user(&mut self, version: IdentityVersion) -> Option<User> {
         let user = self.user(version);
         if user.is_none() {
@@ -553,7 +586,7 @@ impl Reader<'_> {
         if bound {
             for at in asked {
                 let ignored = format!(
-                    "{}: {}: ignored, since an application credential brings its own project",
+                    "{}: {}: ignored, since what it logs in with brings its own project",
                     at.source, at.key
                 );
                 self.warnings.push(ignored);

@@ -97,11 +97,22 @@ fn a_fixed_token_needs_no_keystone() {
         ));
         match setup.config().clouds.remove(0).auth {
             Auth::Fixed { endpoint, token } => {
-                assert_eq!((endpoint.to_string().as_str(), token.expose()), ("https://c.example", "t"));
+                assert_eq!((endpoint.to_string().as_str(), token), ("https://c.example", given("t")));
             }
             other => panic!("{other:?}"),
         }
     }
+    let setup = Setup::new().file("run/token", "hunter2\n").clouds(
+        "clouds: {prod: {auth_type: admin_token, auth: {endpoint: 'https://c.example/', token_file: ../run/token}}}",
+    );
+    match setup.config().clouds.remove(0).auth {
+        Auth::Fixed { token: Source::File(path), .. } => assert!(path.ends_with("run/token")),
+        other => panic!("{other:?}"),
+    }
+    check_cloud(
+        "{auth_type: admin_token, auth: {endpoint: 'https://c.example', token: t, token_command: [sh]}}",
+        &["auth.token_command: clouds.prod.auth.token is set too: keep one of them"],
+    );
     check_cloud("{auth_type: admin_token}", &["auth.endpoint: missing", "auth.token: missing"]);
 }
 
@@ -532,6 +543,43 @@ fn an_oauth2_client_has_an_endpoint_an_id_and_a_secret_or_a_certificate() {
     }
     by_cert(&options.replace("https:", "http:"))
         .check_problems(&[&format!("{CLOUDS}: clouds.prod.auth.oauth2_endpoint: is plain http")]);
+}
+
+#[test]
+fn a_consumer_has_two_keys_and_two_secrets() {
+    let options = "consumer_key: c1, access_key: a1";
+    let secrets = "consumer_secret: hunter2, access_secret_file: ../run/secret";
+    let setup = cloud("auth_type: v3oauth1,", &format!("{options}, {secrets}, project_id: p"))
+        .file("run/secret", "hunter3\n");
+    let identity = setup.identity();
+    assert_eq!((&identity.scope, identity.version), (&Scope::Default, IdentityVersion::V3));
+    match identity.method {
+        Method::OAuth1 { consumer_key, consumer_secret, access_key, access_secret } => {
+            assert_eq!((consumer_key.as_str(), access_key.as_str()), ("c1", "a1"));
+            assert_eq!(consumer_secret, given("hunter2"));
+            assert!(matches!(access_secret, Source::File(_)), "{access_secret:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(setup.config().warnings[0].contains("clouds.prod.auth.project_id: ignored"));
+    let variables = "OS_AUTH_URL=https://c.example\nOS_AUTH_TYPE=v3oauth1\nOS_CONSUMER_KEY=c1\n\
+                     OS_CONSUMER_SECRET=hunter2\nOS_ACCESS_KEY=a1\nOS_ACCESS_SECRET=hunter3";
+    assert!(matches!(Setup::new().vars(variables).identity().method, Method::OAuth1 { .. }));
+    check_cloud(
+        "{auth_type: v3oauth1, auth: {auth_url: 'https://c.example'}}",
+        &[
+            "auth.consumer_key: missing",
+            "auth.consumer_secret: missing",
+            "auth.access_key: missing",
+            "auth.access_secret: missing",
+        ],
+    );
+    check_cloud(
+        &format!(
+            "{{auth_type: v3oauth1, auth: {{auth_url: 'https://c.example/v2.0', {options}, consumer_secret: a, access_secret: b}}}}"
+        ),
+        &["auth.auth_url: ends in /v2.0, but auth_type asks for Identity v3"],
+    );
 }
 
 #[test]
