@@ -13,7 +13,10 @@ and `stack` is the program of that name, whose functions and folders they use. E
 """
 PORT = 5010                         # Apache's, in front of Keystone
 KEYSTONE_PORT = 5011                # where Keystone speaks uWSGI's protocol with it
-PARTS = []
+
+from . import oidc                  # noqa: E402 -- the parts use the ports
+
+PARTS = [oidc]
 
 
 def apt():
