@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Federated, Place, Retries, ServiceOptions};
+use super::{Federated, Person, Place, Retries, ServiceOptions};
 pub use crate::secret::{Secret, Source};
 use crate::upstream::{BaseUrl, tls};
 
@@ -33,10 +33,9 @@ pub struct Config {
 
 impl Config {
     /// The login that needs a person, and where its token lies; `None` for a cloud that needs nobody.
-    pub fn by_person(&self) -> Option<(&Identity, &Federated, &Place)> {
+    pub fn by_person(&self) -> Option<(&Identity, &Place)> {
         let Auth::Identity(identity) = &self.auth else { return None };
-        let Method::Federated(federated) = &identity.method else { return None };
-        Some((identity, federated, federated.place.as_ref()?))
+        Some((identity, identity.method.person()?.place.as_ref()?))
     }
 }
 
@@ -185,6 +184,8 @@ pub enum Passcode {
     Given(Source),
     /// It is computed (RFC 6238) from the secret that Keystone has too, in base32.
     Computed(Source),
+    /// A person types it.
+    Typed(Person),
 }
 
 /// Which application credential.

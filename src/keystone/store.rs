@@ -297,7 +297,7 @@ pub fn bearer(method: &Method) -> Option<&Source> {
 /// Whether what a login gets is kept. An access token beside the token is not; and what a person's login led to
 /// ends with that.
 pub fn keeps(method: &Method) -> bool {
-    !matches!(method, Method::OAuth2 { .. } | Method::Federated(_))
+    !matches!(method, Method::OAuth2 { .. } | Method::Federated(_)) && method.person().is_none()
 }
 
 /// The right to log in for an entry. Its file goes with it.

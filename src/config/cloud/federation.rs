@@ -6,8 +6,8 @@ use super::login::Federation;
 use super::{Reader, Written};
 use crate::keystone::federation::is_loopback;
 use crate::keystone::{
-    Challenge, CodeSource, Federated, Grant, Method, OAuthClient, ProviderEndpoint, ProviderUrl, Source,
-    TokenKind,
+    Challenge, CodeSource, Federated, Grant, Method, OAuthClient, Person, ProviderEndpoint, ProviderUrl,
+    Source, TokenKind,
 };
 use crate::upstream::Scheme;
 
@@ -43,9 +43,8 @@ impl Reader<'_> {
             Federation::WebSso => self.websso(),
         };
         let (identity_provider, protocol) = (identity_provider?, protocol?);
-        let cloud = self.entry.name.clone();
-        // Where its token lies is known when the whole configuration is.
-        let federated = Federated { identity_provider, protocol, grant: grant?, cloud, place: None };
+        let person = Person::of(&self.entry.name);
+        let federated = Federated { identity_provider, protocol, grant: grant?, person };
         Some(Method::Federated(Box::new(federated)))
     }
 

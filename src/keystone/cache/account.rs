@@ -53,6 +53,8 @@ struct Ledger {
 impl Account {
     pub(super) fn of(config: &Config) -> Self {
         let holder = match &config.auth {
+            // What a person's login left is a token, whoever it is of.
+            Auth::Identity(Identity { method, .. }) if method.person().is_some() => None,
             Auth::Identity(Identity { auth_url, method, .. }) => {
                 user(method).map(|user| Holder { keystone: auth_url.origin().clone(), user: user.clone() })
             }
