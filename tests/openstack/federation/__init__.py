@@ -24,11 +24,12 @@ def apt():
     return ["apache2-bin"] + [package for part in PARTS for package in part.APT]
 
 
-def keystone_conf():
+def keystone_conf(stack):
     """Sections of Keystone's configuration."""
     return {
         # Where a browser may be sent with a token: `keyway login` listens there.
-        "federation": {"trusted_dashboard": "http://localhost:9990/auth/websso/"},
+        "federation": {"trusted_dashboard": "http://localhost:9990/auth/websso/",
+                       "sso_callback_template": stack.VENV / "etc/keystone/sso_callback_template.html"},
         # Which variable says which identity provider it was.
         "openid": {"remote_id_attribute": "HTTP_OIDC_ISS"},
         "saml2": {"remote_id_attribute": "MELLON_IDP"},

@@ -63,7 +63,7 @@ def conf(stack):
                   "/v3/auth/OS-FEDERATION/websso/%s" % PROTOCOL, "/oidc/redirect"]
     lines = ["OIDCProviderMetadataURL %s/.well-known/openid-configuration" % ISSUER,
              "OIDCClientID apache", "OIDCClientSecret %s" % stack.PW, "OIDCCryptoPassphrase %s" % stack.PW,
-             "OIDCRedirectURI %s" % REDIRECT, "OIDCScope \"openid profile\"", "OIDCRemoteUserClaim sub",
+             "OIDCRedirectURI %s" % REDIRECT, "OIDCScope \"openid profile\"", "OIDCRemoteUserClaim sub", "OIDCPKCEMethod S256",
              "OIDCClaimPrefix OIDC-", "OIDCClaimDelimiter ;",
              "OIDCOAuthServerMetadataURL %s/.well-known/openid-configuration" % ISSUER,
              "OIDCOAuthClientID apache", "OIDCOAuthClientSecret %s" % stack.PW, "OIDCOAuthRemoteUserClaim sub",
