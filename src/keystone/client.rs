@@ -10,6 +10,8 @@ mod federated;
 mod person;
 mod saml;
 
+pub use self::person::Tell;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -24,8 +26,8 @@ use super::oauth1::Signer;
 use super::proof::{self, TOTP};
 use super::protocol::{self, ProjectInfo, Receipt, Sent, bad_reply};
 use super::{
-    AuthError, Factor, Identity, IdentityVersion, Method as Credentials, MutualAuth, Project, Scope, Secret,
-    Token, TokenId, token,
+    AuthError, Factor, Identity, IdentityVersion, LoginId, Method as Credentials, MutualAuth, Project, Scope,
+    Secret, Token, TokenId, token,
 };
 use crate::private;
 use crate::upstream::{self, BaseUrl, Origin};
@@ -68,6 +70,13 @@ type Script = dyn Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync;
 struct Api {
     version: ApiVersion,
     base: BaseUrl,
+}
+
+/// An unscoped token that stands for a login.
+struct Unscoped {
+    id: TokenId,
+    /// The person's login, if it took one.
+    login: Option<LoginId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,20 +318,19 @@ impl Client {
         let token = self.rescope(api, &kept, scope).await;
         // Keystone says much the same to a token that is over and to a scope that is not the user's.
         if matches!(&token, Err(AuthError::Rejected { .. } | AuthError::BadReply { .. }))
-            && self.ask_about(Method::HEAD, api, &kept).await?.status() == StatusCode::UNAUTHORIZED
+            && self.ask_about(Method::HEAD, api, &kept.id).await?.status() == StatusCode::UNAUTHORIZED
         {
-            let next = self.unscoped(api, Some(&kept)).await?;
+            let next = self.unscoped(api, Some(&kept.id)).await?;
             return self.rescope(api, &next, scope).await;
         }
         token
     }
 
     /// The kept token, or a new one in its place.
-    async fn unscoped(&self, api: &Api, refused: Option<&TokenId>) -> Result<TokenId, AuthError> {
-        if let Credentials::Federated(federated) = &self.identity.method
-            && federated.grant.is_interactive()
-        {
-            return self.left_behind(federated, refused).await;
+    async fn unscoped(&self, api: &Api, refused: Option<&TokenId>) -> Result<Unscoped, AuthError> {
+        if let Some(person) = self.identity.method.person() {
+            let kept = self.left_behind(api, person, refused).await?;
+            return Ok(Unscoped { id: kept.token, login: Some(kept.login) });
         }
         let mut kept = self.kept.lock().await;
         // What it is exchanged for ends with it. Another identity provider's time is worth more than that.
@@ -333,24 +341,26 @@ impl Client {
                 && token.life_left(now).is_some_and(|left| left > token.lifetime() / unused)
         };
         if let Some(token) = kept.as_ref().filter(is_good) {
-            return Ok(token.id.clone());
+            return Ok(Unscoped { id: token.id.clone(), login: None });
         }
         let token = match &self.identity.method {
             Credentials::Federated(federated) => self.log_in_federated(api, federated).await?,
             _ => self.present(api, self.factors().await?, Some(&Scope::Unscoped)).await?,
         };
-        Ok(kept.insert(token).id.clone())
+        Ok(Unscoped { id: kept.insert(token).id.clone(), login: None })
     }
 
     /// Exchanges a token for one with this scope.
-    async fn rescope(&self, api: &Api, token: &TokenId, scope: &Scope) -> Result<Token, AuthError> {
-        let secret = Secret::new(token.expose());
+    async fn rescope(&self, api: &Api, unscoped: &Unscoped, scope: &Scope) -> Result<Token, AuthError> {
+        let secret = Secret::new(unscoped.id.expose());
         let factor = Factor { name: "token", proof: json!({}), place: "/id", secret, next: None };
         let (answer, sent) = self.show(api, &[factor], Some(scope), None).await?;
         if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
-            return Err(protocol::refusal(&answer, protocol::LOGIN, &[token.expose()]));
+            return Err(protocol::refusal(&answer, protocol::LOGIN, &[unscoped.id.expose()]));
         }
-        protocol::read_v3_token(&answer, sent)
+        let mut token = protocol::read_v3_token(&answer, sent)?;
+        token.login = unscoped.login;
+        Ok(token)
     }
 
     /// Gets an access token from an OAuth 2.0 server, which knows the client by its secret or by its certificate.

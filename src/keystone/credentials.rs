@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Federated, MutualAuth, Place, Retries, ServiceOptions};
+use super::{Federated, MutualAuth, Person, Place, Retries, ServiceOptions};
 use crate::keystone::service::Limits;
 pub use crate::secret::{Secret, Source};
 use crate::upstream::{BaseUrl, tls};
@@ -40,10 +40,9 @@ pub struct Config {
 
 impl Config {
     /// The login that needs a person, and where its token lies; `None` for a cloud that needs nobody.
-    pub fn by_person(&self) -> Option<(&Identity, &Federated, &Place)> {
+    pub fn by_person(&self) -> Option<(&Identity, &Place)> {
         let Auth::Identity(identity) = &self.auth else { return None };
-        let Method::Federated(federated) = &identity.method else { return None };
-        Some((identity, federated, federated.place.as_ref()?))
+        Some((identity, identity.method.person()?.place.as_ref()?))
     }
 }
 
@@ -205,6 +204,8 @@ pub enum Passcode {
     Given(Source),
     /// It is computed (RFC 6238) from the secret that Keystone has too, in base32.
     Computed(Source),
+    /// A person types it.
+    Typed(Person),
 }
 
 /// Which application credential.

@@ -3,7 +3,7 @@
 //! Nothing here knows routes or downstream clients.
 
 pub mod cache;
-mod callback;
+pub mod callback;
 pub mod catalog;
 pub mod client;
 pub mod credentials;
@@ -36,7 +36,7 @@ pub use federation::{
     ProviderUser, TokenKind,
 };
 pub use kerberos::MutualAuth;
-pub use login::{Kept, Place};
+pub use login::{Kept, LoginId, Person, Place};
 pub use proof::Factor;
 pub use protocol::ProjectInfo;
 pub use service::{Retries, ServiceOptions};

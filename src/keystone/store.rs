@@ -300,6 +300,7 @@ pub fn bearer(method: &Method) -> Option<&Source> {
 /// that; and whose ticket it was, nothing here tells.
 pub fn keeps(method: &Method) -> bool {
     !matches!(method, Method::OAuth2 { .. } | Method::Kerberos(_) | Method::Federated(_))
+        && method.person().is_none()
 }
 
 /// The right to log in for an entry. Its file goes with it.

@@ -130,6 +130,8 @@ pub struct Token {
     pub document: Option<Bytes>,
     /// Identity v2.0 issued it, so its Keystone may know nothing else.
     pub by_v2: bool,
+    /// The person's login that it came of, if it took one.
+    pub login: Option<super::LoginId>,
     /// Its end by Keystone's clock, UNIX seconds, for people and metrics; `None` where it has none.
     pub expires_at: Option<i64>,
     /// What a request carries.
@@ -167,6 +169,7 @@ impl Token {
             user: None,
             document: None,
             by_v2: false,
+            login: None,
             expires_at: None,
             born,
             expires: born.checked_add(lifetime),

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tokio::runtime::Runtime;
 
-use crate::properties::{answer, config, headers, kept, links, path, policy, saml, session, stack, token};
+use crate::properties::{
+    answer, config, headers, kept, links, path, policy, provider, saml, session, stack, token,
+};
 
 /// The seeds of a target.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -129,6 +131,15 @@ fn whatever_is_carried_between_saml_providers_is_changed_in_its_header_alone() {
         "<!DOCTYPE a [",
     ];
     try_spliced("saml", 2000, between, saml::check);
+}
+
+// Promises 72, 76.
+#[test]
+fn no_answer_of_a_provider_and_nothing_that_a_browser_brings_ends_a_login_of_somebody_else() {
+    seeds("provider").iter().for_each(|seed| provider::check(seed));
+    let between =
+        &["", "\"", "}", "{", ",", ":", "null", "&", "=", "%2D", "&state=", "&code=", "canary-St4te"];
+    try_spliced("provider", 2000, between, provider::check);
 }
 
 // Promise 72.

@@ -49,6 +49,7 @@ mod stopping;
 mod streaming;
 mod tls;
 mod tokens;
+mod typed;
 mod vendors;
 mod versions;
 mod wire;

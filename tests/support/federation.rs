@@ -33,6 +33,8 @@ pub(crate) const USER: &str = "ada@idp.example";
 pub(crate) const PASSWORD: &str = "canaryProviderPassword& U8i O9p";
 /// What clients ask for.
 pub(crate) const SCOPE: &str = "openid profile";
+/// The same, by clients that want to renew a login without its person.
+pub(crate) const OFFLINE: &str = "openid profile offline_access";
 /// Keystone's names for the two.
 pub(crate) const IDENTITY_PROVIDER: &str = "my idp";
 pub(crate) const PROTOCOL: &str = "openid";
@@ -76,6 +78,10 @@ struct State {
     code: Option<Code>,
     /// What the next id token says in place of its login's nonce.
     nonce: Option<&'static str>,
+    /// Whether the login that began last may be renewed, and with what: another one each time.
+    offline: bool,
+    refresh: Option<String>,
+    refreshes: Vec<String>,
     /// What is said before it is looked at whether a person agreed.
     before: VecDeque<&'static str>,
 }
@@ -216,6 +222,21 @@ impl Federation {
         self.state().tokens.clone()
     }
 
+    /// What logins could be renewed with.
+    pub(crate) fn refresh_tokens(&self) -> Vec<String> {
+        self.state().refreshes.clone()
+    }
+
+    /// The login can't be renewed any more.
+    pub(crate) fn forget_refresh_token(&self) {
+        self.state().refresh = None;
+    }
+
+    /// Whether a login can be renewed.
+    pub(crate) fn can_renew(&self) -> bool {
+        self.state().refresh.is_some()
+    }
+
     /// The options that every federated login has, as variables.
     pub(crate) fn variables(&self, auth_type: &str) -> Vec<(&'static str, String)> {
         vec![
@@ -339,7 +360,9 @@ async fn provide(state: &Mutex<State>, base: &str, head: &http::request::Parts, 
                 "issuer": base,
                 "token_endpoint": format!("{base}/token/?tenant=1"),
                 "device_authorization_endpoint": format!("{base}/device"),
-                "grant_types_supported": ["password", "client_credentials", "authorization_code", DEVICE_GRANT],
+                "revocation_endpoint": format!("{base}/revoke"),
+                "grant_types_supported":
+                    ["password", "client_credentials", "authorization_code", "refresh_token", DEVICE_GRANT],
                 "authorization_endpoint": format!("{base}/authorize?tenant=1"),
             });
             for (member, value) in &state.document {
@@ -355,6 +378,10 @@ async fn provide(state: &Mutex<State>, base: &str, head: &http::request::Parts, 
             token(&mut state, &authorization, fields)
         }
         (&Method::GET, path) if path.starts_with("/authorize?") => authorize(&mut state, path),
+        (&Method::POST, "/revoke") => {
+            let Some(fields) = fields else { return error(400, "invalid_request", "no form") };
+            revoke(&mut state, &authorization, fields)
+        }
         (&Method::POST, "/device") => {
             let Some(fields) = fields else { return error(400, "invalid_request", "no form") };
             begin(&mut state, base, &authorization, fields)
@@ -368,8 +395,14 @@ fn authorize(state: &mut State, path: &str) -> Reply {
     let query = path.split_once('?').map_or("", |(_, query)| query);
     let Some(mut fields) = form(query.as_bytes()) else { return reply(400, &[], "no query") };
     let mut take = |name: &str| fields.remove(name).unwrap_or_default();
+    let scope = take("scope");
+    // OpenID Connect Core 1.0, section 11.
+    let prompt = if scope == OFFLINE { "consent" } else { "" };
+    state.offline = scope == OFFLINE;
     let is_right = (take("tenant").as_str(), take("response_type").as_str()) == ("1", "code")
-        && (take("client_id").as_str(), take("scope").as_str()) == (CLIENT, SCOPE)
+        && take("client_id") == CLIENT
+        && [SCOPE, OFFLINE].contains(&scope.as_str())
+        && take("prompt") == prompt
         && take("code_challenge_method") == "S256";
     let (redirect_uri, back) = (take("redirect_uri"), take("state"));
     let code = Code {
@@ -398,9 +431,11 @@ fn begin(state: &mut State, base: &str, authorization: &str, mut fields: BTreeMa
         return error(401, "invalid_client", "Invalid client or Invalid client credentials");
     }
     fields.remove("client_id");
-    if fields.remove("scope").as_deref() != Some(SCOPE) {
+    let scope = fields.remove("scope").unwrap_or_default();
+    if ![SCOPE, OFFLINE].contains(&scope.as_str()) {
         return error(400, "invalid_scope", "Invalid scopes");
     }
+    state.offline = scope == OFFLINE;
     let challenge = fields.remove("code_challenge_method").zip(fields.remove("code_challenge"));
     if let Some((name, _)) = fields.first_key_value() {
         return error(400, "invalid_request", &format!("what is {name}?"));
@@ -470,7 +505,7 @@ fn token(state: &mut State, authorization: &str, mut fields: BTreeMap<String, St
             return *refused;
         }
     }
-    let mut nonce = None;
+    let (mut nonce, mut renews) = (None, false);
     let mut take = |name: &str| fields.remove(name).unwrap_or_default();
     match take("grant_type").as_str() {
         "password" => {
@@ -497,8 +532,17 @@ fn token(state: &mut State, authorization: &str, mut fields: BTreeMap<String, St
                 take("client_id");
             }
             nonce = Some(state.nonce.take().map_or(known.nonce, str::to_owned));
+            renews = state.offline;
         }
-        DEVICE_GRANT => {}
+        DEVICE_GRANT => renews = state.offline,
+        "refresh_token" => {
+            // One that is shown for the second time was stolen: the login is over (RFC 9700, section 4.14.2).
+            let known = state.refresh.take();
+            if known.is_none() || known != Some(take("refresh_token")) {
+                return error(400, "invalid_grant", "Token is not active");
+            }
+            renews = true;
+        }
         "client_credentials" if !state.public => {
             if take("scope") != SCOPE {
                 return error(400, "invalid_scope", "Invalid scopes");
@@ -517,10 +561,29 @@ fn token(state: &mut State, authorization: &str, mut fields: BTreeMap<String, St
         id = format!("{}.{claims}.signature", id.replace('.', "-"));
         state.tokens.push(id.clone());
     }
-    json_reply(
-        200,
-        &json!({"access_token": access, "id_token": id, "token_type": "Bearer", "expires_in": 60}),
-    )
+    let mut answer =
+        json!({"access_token": access, "id_token": id, "token_type": "Bearer", "expires_in": 60});
+    if renews {
+        let refresh = format!("canaryRefresh.{:016x}+/ {}", fastrand::u64(..), state.refreshes.len());
+        state.refreshes.push(refresh.clone());
+        state.refresh = Some(refresh.clone());
+        answer["refresh_token"] = refresh.into();
+    }
+    json_reply(200, &answer)
+}
+
+/// The revocation endpoint (RFC 7009).
+fn revoke(state: &mut State, authorization: &str, mut fields: BTreeMap<String, String>) -> Reply {
+    if !is_client(state, authorization, &mut fields) {
+        return error(401, "invalid_client", "Invalid client or Invalid client credentials");
+    }
+    let token = fields.remove("token");
+    if fields.remove("token_type_hint").as_deref() != Some("refresh_token") || !fields.is_empty() {
+        return error(400, "invalid_request", "what is that?");
+    }
+    // That there is none such is as good.
+    state.refresh.take_if(|refresh| Some(&*refresh) == token.as_ref());
+    reply(200, &[], "")
 }
 
 /// Keystone, behind the door that knows the provider's tokens.

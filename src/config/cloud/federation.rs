@@ -6,7 +6,7 @@ use super::login::Federation;
 use super::{Reader, Written};
 use crate::keystone::federation::is_loopback;
 use crate::keystone::{
-    Challenge, CodeSource, Federated, Grant, Method, OAuthClient, ProviderEndpoint, ProviderUrl,
+    Challenge, CodeSource, Federated, Grant, Method, OAuthClient, Person, ProviderEndpoint, ProviderUrl,
     ProviderUser, Source, TokenKind,
 };
 use crate::upstream::{BaseUrl, Scheme};
@@ -46,9 +46,8 @@ impl Reader<'_> {
             Federation::Adfs => self.adfs(),
         };
         let (identity_provider, protocol) = (identity_provider?, protocol?);
-        let cloud = self.entry.name.clone();
-        // Where its token lies is known when the whole configuration is.
-        let federated = Federated { identity_provider, protocol, grant: grant?, cloud, place: None };
+        let person = Person::of(&self.entry.name);
+        let federated = Federated { identity_provider, protocol, grant: grant?, person };
         Some(Method::Federated(Box::new(federated)))
     }
 

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{Reader, Written};
 use crate::keystone::{
-    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Method, MutualAuth, Passcode, Project,
-    Scope, Source, User, kerberos, totp,
+    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Method, MutualAuth, Passcode, Person,
+    Project, Scope, Source, User, kerberos, totp,
 };
 use crate::upstream::{BaseUrl, Scheme};
 
@@ -123,7 +123,14 @@ impl Reader<'_> {
             return self.tokenless(auth_url);
         }
         let method = self.method(kind, version);
-        let method = method.map(|method| self.with_spare(method, version));
+        let mut method = method.map(|method| self.with_spare(method, version));
+        if method.as_ref().is_some_and(|method| method.wants_passcode() && !method.takes_scope()) {
+            // There would be a login, and so a passcode, for each token.
+            let message = "missing: what is combined with it here can't do with one passcode for all projects, so set \
+                           totp_secret (or totp_secret_file), or passcode_file";
+            self.missing("passcode", message);
+            method = None;
+        }
         let bound = match &method {
             Some(method) => !method.takes_scope(),
             None => {
@@ -414,14 +421,14 @@ impl Reader<'_> {
         Some(kinds)
     }
 
-    /// Where a one-time passcode comes from.
+    /// Where a one-time passcode comes from. Without a word about that, a person types it.
     pub(super) fn passcode(&mut self) -> Option<Passcode> {
         let passcode = self.has_secret(&["passcode"]);
         if !self.has_secret(&["totp_secret"]) {
-            let missing = "missing: set totp_secret (or totp_secret_file) to the secret of Keystone's totp credential, so \
-                           that keyway computes the code, or passcode_file to where there will be a new one for each \
-                           login";
-            return self.secret(&["passcode"], missing).map(Passcode::Given);
+            if !passcode {
+                return Some(Passcode::Typed(Person::of(&self.entry.name)));
+            }
+            return self.secret(&["passcode"], "missing").map(Passcode::Given);
         }
         let source = self.secret(&["totp_secret"], "missing")?;
         if passcode {

@@ -146,7 +146,17 @@ fn a_password_at_a_provider_may_need_a_passcode_and_its_client_no_secret() {
         }
         other => panic!("{other:?}"),
     }
-    check("v3oidcpassword", &format!("{auth}, idp_otp_key: totp"), &["auth.passcode: missing"]);
+    // Where nothing says which one, a person types it.
+    match federated("v3oidcpassword", &format!("{auth}, idp_otp_key: totp")) {
+        Federated {
+            grant: Grant::Password { otp: Some((name, Passcode::Typed(typed))), .. },
+            person,
+            ..
+        } => {
+            assert_eq!((name.as_str(), typed.cloud.as_str(), person.place.is_some()), ("totp", "prod", true));
+        }
+        other => panic!("{other:?}"),
+    }
     check(
         "v3oidcpassword",
         &format!("{auth}, idp_otp_key: password"),
@@ -227,8 +237,9 @@ fn what_a_federated_login_misses_or_has_wrong_is_named() {
 fn a_login_with_a_code_leaves_its_token_in_the_state_directory() {
     let auth = format!("{IDP}, client_id: c, discovery_endpoint: 'https://idp.example/d'");
     let device = |auth: &str| match federated("v3oidcdeviceauthz", auth) {
-        Federated { grant: Grant::Device { client, endpoint, challenge }, place: Some(_), cloud, .. } => {
-            assert_eq!((cloud.as_str(), client.secret), ("prod", None));
+        Federated { grant: Grant::Device { client, endpoint, challenge }, person, .. } => {
+            assert_eq!((person.cloud.as_str(), client.secret), ("prod", None));
+            assert!(person.place.is_some());
             (client.token_endpoint, endpoint, challenge)
         }
         other => panic!("{other:?}"),
@@ -267,7 +278,7 @@ fn a_login_with_a_code_leaves_its_token_in_the_state_directory() {
     let clouds = format!("clouds: {{prod: {}}}", options("v3oidcdeviceauthz", &auth));
     let place = |setup: Setup| {
         let config = setup.clouds(&clouds).config();
-        format!("{:?}", config.clouds[0].by_person().expect("it needs one").2)
+        format!("{:?}", config.clouds[0].by_person().expect("it needs one").1)
     };
     let home = place(Setup::new());
     assert!(home.contains("/home/.local/state/keyway"), "{home}");
@@ -297,7 +308,7 @@ fn clouds_that_log_in_alike_share_a_persons_login_and_others_do_not() {
     }
     let config = setup.config();
     let places: Vec<_> =
-        config.clouds.iter().map(|cloud| cloud.by_person().expect("it needs one").2).collect();
+        config.clouds.iter().map(|cloud| cloud.by_person().expect("it needs one").1).collect();
     assert_eq!(places[0], places[1]);
     assert!(places[0] != places[2] && places[0] != places[3] && places[2] != places[3]);
 }

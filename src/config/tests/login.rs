@@ -405,7 +405,7 @@ fn a_passcode_is_given_or_computed_from_a_secret() {
             expected,
         );
     };
-    problems("", &["auth.username: missing", "auth.passcode: missing: set totp_secret"]);
+    problems("", &["auth.username: missing"]);
     problems("username: ada, totp_secret: 'hunter2!'", &["auth.totp_secret: is not in base32"]);
     problems(
         &format!("username: ada, totp_secret: {TOTP}, passcode: 123456"),
@@ -484,7 +484,32 @@ fn several_methods_are_combined_and_what_is_left_is_for_a_receipt() {
     problems(
         "auth_methods: [v3password, v3totp],",
         "",
-        &["auth.username: missing", "auth.password: missing", "auth.passcode: missing"],
+        &["auth.username: missing", "auth.password: missing"],
+    );
+}
+
+#[test]
+fn a_passcode_that_nothing_says_is_typed_by_a_person() {
+    let person = |options: &str, auth: &str| {
+        let config = cloud(options, auth).config();
+        let (identity, place) = config.clouds[0].by_person().expect("it needs one");
+        assert!(identity.method.wants_passcode());
+        let typed = identity.method.clone().with_passcode(&Secret::new("123456"));
+        assert!(!typed.wants_passcode() && typed.person().is_none());
+        (identity.method.person().expect("it needs one").cloud.clone(), format!("{place:?}"))
+    };
+    let (cloud, totp) = person("auth_type: v3totp,", "username: ada");
+    assert_eq!(cloud, "prod");
+    assert!(totp.contains("/home/.local/state/keyway"), "{totp}");
+    let both = "username: ada, password: hunter2";
+    let (_, several) = person("auth_type: v3multifactor, auth_methods: [v3password, v3totp],", both);
+    let (_, other) = person("auth_type: v3totp,", "username: bob");
+    assert!(totp != several && totp != other);
+
+    check_cloud(
+        "{auth_type: v3multifactor, auth_methods: [v3applicationcredential, v3totp], auth: {auth_url: \
+         'https://c.example', application_credential_id: a, application_credential_secret: s, user_id: u}}",
+        &["auth.passcode: missing: what is combined with it"],
     );
 }
 

@@ -56,6 +56,8 @@ struct Ledger {
 impl Account {
     pub(super) fn of(config: &Config) -> Self {
         let holder = match &config.auth {
+            // What a person's login left is a token, whoever it is of.
+            Auth::Identity(Identity { method, .. }) if method.person().is_some() => None,
             Auth::Identity(Identity { auth_url, method, .. }) => holder(auth_url.origin(), method),
             Auth::Fixed { .. } | Auth::Basic { .. } | Auth::None { .. } | Auth::Tokenless { .. } => None,
         };
