@@ -415,7 +415,6 @@ async fn a_revoked_token_without_a_keystone_is_a_503_and_no_login_per_request() 
 }
 
 // Promise 64.
-// Promise 64.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fixed_token_in_a_file_is_read_again_when_it_is_refused() {
     let cloud = cloud().await;
@@ -441,6 +440,7 @@ async fn a_fixed_token_in_a_file_is_read_again_when_it_is_refused() {
     .await;
 }
 
+// Promise 64.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fixed_token_is_sent_and_its_refusal_passed_on() {
     let cloud = cloud().await;
