@@ -42,7 +42,7 @@ fn a_tickets_login_has_keystoneauths_options() {
         };
         assert_eq!((&*federated.identity_provider, &*federated.protocol), ("kdc", "mapped"));
         assert_eq!(federated.grant, Grant::Kerberos(expected), "{written}");
-        assert_eq!(federated.place, None, "it needs no person");
+        assert_eq!(federated.person.place, None, "it needs no person");
     }
 }
 
