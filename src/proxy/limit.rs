@@ -81,7 +81,12 @@ impl Limit {
     pub async fn admit(&self) -> Result<Turn<'_>, ProxyError> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting(&self.waiting);
-        let expected = self.limits.pace.unwrap_or_default().saturating_mul(before);
+        // Whoever holds it waits, and is counted.
+        let free = self
+            .next
+            .try_lock()
+            .map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()));
+        let expected = free.saturating_add(self.limits.pace.unwrap_or_default().saturating_mul(before));
         if expected > LONGEST_WAIT {
             return Err(ProxyError::ServiceLimit { wait: expected - LONGEST_WAIT });
         }
