@@ -99,7 +99,11 @@ pub enum Command {
     /// Print the current token, for a script that insists on having it
     Token,
     /// Log in to the clouds whose login needs a person (a browser, a code), once; a running keyway finds it
-    Login,
+    Login {
+        /// Only print the address; else a browser opens where there is a display ($BROWSER, xdg-open)
+        #[arg(long)]
+        no_browser: bool,
+    },
     /// Forget the logins of people, and have Keystone revoke them
     Logout,
     /// Say of each cloud whether it needs a person's login, whether there is one, and when it ends
@@ -322,6 +326,7 @@ mod tests {
             "listen",
             "log_format",
             "log_level",
+            "no_browser",
             "ready",
             "tokens_cache",
             "workers",

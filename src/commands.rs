@@ -4,6 +4,7 @@ mod health;
 pub mod keys;
 
 use std::fmt::Write as _;
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -14,7 +15,8 @@ use crate::config::{Config, Listener};
 use crate::directory::{self, Entry};
 use crate::facade::Logins;
 use crate::gateway::Shared;
-use crate::keystone::{self, Auth, AuthError, Key};
+use crate::keystone::client::Tell;
+use crate::keystone::{self, Auth, AuthError, Key, Secret};
 use crate::openrc::{self, Access};
 use crate::secret::causes;
 use crate::upstream::{self, BaseUrl};
@@ -163,27 +165,44 @@ pub async fn token(shared: &Shared) -> Result<String, String> {
     }
 }
 
-/// `keyway login`: goes through the logins that need a person, who is told what to do by `tell`.
+/// Asks a person for a secret.
+pub type Ask<'a> = dyn FnMut(&str) -> io::Result<Secret> + Send + 'a;
+
+/// `keyway login`: goes through the logins that need a person, who is told what to do by `tell`, and asked for a
+/// passcode by `ask`.
 ///
 /// # Errors
 /// No cloud here needs a person, or a login failed.
 pub async fn login(
     config: &Config,
     shared: &Shared,
-    tell: &mut (dyn FnMut(&str) + Send),
+    tell: &mut Tell<'_>,
+    ask: &mut Ask<'_>,
 ) -> Result<String, String> {
     let mut done = Vec::new();
     let mut text = String::new();
     for (cloud, http) in shared.clouds.iter().zip(&shared.clients) {
-        let Some((identity, federated, place)) = cloud.by_person() else { continue };
+        let Some((identity, place)) = cloud.by_person() else { continue };
         // Clouds that log in alike share what comes of it.
         if done.contains(&place) {
             continue;
         }
         let fail = |why: String| format!("cloud {}: {why}", cloud.name);
-        let client = keystone::Client::new(http.clone(), identity.clone(), config.timeouts.keystone);
-        let kept = client.log_in_with_person(federated, tell).await.map_err(|error| fail(whole(&error)))?;
-        place.save(&kept).map_err(|error| fail(causes(&error)))?;
+        let mut identity = identity.clone();
+        if identity.method.wants_passcode() {
+            let typed = ask(&format!("Passcode for cloud {}", cloud.name)).map_err(|error| {
+                fail(format!("no passcode ({error}): enter it at the terminal, or hand it in as a line of standard input"))
+            })?;
+            identity.method = identity.method.with_passcode(&typed);
+        }
+        let client = keystone::Client::new(http.clone(), identity, config.timeouts.keystone);
+        let kept = client.log_in_with_person(tell).await.map_err(|error| fail(whole(&error)))?;
+        // A running keyway may be about to renew the login that this one replaces.
+        let saved = async {
+            let _lock = place.lock().await?;
+            place.save(&kept)
+        };
+        saved.await.map_err(|error| fail(causes(&error)))?;
         let _ = writeln!(text, "cloud {}: {}; a running keyway finds it", cloud.name, login_line(&kept));
         done.push(place);
     }
@@ -198,10 +217,18 @@ pub async fn logout(config: &Config, shared: &Shared) -> Outcome {
     let mut outcome = Outcome::default();
     let mut is_any = false;
     for (cloud, http) in shared.clouds.iter().zip(&shared.clients) {
-        let Some((identity, _, place)) = cloud.by_person() else { continue };
+        let Some((identity, place)) = cloud.by_person() else { continue };
         is_any = true;
-        let kept = place.load();
-        let line = match kept.and_then(|kept| place.forget().map(|_| kept)) {
+        // What is renewed just now is forgotten as well.
+        let forgotten = async {
+            if place.load()?.is_none() {
+                return Ok(None);
+            }
+            let _lock = place.lock().await?;
+            let kept = place.load()?;
+            place.forget().map(|_| kept)
+        };
+        let line = match forgotten.await {
             Err(error) => {
                 outcome.failed = true;
                 causes(&error)
@@ -209,11 +236,11 @@ pub async fn logout(config: &Config, shared: &Shared) -> Outcome {
             Ok(None) => "there was no login".to_owned(),
             Ok(Some(kept)) => {
                 let client = keystone::Client::new(http.clone(), identity.clone(), config.timeouts.keystone);
-                match client.revoke(&kept.token).await {
+                match client.revoke_login(&kept).await {
                     Ok(()) => "the login is forgotten, and revoked at Keystone".to_owned(),
                     Err(error) => {
                         outcome.failed = true;
-                        format!("the login is forgotten, but Keystone did not revoke it: {}", whole(&error))
+                        format!("the login is forgotten, but it could not be revoked: {}", whole(&error))
                     }
                 }
             }
@@ -236,7 +263,7 @@ pub fn status(shared: &Shared) -> Outcome {
                 outcome.failed = true;
                 causes(&error)
             }
-            Some(Ok(Some(kept))) if kept.left(SystemTime::now()).is_some() => login_line(&kept),
+            Some(Ok(Some(kept))) if !kept.is_over(SystemTime::now()) => login_line(&kept),
             Some(Ok(kept)) => {
                 outcome.failed = true;
                 let why = if kept.is_some() { "its login is over" } else { "nobody is logged in" };
@@ -254,8 +281,11 @@ fn login_line(kept: &keystone::Kept) -> String {
         .ok()
         .and_then(|at| jiff::Timestamp::from_second(at.as_second()).ok());
     let until = until.map_or_else(|| "-".to_owned(), |until| until.to_string());
-    let left = kept.left(SystemTime::now()).unwrap_or_default();
-    format!("logged in as {user} until {until} ({} left)", seconds(left))
+    let renewed = if kept.refresh.is_some() { ", renewed by itself" } else { "" };
+    match kept.left(SystemTime::now()) {
+        Some(left) => format!("logged in as {user} until {until} ({} left{renewed})", seconds(left)),
+        None => format!("logged in as {user} until {until} (renewed when it is needed)"),
+    }
 }
 
 /// `keyway env`: what an OpenStack client has to know to log in at a running keyway. Lines for a shell, for the

@@ -27,6 +27,7 @@ pub struct Entry {
 /// The services that a token's catalog offers through the interfaces of `cloud`: those of the
 /// cloud's own region first, then what only other regions have, sorted by type.
 pub fn entries(cloud: &keystone::Config, is_default: bool, token: &Token) -> Vec<Entry> {
+    let cloud = &*cloud.of_token(token);
     let prefix = if is_default { String::new() } else { format!("/cloud/{}", encode(&cloud.name)) };
     let mut entries = Vec::new();
     for service in token.catalog.service_types() {

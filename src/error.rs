@@ -160,6 +160,15 @@ pub enum ProxyError {
     /// The head came too slowly.
     #[error("the request's head took too long; send it again, and faster")]
     Late,
+    /// The operator's limit for the service.
+    #[error(
+        "more requests wait for this service than the cloud's `rate_limit` or `concurrency` lets through in a minute; \
+         try again later, or have it raised in clouds.yaml"
+    )]
+    ServiceLimit {
+        /// How long until there may be room.
+        wait: Duration,
+    },
     /// Too much at once.
     #[error("keyway is serving as many requests as it may; try again shortly")]
     Overloaded,
@@ -211,7 +220,7 @@ impl ProxyError {
                 _ => StatusCode::BAD_GATEWAY,
             },
             Self::Late => StatusCode::REQUEST_TIMEOUT,
-            Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::ServiceLimit { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -249,6 +258,7 @@ impl ProxyError {
             Self::Upstream(_) => "upstream_broken",
             Self::Late => "head_timeout",
             Self::Overloaded => "overloaded",
+            Self::ServiceLimit { .. } => "service_limit",
             Self::Internal => "internal",
         })
     }
@@ -260,7 +270,9 @@ impl ProxyError {
                 Some(error.retry_after().unwrap_or(Duration::from_secs(1)).max(Duration::from_secs(1)))
             }
             Self::Overloaded => Some(Duration::from_secs(1)),
-            Self::TooManyLogins { wait } | Self::Limited { exceeded: Exceeded::Rate(wait), .. } => {
+            Self::TooManyLogins { wait }
+            | Self::ServiceLimit { wait }
+            | Self::Limited { exceeded: Exceeded::Rate(wait), .. } => {
                 Some((*wait).max(Duration::from_secs(1)))
             }
             Self::Limited { exceeded: Exceeded::Requests, .. } => Some(Duration::from_secs(1)),
@@ -367,6 +379,7 @@ fn missing(error: &NoEndpoint) -> String {
         NoEndpoint::NoCatalog
         | NoEndpoint::NoName { .. }
         | NoEndpoint::NoVersion { .. }
+        | NoEndpoint::NoId { .. }
         | NoEndpoint::BadUrl { .. } => error.to_string(),
     }
 }

@@ -2,9 +2,11 @@
 
 #![warn(clippy::unwrap_used)]
 
+mod person;
 mod process;
 mod run;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::pin::pin;
 use std::process::ExitCode;
@@ -36,6 +38,10 @@ fn main() -> ExitCode {
     };
     let warnings: Vec<String> = warning.into_iter().chain(process::harden(dumps)).collect();
     let inherited = run::inherited(&variables);
+    let browser = match command {
+        Command::Login { no_browser: false } => person::browser(&variables),
+        _ => None,
+    };
     if let Command::Run { .. } = command {
         variables.extend(run::settings());
     }
@@ -73,6 +79,7 @@ fn main() -> ExitCode {
     let done = match &command {
         Command::Run { command } => run::run(config, run::Task { command, inherited, limits }),
         Command::Key(command) => keys(&config, command),
+        Command::Login { .. } => log_in(&config, browser.as_deref(), &inherited),
         command => serve_or_ask(command, config, &read, cli.names_clouds()),
     };
     match done {
@@ -159,9 +166,6 @@ fn ask(runtime: &Runtime, config: &Config, command: &Command, by_name: bool) -> 
         match command {
             Command::Check => Ok(commands::check(config, &shared).await),
             Command::Token => only(commands::token(&shared).await),
-            Command::Login => {
-                only(commands::login(config, &shared, &mut |text| print(&format!("{text}\n"))).await)
-            }
             Command::Logout => Ok(commands::logout(config, &shared).await),
             Command::Status => Ok(commands::status(&shared)),
             Command::Env { clouds_yaml } => only(commands::env(config, &shared, by_name, *clouds_yaml).await),
@@ -170,6 +174,28 @@ fn ask(runtime: &Runtime, config: &Config, command: &Command, by_name: bool) -> 
     })?;
     print(&outcome.text);
     Ok(if outcome.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// `browser` is the command that shows a person an address, if there is one.
+fn log_in(
+    config: &Config,
+    browser: Option<&[String]>,
+    inherited: &[(OsString, OsString)],
+) -> anyhow::Result<ExitCode> {
+    let runtime = side_runtime()?;
+    let shared = app::parts(config, runtime.handle())?;
+    let mut tell = |text: &str, address: &str| {
+        print(&format!("{text}\n"));
+        if browser.is_some_and(|browser| person::open(browser, inherited, address).is_ok()) {
+            print("It is about to open; --no-browser prevents that.\n");
+        }
+    };
+    let mut ask = person::ask;
+    let logged_in = runtime.block_on(commands::login(config, &shared, &mut tell, &mut ask));
+    let text = logged_in.map_err(anyhow::Error::msg)?;
+    print(&text);
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve(runtime: &Runtime, config: &Config, read: &Reread<'_>) -> anyhow::Result<ExitCode> {

@@ -160,15 +160,16 @@ impl Admin {
 
 /// The login of a person, for a cloud that needs one; else `null`.
 fn login(cloud: &keystone::Config) -> Value {
-    let Some((.., place)) = cloud.by_person() else { return Value::Null };
+    let Some((_, place)) = cloud.by_person() else { return Value::Null };
     // What is wrong with the place is told where the token is wanted.
     let kept = place.load().ok().flatten();
     let now = SystemTime::now();
     let left = kept.as_ref().and_then(|kept| kept.left(now));
     json!({
-        "required": left.is_none(),
+        "required": kept.as_ref().is_none_or(|kept| kept.is_over(now)),
         "ends_soon": kept.as_ref().is_none_or(|kept| kept.ends_soon(now)),
         "user": kept.as_ref().and_then(|kept| kept.user.as_ref()),
+        "renews": kept.as_ref().is_some_and(|kept| kept.refresh.is_some()),
         "seconds_left": left.map(|left| left.as_secs()),
         "ends_at": kept.as_ref().and_then(|kept| jiff::Timestamp::try_from(kept.ends).ok()).map(|at| seconds(at).to_string()),
         "command": format!("keyway login --cloud {}", cloud.name),
@@ -178,7 +179,7 @@ fn login(cloud: &keystone::Config) -> Value {
 /// Reads what may have changed since the last time.
 fn show_logins(shared: &Shared) {
     for cloud in &shared.clouds {
-        let Some((.., place)) = cloud.by_person() else { continue };
+        let Some((_, place)) = cloud.by_person() else { continue };
         let ends = place.load().ok().flatten().map(|kept| kept.ends);
         let ends = ends.and_then(|ends| ends.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
         shared.metrics.login_expiry.with_label_values(&[&cloud.name]).set(ends.as_secs_f64());

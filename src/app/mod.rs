@@ -27,8 +27,9 @@ use crate::error::ProxyError;
 use crate::facade;
 use crate::gateway::{self, Door, Gateway, Shared};
 use crate::identity::{self, Identities, Keyring};
-use crate::keystone::{Discovery, Event, Observer, Store, TokenCache};
+use crate::keystone::{self, Discovery, Event, Observer, Store, TokenCache};
 use crate::metrics::{Metrics, WorkerMetrics};
+use crate::proxy::limit::Register;
 use crate::server::{self, Address, Clients, Drain, Fallback, Socket};
 use crate::upstream::{self, Scheme, tls};
 
@@ -142,6 +143,7 @@ impl App {
             tls: &tls,
             metrics: Arc::clone(&metrics),
             discovery: Discovery::new(runtime.clone()),
+            limits: Register::default(),
             keys: Arc::new(facade::Keys::load(&config.facade)),
             keyring: Arc::new(Keyring::load(config.api_keys.clone())),
             draining: Arc::clone(&draining),
@@ -349,9 +351,14 @@ fn load_tls(config: &Config) -> Result<Vec<Arc<rustls::ClientConfig>>, StartErro
     Ok(loaded.into_iter().map(|(_, tls)| tls).collect())
 }
 
-fn timeouts(config: &Config) -> upstream::Timeouts {
+fn timeouts(config: &Config, cloud: &keystone::Config) -> upstream::Timeouts {
     let timeouts = &config.timeouts;
-    upstream::Timeouts { connect: timeouts.connect, response: timeouts.response, idle: timeouts.idle }
+    upstream::Timeouts {
+        // A service that needs long to answer needs no longer than others to be there.
+        connect: timeouts.connect.min(cloud.api_timeout.unwrap_or(Duration::MAX)),
+        response: cloud.api_timeout.unwrap_or(timeouts.response),
+        idle: timeouts.idle,
+    }
 }
 
 /// The parts that do not serve requests: tokens, discovery, metrics. For commands that only ask.
@@ -367,6 +374,7 @@ pub fn parts(config: &Config, runtime: &Handle) -> Result<Arc<Shared>, StartErro
         tls: &load_tls(config)?,
         metrics: Metrics::new(),
         discovery: Discovery::new(runtime.clone()),
+        limits: Register::default(),
         keys: Arc::default(),
         keyring: Arc::new(Keyring::load(None)),
         draining: Arc::default(),
@@ -381,6 +389,7 @@ struct Parts<'a> {
     tls: &'a [Arc<rustls::ClientConfig>],
     metrics: Arc<Metrics>,
     discovery: Discovery,
+    limits: Register,
     keys: Arc<facade::Keys>,
     keyring: Arc<Keyring>,
     draining: Arc<AtomicBool>,
@@ -388,8 +397,10 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn clients(&self) -> Vec<upstream::Client> {
-        let timeouts = timeouts(self.config);
-        self.tls.iter().map(|tls| upstream::Client::with_tls(Arc::clone(tls), timeouts)).collect()
+        let clouds = self.tls.iter().zip(&self.config.clouds);
+        clouds
+            .map(|(tls, cloud)| upstream::Client::with_tls(Arc::clone(tls), timeouts(self.config, cloud)))
+            .collect()
     }
 
     /// `old` are the identities so far.
@@ -439,6 +450,7 @@ impl Parts<'_> {
                 observer,
             ),
             discovery: self.discovery.clone(),
+            limits: self.limits.clone(),
             clients,
             draining: Arc::clone(&self.draining),
             read_at: jiff::Timestamp::now(),

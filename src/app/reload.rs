@@ -65,6 +65,7 @@ impl App {
             tls: &tls,
             metrics: Arc::clone(&old.metrics),
             discovery: old.discovery.clone(),
+            limits: old.limits.clone(),
             keys: old.keys.reload(&config.facade),
             keyring: old.identities.keyring.reload(config.api_keys.clone()),
             draining: Arc::clone(&self.draining),

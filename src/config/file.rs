@@ -118,6 +118,7 @@ const RULE: Schema = &[
 const IDENTITY: Schema = &[
     ("password", Form::Text),
     ("password_file", Form::Text),
+    ("password_command", Form::Texts),
     ("password_credential", Form::Text),
     ("certificates", Form::Texts),
     ("users", Form::Numbers),

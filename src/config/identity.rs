@@ -212,7 +212,7 @@ impl Layers<'_> {
     /// # Errors
     /// The option that is wrong.
     fn password(&self, options: &Options, warnings: &mut Vec<String>) -> Result<Option<Secret>, Wrong> {
-        let forms = ["password", "password_file", "password_credential"];
+        let forms = ["password", "password_file", "password_command", "password_credential"];
         let mut set = forms.into_iter().filter(|option| options.has(option));
         let Some(option) = set.next() else { return Ok(None) };
         if let Some(other) = set.next() {
@@ -220,6 +220,12 @@ impl Layers<'_> {
         }
         let told = |why: String| (option, why);
         let place = options.text(option).unwrap_or_default();
+        if option == "password_command" {
+            let words = options.list(option).map(str::to_owned).collect();
+            let command = sources::command(words, self.env).map_err(told)?;
+            let secret = command.read_now().map_err(|unreadable| told(unreadable.to_string()))?;
+            return check_password(secret.expose()).map(|()| Some(secret)).map_err(told);
+        }
         let path: Option<PathBuf> = match option {
             "password" => None,
             "password_file" => Some(self.env.path(place)),

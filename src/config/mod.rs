@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::facade::{Logins, View};
 use crate::keystone::credentials::AllowHttp;
-use crate::keystone::{Auth, Identity, Method, Place, Protection, service_type};
+use crate::keystone::{Auth, Identity, Place, Protection, service_type};
 use crate::policy::Policy;
 use crate::proxy::BodyLimits;
 use crate::server::Address;
@@ -362,16 +362,12 @@ impl Config {
     /// Says where the tokens of those logins lie that need a person.
     fn place_logins(&mut self, state: Option<&Path>, problems: &mut Problems) {
         for cloud in &mut self.clouds {
-            let Auth::Identity(Identity { auth_url, method: Method::Federated(federated), .. }) =
-                &mut cloud.auth
-            else {
-                continue;
-            };
-            if !federated.grant.is_interactive() {
+            let Auth::Identity(Identity { auth_url, method, .. }) = &mut cloud.auth else { continue };
+            if method.person().is_none() {
                 continue;
             }
             match state {
-                Some(state) => federated.place = Some(Place::new(state, auth_url, federated)),
+                Some(state) => method.set_place(&Place::new(state, auth_url, method)),
                 None => problems.add(
                     "keyway.toml",
                     "facade.state",

@@ -27,6 +27,8 @@ impl Cloud {
             endpoint_overrides: std::collections::BTreeMap::new(),
             services: Default::default(),
             retries: Default::default(),
+            limits: Default::default(),
+            api_timeout: None,
             tls: tls::Config::default(),
             allow_http: AllowHttp::Never,
         }

@@ -17,6 +17,7 @@ mod network;
 mod object;
 mod orchestration;
 mod reply;
+mod signed;
 mod volume;
 
 use std::collections::{HashMap, VecDeque};
@@ -46,6 +47,7 @@ pub use identity::{
     OTHER_PROJECT, OTHER_PROJECT_ID, PASSWORD, PROJECT, PROJECT_ID, TOTP_SECRET, TRUST_ID, USER, USER_ID,
 };
 use reply::{Body, Reply, With};
+pub use signed::{ACCESS_KEY, ACCESS_SECRET, CONSUMER_KEY, CONSUMER_SECRET};
 
 /// What the demo cloud is like.
 #[derive(Clone, Debug)]
@@ -303,6 +305,12 @@ impl Cloud {
         self.shared.state().passcodes.clear();
     }
 
+    /// Keystone no longer knows the access token of OAuth 1.0. What was issued for it is over.
+    pub fn delete_access_token(&self) {
+        self.shared.state().nonces = None;
+        self.revoke_all();
+    }
+
     /// How long tokens live that are issued from now on.
     pub fn set_token_ttl(&self, ttl: Duration) {
         self.shared.state().token_ttl = ttl;
@@ -461,6 +469,8 @@ struct State {
     receipts: HashMap<String, Vec<String>>,
     /// The one-time passcodes that were used.
     passcodes: Vec<String>,
+    /// What signed logins showed, as long as there is an access token for them.
+    nonces: Option<Vec<String>>,
     passwords: identity::Passwords,
     tokens_issued: usize,
     token_requests: usize,
@@ -485,6 +495,7 @@ impl State {
             rules: Vec::new(),
             receipts: HashMap::new(),
             passcodes: Vec::new(),
+            nonces: Some(Vec::new()),
             passwords: identity::Passwords::new(&config.password),
             tokens_issued: 0,
             token_requests: 0,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::View;
 use super::documents::Version;
+use crate::keystone::service::wanted_id;
 use crate::keystone::{self, Interface, service_type};
 use crate::proxy::origins;
 use crate::upstream::BaseUrl;
@@ -54,7 +55,7 @@ impl Services {
     }
 }
 
-/// The catalog of a token of this cloud, in v3's shape, as a client gets it.
+/// The catalog of a token of this cloud ([`keystone::Config::of_token`]), in v3's shape, as a client gets it.
 pub fn localize(catalog: &Value, cloud: &keystone::Config, shown: Shown<'_>) -> Value {
     let mut services: Vec<Value> = catalog.as_array().cloned().unwrap_or_default();
     override_endpoints(&mut services, cloud);
@@ -143,6 +144,9 @@ pub fn endpoints_v2(catalog: &Value) -> Vec<Value> {
 /// that is there, as [`keystone::catalog::choose`] has it. A service that the catalog lacks is added.
 fn override_endpoints(services: &mut Vec<Value>, cloud: &keystone::Config) {
     for (overridden, url) in &cloud.endpoint_overrides {
+        if wanted_id(url).is_some() {
+            continue;
+        }
         let url = url.to_string();
         let mut known = false;
         for service in services.iter_mut() {
@@ -278,6 +282,8 @@ mod tests {
                 .collect(),
             services: Default::default(),
             retries: Default::default(),
+            limits: Default::default(),
+            api_timeout: None,
             tls: tls::Config::default(),
             allow_http: AllowHttp::Never,
         }

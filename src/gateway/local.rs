@@ -479,7 +479,7 @@ impl Local<'_> {
         let (keystone, region) = (&*self.keystone, self.region.as_deref());
         let regions = self.rights().map_or(&[][..], |rights| &rights.regions);
         let shown = Shown { keystone, services: &services, version, view: self.view(), region, regions };
-        catalog::localize(catalog, self.cloud, shown)
+        catalog::localize(catalog, &self.cloud.of_token(real), shown)
     }
 
     /// How this client finds the services of a token.
@@ -488,6 +488,7 @@ impl Local<'_> {
             return Services::Origins(ordinary.clone());
         }
         let shared = &self.gateway.shared;
+        let cloud = self.cloud.of_token(real);
         let authority = self.parts.headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
         let host = entry::split(authority).map_or("localhost", |(host, _)| host);
         let at = |door: &Door| {
@@ -498,7 +499,7 @@ impl Local<'_> {
             };
             let (service, region) = (route.service().ok()?, route.region().ok()?);
             let catalog = &real.catalog;
-            let found = keystone::catalog::choose(self.cloud, catalog, &service, region.as_deref()).ok()?;
+            let found = keystone::catalog::choose(&cloud, catalog, &service, region.as_deref()).ok()?;
             let project = real.project.as_ref().map(|project| project.id.as_str());
             let base = Base::new(found.url.path(), project);
             let there = door.address.tcp().map(|address| format!("{host}:{}", address.port()));
@@ -624,7 +625,8 @@ impl Local<'_> {
     async fn log_in_to_swift(&self) -> Result<Response<Bytes>, Failure> {
         let (local, issued) = self.log_in(&request::read_swift(&self.parts.headers)?).await?;
         let catalog = &issued.real.catalog;
-        let found = keystone::catalog::choose(self.cloud, catalog, "object-store", self.region.as_deref());
+        let cloud = self.cloud.of_token(&issued.real);
+        let found = keystone::catalog::choose(&cloud, catalog, "object-store", self.region.as_deref());
         let url = found.map_err(ProxyError::NoEndpoint)?.url.to_string();
         let url = local.services(&issued.real).local(&url).unwrap_or(url);
         let mut answer = reply::empty(StatusCode::OK);

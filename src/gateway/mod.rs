@@ -40,7 +40,7 @@ use crate::policy::{Denied, Policy, View};
 use crate::proxy::headers::{self, Fields};
 use crate::proxy::links::{Here, Mapping, There};
 use crate::proxy::origins::{self, Origins, Place};
-use crate::proxy::{self, Answer, BodyLimits, Destination, Extras, Proxy, rewrite};
+use crate::proxy::{self, Answer, BodyLimits, Destination, Extras, Proxy, Terms, rewrite};
 use crate::route::{Form, Route};
 use crate::server;
 use crate::upstream::{self, BaseUrl, Scheme};
@@ -121,6 +121,8 @@ pub struct Shared {
     pub raw_links: Vec<Vec<String>>,
     /// Their tokens.
     pub tokens: TokenCache,
+    /// How much services may be asked.
+    pub limits: proxy::limit::Register,
     /// What services say of their versions.
     pub discovery: Discovery,
     /// Connections for keyway's own questions, by cloud.
@@ -313,10 +315,9 @@ impl Gateway {
         }
         let session = caller.session.as_deref();
         let identity = caller.proved.as_ref().map(|proved| &*proved.identity);
-        for policy in [door.policy.as_ref(), identity.and_then(|identity| identity.rights.policy.as_ref())] {
-            if let Some(policy) = policy {
-                policy.before(&parts.method)?;
-            }
+        let policies = [door.policy.as_ref(), identity.and_then(|identity| identity.rights.policy.as_ref())];
+        for policy in policies.into_iter().flatten() {
+            policy.before(&parts.method)?;
         }
         let scope = scope_of(session, identity, &route);
         let (destination, cached_token) = match self.known(scope, &route, record.start) {
@@ -373,9 +374,9 @@ impl Gateway {
             self.keep_own_tokens(parts)?;
         }
         let incoming = incoming.take().expect("it is taken here only");
-        let required = door.entry.required();
         let most = identity.and_then(|identity| identity.rights.body);
-        let answer = self.proxy.forward(&destination, &target, parts, fields, required, most, incoming);
+        let terms = Terms { withheld: door.entry.required(), most };
+        let answer = self.proxy.forward(&destination, &target, parts, fields, terms, incoming);
         let mut answer = answer.await?;
         let Some(bodies) = destination.links else { return Ok(Reply::Service(answer, None)) };
         let Destination { url, base, origins, .. } = &*destination;
@@ -527,6 +528,7 @@ impl Gateway {
                 })),
             });
         }
+        let cloud = &*cloud.of_token(&token);
         let origins = self.origins(scope, cloud, &token);
         let asked_service = if route.form == Form::Origin { None } else { Some(route.service()?) };
         let at_origin = match route.origin()? {
@@ -565,7 +567,7 @@ impl Gateway {
         let destination = Arc::new(Destination {
             unversioned: found.url.with_path(base.root()),
             asked_version,
-            extras: Extras::new(cloud, [found.service_type, asked_service]),
+            extras: Extras::new(cloud, [found.service_type, asked_service], &shared.limits),
             base,
             policies,
             pool: self.clients[index].pool(found.url.origin()).map_err(ProxyError::Upstream)?,

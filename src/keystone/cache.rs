@@ -19,7 +19,7 @@ mod standing;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -31,9 +31,10 @@ use self::breaker::{Breaker, Permit, Verdict};
 use self::slot::{Login, Slot, Trouble};
 use self::standing::Standing;
 use super::{
-    Auth, AuthError, Client, Config, Destination, Domain, Named, NoEndpoint, Project, ProjectInfo,
-    ProviderError, Scope, Store, Token, TokenId, catalog,
+    Auth, AuthError, Client, Config, Destination, Domain, LoginId, Named, NoEndpoint, Place, Project,
+    ProjectInfo, ProviderError, Scope, Store, Token, TokenId, catalog,
 };
+use crate::secret;
 use crate::upstream;
 
 /// How many scopes' tokens are kept beside those of the clouds' own, and of how many it is remembered that
@@ -54,7 +55,7 @@ const UNKNOWN_PROJECTS: Duration = Duration::from_secs(5);
 const CHECK_DEADLINE: Duration = Duration::from_secs(2);
 const UNCHECKED: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether a rejected secret has changed.
+/// How often it is looked whether a rejected secret has changed, or a person's login.
 const WATCH: Duration = Duration::from_secs(1);
 
 /// Which token: of which cloud, and for what.
@@ -284,6 +285,7 @@ trait Issuer: Send + Sync {
     fn authenticate<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Token, AuthError>>;
     fn projects<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<Vec<ProjectInfo>, AuthError>>;
     fn validate<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<bool, AuthError>>;
+    fn revoke<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<(), AuthError>>;
     /// What a login would show; with `wrong`, something else if that is to be had.
     fn secrets<'a>(&'a self, wrong: Option<&'a Secrets>) -> BoxFuture<'a, Result<Secrets, AuthError>>;
     /// Whether that has changed since, as far as it can be told at no cost.
@@ -301,6 +303,10 @@ impl Issuer for Client {
 
     fn validate<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<bool, AuthError>> {
         Box::pin(self.validate(token))
+    }
+
+    fn revoke<'a>(&'a self, token: &'a TokenId) -> BoxFuture<'a, Result<(), AuthError>> {
+        Box::pin(self.revoke(token))
     }
 
     fn secrets<'a>(&'a self, wrong: Option<&'a Secrets>) -> BoxFuture<'a, Result<Secrets, AuthError>> {
@@ -530,9 +536,16 @@ impl TokenCache {
     }
 
     /// Starts to log in to every cloud, in the background. Where that fails it is tried again until
-    /// it succeeds.
+    /// it succeeds. From now on the logins of people are watched.
     pub fn warm(&self) {
         for (index, cloud) in self.shared.clouds.iter().enumerate() {
+            if let Some((_, place)) = cloud.config.by_person() {
+                self.shared.runtime.spawn(Shared::watch_login(
+                    Arc::downgrade(&self.shared),
+                    index,
+                    place.clone(),
+                ));
+            }
             match &cloud.source {
                 Source::Keystone(_) => cloud.slot.warm(&self.shared),
                 Source::Standing(standing) if standing.known().is_none() => {
@@ -1034,6 +1047,47 @@ impl Shared {
                 }
             }
         });
+    }
+
+    /// Looks again and again whether a person's login is still the one that tokens were got with. Once it is not,
+    /// because of `keyway logout` or another login, they are used no more. Keystone does not end them with the login.
+    async fn watch_login(shared: Weak<Self>, index: usize, place: Place) {
+        loop {
+            tokio::time::sleep(WATCH).await;
+            let asked = place.clone();
+            let Ok(loaded) = tokio::task::spawn_blocking(move || asked.load()).await else { return };
+            let Some(shared) = shared.upgrade() else { return };
+            // What is wrong with the place is told where the token is wanted, and is no logout.
+            let Ok(kept) = loaded else { continue };
+            shared.forget_logins(index, kept.map(|kept| kept.login)).await;
+        }
+    }
+
+    /// Lets go of tokens that came of other logins than this one. Where there is none, Keystone revokes them.
+    async fn forget_logins(self: &Arc<Self>, index: usize, login: Option<LoginId>) {
+        let cloud = &self.clouds[index];
+        let others = self.scopes.iter().chain(&self.tried);
+        let others = others.filter(|(key, _)| key.cloud == index).map(|(_, slot)| slot);
+        let slots: Vec<_> = std::iter::once(Arc::clone(&cloud.slot)).chain(others).collect();
+        // The cloud's own goes last: it asks for another one at once.
+        let forgotten: Vec<_> = slots.iter().rev().filter_map(|slot| slot.forget(self, login)).collect();
+        if forgotten.is_empty() {
+            return;
+        }
+        *cloud.projects.lock().unwrap_or_else(PoisonError::into_inner) = Projects::default();
+        tracing::info!(
+            cloud = cloud.config.name,
+            tokens = forgotten.len(),
+            "the login that these tokens came of is gone, and they with it"
+        );
+        let (Source::Keystone(keystone), None) = (&cloud.source, login) else { return };
+        for token in forgotten {
+            if let Err(error) = keystone.revoke(&token.id).await {
+                let (cloud, error) = (&cloud.config.name, secret::causes(&error));
+                tracing::warn!(cloud, error, "tokens of the login that is gone could not be revoked");
+                return;
+            }
+        }
     }
 
     fn accept(&self, cloud: &Cloud, scope: &Scope, login: &Login) {

@@ -71,7 +71,7 @@ pub(super) enum Wanted {
 
 /// What a browser brought.
 #[derive(Debug)]
-pub(super) enum Brought {
+pub enum Brought {
     /// An unscoped token.
     Token(TokenId),
     /// A code, good once.
@@ -220,7 +220,7 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Option<Option<&str>> {
 }
 
 /// A code, or why there is none, if it belongs to the login with this state.
-fn code_in(query: &str, state: &Secret) -> Option<Brought> {
+pub fn code_in(query: &str, state: &Secret) -> Option<Brought> {
     let fields: Vec<_> = query.split('&').filter_map(|field| field.split_once('=')).collect();
     // A name that is there twice is as bad as a wrong one.
     let one = |name: &str| {
@@ -264,7 +264,7 @@ fn is_at(url: &str, origin: &str) -> bool {
 }
 
 /// The only `token` of a form.
-fn token_in(form: &[u8]) -> Option<TokenId> {
+pub fn token_in(form: &[u8]) -> Option<TokenId> {
     let mut tokens = form.split(|byte| *byte == b'&').filter_map(|field| field.strip_prefix(b"token="));
     let (Some(token), None) = (tokens.next(), tokens.next()) else { return None };
     let token = Zeroizing::new(percent_decode(token).collect::<Vec<_>>());

@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::service::wanted_id;
 use super::{Auth, Config, Interface, service_type};
 use crate::upstream::BaseUrl;
 
@@ -123,6 +124,18 @@ pub enum NoEndpoint {
         asked: u32,
         /// The versions that the service offers.
         available: Vec<String>,
+    },
+    /// The operator's endpoint override wants an id that the token has not.
+    #[error(
+        "the cloud's `{}_endpoint_override` wants a {wanted}, and the token has none: log in for a project, or \
+         write the id out",
+        service.replace('-', "_")
+    )]
+    NoId {
+        /// The service, as the operator wrote it.
+        service: String,
+        /// `project_id` or `user_id`.
+        wanted: &'static str,
     },
     /// The catalog's text is no URL that a token may be sent to.
     #[error(
@@ -358,7 +371,7 @@ pub struct Destination<'a> {
 }
 
 /// Chooses where requests for a service go: an endpoint override of the cloud, else the catalog,
-/// else, for Keystone itself, `auth_url`. `region` is the one that was asked for; without it the
+/// else, for Keystone itself, `auth_url`. `cloud` is [that of the token](Config::of_token). `region` is the one that was asked for; without it the
 /// cloud's own for that service counts. An override stands for that own region only: who asks for
 /// another region gets the catalog's endpoint there. The cloud's options for the service say which
 /// interfaces there are to choose from, and by which type and name the catalog has it.
@@ -378,6 +391,9 @@ pub fn choose<'a>(
             cloud.endpoint_overrides.iter().find(|(overridden, _)| service_type::same(overridden, name))
         });
         if let Some((service_type, url)) = overridden {
+            if let Some(wanted) = wanted_id(url) {
+                return Err(NoEndpoint::NoId { service: service_type.clone(), wanted });
+            }
             return Ok(Destination { service_type, region: own, url });
         }
     }
@@ -632,6 +648,8 @@ pub(super) mod tests {
             endpoint_overrides: [].into(),
             services: [].into(),
             retries: crate::keystone::Retries::default(),
+            limits: Default::default(),
+            api_timeout: None,
             tls: crate::upstream::tls::Config::default(),
             allow_http: crate::keystone::AllowHttp::Never,
         }
@@ -655,7 +673,7 @@ pub(super) mod tests {
         assert_eq!(chosen(&cloud, &empty, "identity", None).unwrap(), "http://127.0.0.1:5000/v3");
         assert_eq!(chosen(&cloud, &empty, "compute", None), Err(NoEndpoint::NoCatalog));
 
-        cloud.auth = Auth::Fixed { endpoint: url("http://10.0.0.7"), token: Secret::new("t") };
+        cloud.auth = Auth::Fixed { endpoint: url("http://10.0.0.7"), token: Secret::new("t").into() };
         let single = Catalog::single(url("http://10.0.0.7"));
         assert_eq!(chosen(&cloud, &single, "identity", None).unwrap(), "http://10.0.0.7");
     }

@@ -3,11 +3,14 @@
 //! [`Client`] speaks to one cloud's Keystone: it finds out which Identity API there is, logs in with
 //! the cloud's credentials, and checks tokens. Each call is one attempt with one deadline; when to
 //! try again, and for whom, is [`TokenCache`](super::TokenCache)'s business. Scheme and host are
-//! always those of `auth_url`, whatever a document says, and redirects are not followed: nothing
-//! but the operator's word decides who gets the password.
+//! always those of `auth_url`, whatever a document says; a redirect is followed for a version document and nothing else, and
+//! to no other host: nothing but the operator's word decides who gets the password.
 
 mod federated;
 mod person;
+mod saml;
+
+pub use self::person::Tell;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,12 +21,15 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::json;
 
-use super::proof::TOTP;
+use super::kerberos::{self, Negotiation};
+use super::oauth1::Signer;
+use super::proof::{self, TOTP};
 use super::protocol::{self, ProjectInfo, Receipt, Sent, bad_reply};
 use super::{
-    AuthError, Factor, Identity, IdentityVersion, Method as Credentials, Project, Scope, Secret, Token,
-    TokenId, token,
+    AuthError, Factor, Identity, IdentityVersion, LoginId, Method as Credentials, MutualAuth, Project, Scope,
+    Secret, Token, TokenId, token,
 };
+use crate::private;
 use crate::upstream::{self, BaseUrl, Origin};
 
 /// How long a whole login may take.
@@ -44,6 +50,7 @@ pub struct Client {
     /// The unscoped token that stands for the login where its passcode was good once. Held by the one who
     /// gets the next.
     kept: Arc<tokio::sync::Mutex<Option<Token>>>,
+    turn: kerberos::Turn,
 }
 
 /// How a request gets to Keystone.
@@ -63,6 +70,13 @@ type Script = dyn Fn(&Request<Bytes>) -> Response<Bytes> + Send + Sync;
 struct Api {
     version: ApiVersion,
     base: BaseUrl,
+}
+
+/// An unscoped token that stands for a login.
+struct Unscoped {
+    id: TokenId,
+    /// The person's login, if it took one.
+    login: Option<LoginId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +112,8 @@ impl Client {
     }
 
     fn with_transport(http: Transport, identity: Identity, deadline: Duration) -> Self {
-        let (found, used, kept) = Default::default();
-        Self { http, identity: Arc::new(identity), deadline, found, used, kept }
+        let (found, used, kept, turn) = Default::default();
+        Self { http, identity: Arc::new(identity), deadline, found, used, kept, turn }
     }
 
     /// With what it logs in.
@@ -170,6 +184,18 @@ impl Client {
                 let (access, life) = self.access_token(endpoint, client_id, secret.as_ref()).await?;
                 token.with_bearer(access, life)
             }
+            Credentials::Kerberos(mutual) => self.log_in_by_ticket(api, scope, *mutual).await?,
+            Credentials::OAuth1 { consumer_key, consumer_secret, access_key, access_secret } => {
+                let consumer_secret = proof::read(consumer_secret).await?;
+                let access_secret = proof::read(access_secret).await?;
+                let signer = Signer {
+                    consumer_key,
+                    consumer_secret: &consumer_secret,
+                    access_key,
+                    access_secret: &access_secret,
+                };
+                self.log_in_signed(api, &signer).await?
+            }
             method if method.is_kept() => self.log_in_once(api, scope).await?,
             method => {
                 let scope = Some(scope).filter(|_| method.takes_scope());
@@ -181,6 +207,25 @@ impl Client {
             return Err(AuthError::NoCatalog { projects: enabled_names(&projects) });
         }
         Ok(token)
+    }
+
+    /// Logs in by a signature.
+    async fn log_in_signed(&self, api: &Api, signer: &Signer<'_>) -> Result<Token, AuthError> {
+        let mut request =
+            request(Method::POST, &api.base, "/auth/tokens", protocol::v3_login_by_header("oauth1", None));
+        let url = format!("{}{}", api.base.origin(), request.uri().path());
+        let sent = now();
+        let timestamp = sent.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let signed = signer.authorization("POST", &url, private::random(), timestamp);
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(AUTHORIZATION, signed);
+        let answer = self.send(&api.base, request).await?;
+        if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
+            let secrets = [signer.consumer_secret.expose(), signer.access_secret.expose()];
+            return Err(protocol::refusal(&answer, protocol::LOGIN, &secrets));
+        }
+        protocol::read_v3_token(&answer, sent)
     }
 
     /// Shows what a login begins with, and more of what it has as long as Keystone asks for that with a receipt.
@@ -273,20 +318,19 @@ impl Client {
         let token = self.rescope(api, &kept, scope).await;
         // Keystone says much the same to a token that is over and to a scope that is not the user's.
         if matches!(&token, Err(AuthError::Rejected { .. } | AuthError::BadReply { .. }))
-            && self.ask_about(Method::HEAD, api, &kept).await?.status() == StatusCode::UNAUTHORIZED
+            && self.ask_about(Method::HEAD, api, &kept.id).await?.status() == StatusCode::UNAUTHORIZED
         {
-            let next = self.unscoped(api, Some(&kept)).await?;
+            let next = self.unscoped(api, Some(&kept.id)).await?;
             return self.rescope(api, &next, scope).await;
         }
         token
     }
 
     /// The kept token, or a new one in its place.
-    async fn unscoped(&self, api: &Api, refused: Option<&TokenId>) -> Result<TokenId, AuthError> {
-        if let Credentials::Federated(federated) = &self.identity.method
-            && federated.grant.is_interactive()
-        {
-            return self.left_behind(federated, refused).await;
+    async fn unscoped(&self, api: &Api, refused: Option<&TokenId>) -> Result<Unscoped, AuthError> {
+        if let Some(person) = self.identity.method.person() {
+            let kept = self.left_behind(api, person, refused).await?;
+            return Ok(Unscoped { id: kept.token, login: Some(kept.login) });
         }
         let mut kept = self.kept.lock().await;
         // What it is exchanged for ends with it. Another identity provider's time is worth more than that.
@@ -297,24 +341,26 @@ impl Client {
                 && token.life_left(now).is_some_and(|left| left > token.lifetime() / unused)
         };
         if let Some(token) = kept.as_ref().filter(is_good) {
-            return Ok(token.id.clone());
+            return Ok(Unscoped { id: token.id.clone(), login: None });
         }
         let token = match &self.identity.method {
             Credentials::Federated(federated) => self.log_in_federated(api, federated).await?,
             _ => self.present(api, self.factors().await?, Some(&Scope::Unscoped)).await?,
         };
-        Ok(kept.insert(token).id.clone())
+        Ok(Unscoped { id: kept.insert(token).id.clone(), login: None })
     }
 
     /// Exchanges a token for one with this scope.
-    async fn rescope(&self, api: &Api, token: &TokenId, scope: &Scope) -> Result<Token, AuthError> {
-        let secret = Secret::new(token.expose());
+    async fn rescope(&self, api: &Api, unscoped: &Unscoped, scope: &Scope) -> Result<Token, AuthError> {
+        let secret = Secret::new(unscoped.id.expose());
         let factor = Factor { name: "token", proof: json!({}), place: "/id", secret, next: None };
         let (answer, sent) = self.show(api, &[factor], Some(scope), None).await?;
         if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
-            return Err(protocol::refusal(&answer, protocol::LOGIN, &[token.expose()]));
+            return Err(protocol::refusal(&answer, protocol::LOGIN, &[unscoped.id.expose()]));
         }
-        protocol::read_v3_token(&answer, sent)
+        let mut token = protocol::read_v3_token(&answer, sent)?;
+        token.login = unscoped.login;
+        Ok(token)
     }
 
     /// Gets an access token from an OAuth 2.0 server, which knows the client by its secret or by its certificate.
@@ -357,6 +403,24 @@ impl Client {
             ));
         }
         Ok(protocol::read_v3_document(&answer, Some(access.clone()), sent)?.with_bearer(access, life))
+    }
+
+    /// Logs in by a Kerberos ticket, which is in the header; the body only says so.
+    async fn log_in_by_ticket(
+        &self,
+        api: &Api,
+        scope: &Scope,
+        mutual: MutualAuth,
+    ) -> Result<Token, AuthError> {
+        let body = protocol::v3_login_by_header("kerberos", Some(scope));
+        let mut request = request(Method::POST, &api.base, "/auth/tokens", body);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let sent = now();
+        let answer = self.send_with_ticket(&api.base, request, mutual).await?;
+        if !matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
+            return Err(protocol::refusal(&answer, protocol::LOGIN, &[]));
+        }
+        protocol::read_v3_token(&answer, sent)
     }
 
     /// Asks Keystone about a token, which vouches for itself.
@@ -437,7 +501,7 @@ impl Client {
         if let Some(found) = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Ok(found);
         }
-        let answer = self.send(&root, request(Method::GET, &root, "/", Bytes::new())).await?;
+        let (answer, root) = self.version_document(root).await?;
         let status = answer.status();
         if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
             return Err(protocol::refusal(&answer, "the question for its versions", &[]));
@@ -453,6 +517,22 @@ impl Client {
         let api = Api { base: versioned(&api.base, api.version), ..api };
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(api.clone());
         Ok(api)
+    }
+
+    /// What there is at `root`, or where its redirects lead to at the same origin; and the root of that.
+    async fn version_document(&self, root: BaseUrl) -> Result<(Response<Bytes>, BaseUrl), AuthError> {
+        let mut path = format!("{}/", root.path());
+        let mut answer = self.send(&root, request(Method::GET, &root, "/", Bytes::new())).await?;
+        for _ in 0..protocol::MOST_REDIRECTS {
+            let Some(next) = protocol::redirect_path(&answer, root.origin(), &path) else { break };
+            let mut asked = request(Method::GET, &root, "/", Bytes::new());
+            *asked.uri_mut() =
+                next.parse().map_err(|_| bad_reply("Keystone redirects to what is no path"))?;
+            answer = self.send(&root, asked).await?;
+            path = next;
+        }
+        let (root, _) = split_version(&root.with_path(&path));
+        Ok((answer, root))
     }
 
     fn choose(&self, offered: &[String]) -> Result<ApiVersion, AuthError> {
@@ -484,6 +564,44 @@ impl Client {
     }
 
     async fn send(&self, base: &BaseUrl, request: Request<Bytes>) -> Result<Response<Bytes>, AuthError> {
+        let Credentials::Kerberos(mutual) = self.identity.method else {
+            return self.send_once(base, request).await;
+        };
+        // Some servers want to see a ticket with every request, whatever token is in it.
+        let again = request.clone();
+        let answer = self.send_once(base, request).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED && kerberos::is_wanted(answer.headers()) {
+            return self.send_with_ticket(base, again, mutual).await;
+        }
+        Ok(answer)
+    }
+
+    /// Sends a request with a Kerberos ticket. What comes back is the server's for which it is.
+    async fn send_with_ticket(
+        &self,
+        base: &BaseUrl,
+        mut request: Request<Bytes>,
+        mutual: MutualAuth,
+    ) -> Result<Response<Bytes>, AuthError> {
+        let host = base.origin().host();
+        // A KDC that keeps silent is not Keystone, so it is told apart.
+        let patience = self.deadline / 2;
+        let (negotiation, header) = Negotiation::begin(host, mutual, &self.turn, patience).await?;
+        request.headers_mut().insert(AUTHORIZATION, header);
+        let answer = self.send_once(base, request).await?;
+        let status = answer.status();
+        if status == StatusCode::UNAUTHORIZED && kerberos::is_wanted(answer.headers()) {
+            let message = format!("the Kerberos ticket for HTTP@{host} was not accepted");
+            return Err(AuthError::Rejected { status: status.as_u16(), message: Some(message) });
+        }
+        // Nothing comes of other answers.
+        if status.is_success() {
+            negotiation.check(answer.headers()).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn send_once(&self, base: &BaseUrl, request: Request<Bytes>) -> Result<Response<Bytes>, AuthError> {
         let answer = self.exchange(base.origin(), request, LONGEST_ANSWER).await;
         answer.map_err(|error| AuthError::Unreachable(Arc::new(error)))
     }
@@ -768,6 +886,54 @@ mod tests {
         let error = client.authenticate(&Scope::Default).await.unwrap_err().to_string();
         assert!(error.contains("host elsewhere.example,"), "{error}");
         assert!(!format!("{client:?}").contains("s3cret"));
+    }
+
+    // Promise 17.
+    #[tokio::test]
+    async fn a_version_document_may_be_behind_redirects_at_the_same_host() {
+        let client = |location: &'static str| {
+            let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+            let seen = Arc::clone(&asked);
+            let answer = move |request: &Request<Bytes>| {
+                assert!(request.method() == Method::GET || request.uri().path().ends_with("/v3/auth/tokens"));
+                seen.lock().unwrap().push(format!("{} {}", request.method(), request.uri()));
+                let (status, body) = match request.uri().path() {
+                    "/" => (302, String::new()),
+                    "/identity/" | "/identity/v3/" => (300, BOTH.to_owned()),
+                    "/identity/v3/auth/tokens" | "/v3/auth/tokens" => (201, v3_token().to_string()),
+                    _ => (404, String::new()),
+                };
+                let response = Response::builder().status(status).header("X-Subject-Token", "t");
+                response.header("Location", location).body(Bytes::from(body)).unwrap()
+            };
+            let fake = FakeKeystone::default().client(URL, IdentityVersion::Discover, None);
+            let identity = (*fake.identity).clone();
+            let client =
+                Client::with_transport(Transport::Scripted(Arc::new(answer)), identity, DEFAULT_DEADLINE);
+            (client, asked)
+        };
+        for (location, path) in [
+            ("/identity/", "/identity/"),
+            ("http://k.example:5000/identity/", "/identity/"),
+            ("identity/v3/", "/identity/v3/"),
+        ] {
+            let (client, asked) = client(location);
+            client.authenticate(&Scope::Default).await.unwrap();
+            let expected =
+                ["GET /".to_owned(), format!("GET {path}"), "POST /identity/v3/auth/tokens".to_owned()];
+            assert_eq!(*asked.lock().unwrap(), expected, "{location}");
+        }
+        // What leads elsewhere says nothing, so the login goes where it would go without a document.
+        for location in
+            ["https://k.example:5000/identity/", "http://evil.example/identity/", "//evil.example/"]
+        {
+            let (client, asked) = client(location);
+            client.authenticate(&Scope::Default).await.unwrap();
+            assert_eq!(*asked.lock().unwrap(), ["GET /", "POST /v3/auth/tokens"], "{location}");
+        }
+        let (client, asked) = client("/");
+        client.authenticate(&Scope::Default).await.unwrap();
+        assert_eq!(asked.lock().unwrap().len(), 1 + protocol::MOST_REDIRECTS + 1);
     }
 
     #[tokio::test]

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
-use super::{Federated, Place, Retries, ServiceOptions};
+use super::{Federated, MutualAuth, Person, Place, Retries, ServiceOptions};
+use crate::keystone::service::Limits;
 pub use crate::secret::{Secret, Source};
 use crate::upstream::{BaseUrl, tls};
 
@@ -19,12 +21,17 @@ pub struct Config {
     pub region: Option<String>,
     /// Interfaces in order of preference; never empty.
     pub interfaces: Vec<Interface>,
-    /// `<service>_endpoint_override`, by service type as the operator wrote it, with `-` for `_`.
+    /// `<service>_endpoint_override`, by service type as the operator wrote it, with `-` for `_`. Some want an id
+    /// that comes with the token, see [`Config::of_token`].
     pub endpoint_overrides: BTreeMap<String, BaseUrl>,
     /// What else is decided for one service, by service type in the same way.
     pub services: BTreeMap<String, ServiceOptions>,
     /// When a request to any service goes out again.
     pub retries: Retries,
+    /// How much each service may be asked that says nothing else.
+    pub limits: Limits,
+    /// How long a service or Keystone may be silent where it is waited for, in place of what holds for all clouds.
+    pub api_timeout: Option<Duration>,
     /// TLS towards Keystone and the services.
     pub tls: tls::Config,
     /// Plain-http origins that may get a token although `auth_url` is https.
@@ -33,10 +40,9 @@ pub struct Config {
 
 impl Config {
     /// The login that needs a person, and where its token lies; `None` for a cloud that needs nobody.
-    pub fn by_person(&self) -> Option<(&Identity, &Federated, &Place)> {
+    pub fn by_person(&self) -> Option<(&Identity, &Place)> {
         let Auth::Identity(identity) = &self.auth else { return None };
-        let Method::Federated(federated) = &identity.method else { return None };
-        Some((identity, federated, federated.place.as_ref()?))
+        Some((identity, identity.method.person()?.place.as_ref()?))
     }
 }
 
@@ -61,7 +67,7 @@ pub enum Auth {
         /// The endpoint of every service.
         endpoint: BaseUrl,
         /// The token.
-        token: Secret,
+        token: Source,
     },
     /// `auth_type: http_basic`: a user and a password, shown to the services themselves.
     Basic {
@@ -174,6 +180,19 @@ pub enum Method {
         /// The client's id.
         client_id: String,
     },
+    /// A Kerberos ticket of the user that keyway runs as.
+    Kerberos(MutualAuth),
+    /// What a user let a consumer do (OAuth 1.0), which brings its own project.
+    OAuth1 {
+        /// The consumer's id.
+        consumer_key: String,
+        /// Its secret.
+        consumer_secret: Source,
+        /// The access token's id.
+        access_key: String,
+        /// Its secret.
+        access_secret: Source,
+    },
     /// What an identity provider gives, which Keystone exchanges for an unscoped token.
     Federated(Box<Federated>),
 }
@@ -185,6 +204,8 @@ pub enum Passcode {
     Given(Source),
     /// It is computed (RFC 6238) from the secret that Keystone has too, in base32.
     Computed(Source),
+    /// A person types it.
+    Typed(Person),
 }
 
 /// Which application credential.

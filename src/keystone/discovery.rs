@@ -4,7 +4,8 @@
 //! catalog's. The service's own version document, at the root of its URL, says which path segment a
 //! version has. Only that segment is taken from it: scheme, host and path stay the catalog's, since
 //! documents often have the wrong ones behind proxies. So nothing that a document says leads to
-//! another place, and neither does a redirect, which is not followed.
+//! another place, and neither does a redirect: it is followed to the same URL with or without a slash or a version at its
+//! end, and to nothing else.
 //!
 //! What is no document (a page in HTML, a list of containers, an error) says nothing, and neither do
 //! entries without a status, an id or a link to themselves. An empty link leads to the root itself.
@@ -26,7 +27,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use super::Token;
-use super::protocol::{version_entries, version_segment};
+use super::protocol::{MOST_REDIRECTS, is_version, redirect_path, version_entries, version_segment};
 use crate::upstream::{self, BaseUrl};
 
 /// How long an answer is believed, and how long it is that there was none.
@@ -285,32 +286,46 @@ async fn discover<F: Future<Output = Option<Response<Bytes>>>>(
     ask: impl Fn(Request<Bytes>) -> F,
 ) -> Result<Versions, Unanswered> {
     let path = base.path();
-    let mut found = look(&format!("{path}/"), token, &ask).await?;
+    let mut found = look(base, format!("{path}/"), token, &ask).await?;
     if found.is_none() && !path.is_empty() {
         // The service did answer, so whatever comes now is no reason to ask again soon.
-        found = look(path, token, &ask).await.unwrap_or_default();
+        found = look(base, path.to_owned(), token, &ask).await.unwrap_or_default();
     }
     Ok(found.unwrap_or_default())
 }
 
-/// Asks once, or twice where a token is wanted.
+/// Asks once, or twice where a token is wanted; and where a redirect leads to, as far as that is below `base`.
 async fn look<F: Future<Output = Option<Response<Bytes>>>>(
-    path: &str,
+    base: &BaseUrl,
+    mut path: String,
     token: Option<&Arc<Token>>,
     ask: &impl Fn(Request<Bytes>) -> F,
 ) -> Result<Option<Versions>, Unanswered> {
-    let mut answer = ask(request(path, None)).await.ok_or(Unanswered)?;
-    if answer.status() == StatusCode::UNAUTHORIZED
-        && let Some(token) = token
-    {
-        answer = ask(request(path, Some(token))).await.ok_or(Unanswered)?;
+    for _ in 0..=MOST_REDIRECTS {
+        let mut answer = ask(request(&path, None)).await.ok_or(Unanswered)?;
+        if answer.status() == StatusCode::UNAUTHORIZED
+            && let Some(token) = token
+        {
+            answer = ask(request(&path, Some(token))).await.ok_or(Unanswered)?;
+        }
+        match answer.status() {
+            StatusCode::OK | StatusCode::MULTIPLE_CHOICES => return Ok(Versions::read(answer.body())),
+            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => return Err(Unanswered),
+            status if status.is_server_error() => return Err(Unanswered),
+            _ => {}
+        }
+        match redirect_path(&answer, base.origin(), &path).filter(|next| is_of(base, next)) {
+            Some(next) if next != path => path = next,
+            _ => return Ok(None),
+        }
     }
-    match answer.status() {
-        StatusCode::OK | StatusCode::MULTIPLE_CHOICES => Ok(Versions::read(answer.body())),
-        StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => Err(Unanswered),
-        status if status.is_server_error() => Err(Unanswered),
-        _ => Ok(None),
-    }
+    Ok(None)
+}
+
+/// Whether a path is that of `base`, or of a version below it.
+fn is_of(base: &BaseUrl, path: &str) -> bool {
+    let rest = path.trim_end_matches('/').strip_prefix(base.path());
+    rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('/').is_some_and(is_version))
 }
 
 fn request(path: &str, token: Option<&Arc<Token>>) -> Request<Bytes> {
@@ -513,7 +528,11 @@ mod tests {
             self.asked.lock().unwrap().push((request.uri().to_string(), with_token));
             let mut answers = self.answers.lock().unwrap();
             let (status, body) = if answers.is_empty() { return None } else { answers.remove(0) };
-            Some(Response::builder().status(status).body(Bytes::from_static(body.as_bytes())).unwrap())
+            let mut answer = Response::builder().status(status);
+            if status < 400 && status > 300 {
+                answer = answer.header("location", body);
+            }
+            Some(answer.body(Bytes::from_static(body.as_bytes())).unwrap())
         }
 
         fn asked(&self) -> usize {
@@ -636,6 +655,48 @@ mod tests {
         assert!(discovery.versions_with(&base(), None, broken).await.is_empty());
         let service = Service::new(&[(200, GLANCE)]);
         assert_eq!(ask(&discovery, &service, None).await.as_deref(), Some("v2"));
+    }
+
+    // Promise 17.
+    #[tokio::test(start_paused = true)]
+    async fn a_redirect_is_followed_within_the_url_and_nowhere_else() {
+        let id = TokenId::new("t").unwrap();
+        let token = Arc::new(Token::fixed(id, Catalog::default(), now()));
+        for (location, target) in [
+            ("/image/v2/", "/image/v2/"),
+            ("v2", "/image/v2"),
+            ("http://127.0.0.1:9292/image", "/image"),
+            ("//127.0.0.1:9292/image/v2", "/image/v2"),
+        ] {
+            let service = Service::new(&[(302, location), (401, ""), (200, GLANCE)]);
+            assert_eq!(ask(&discovery(), &service, Some(&token)).await.as_deref(), Some("v2"), "{location}");
+            let asked = [("/image/", false), (target, false), (target, true)];
+            let asked = asked.map(|(path, token)| (path.to_owned(), token));
+            assert_eq!(*service.asked.lock().unwrap(), asked, "{location}");
+        }
+        for elsewhere in [
+            "http://evil.example:9292/image/v2",
+            "https://127.0.0.1:9292/image/v2",
+            "http://127.0.0.1:9293/image/v2",
+            "//evil.example/image/v2",
+            "http://u:p@127.0.0.1:9292/image/v2",
+            "/compute/v2",
+            "/image2/v2",
+            "/image/v2/images",
+            "/image/../compute/v2",
+            "v2?x=y",
+            "/image/",
+            "",
+        ] {
+            let service = Service::new(&[(307, elsewhere), (404, ""), (200, GLANCE)]);
+            assert_eq!(ask(&discovery(), &service, Some(&token)).await, None, "{elsewhere}");
+            let asked = [("/image/".to_owned(), false), ("/image".to_owned(), false)];
+            assert_eq!(*service.asked.lock().unwrap(), asked, "{elsewhere}");
+        }
+        let round = [(301, "/image/v1"), (301, "/image/v2")].repeat(20);
+        let service = Service::new(&round);
+        assert_eq!(ask(&discovery(), &service, Some(&token)).await, None);
+        assert_eq!(service.asked(), 2 * (1 + MOST_REDIRECTS), "with a slash at the end, and without");
     }
 
     #[tokio::test(start_paused = true)]

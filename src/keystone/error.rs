@@ -151,10 +151,11 @@ pub enum AuthError {
         #[source]
         cause: Arc<AuthError>,
     },
-    /// Keystone rejected the credentials so often that one more time might lock the account.
+    /// Keystone, or an identity provider, rejected the credentials so often that one more time might lock the account.
     #[error(
-        "Keystone rejected {rejections} logins in a row, and these credentials are not tried again until they change, \
-         since wrong passwords may lock the account; correct them, or restart keyway if they are right"
+        "{rejections} logins in a row were rejected, and these credentials are not tried again until they change, \
+         since wrong passwords may lock the account; correct them, or if they are right, raise rejections in [keystone] by \
+         one and reload keyway for one more try"
     )]
     Spent {
         /// How many since the last success.

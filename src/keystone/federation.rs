@@ -20,7 +20,7 @@ use ring::digest;
 use serde_json::Value;
 
 use super::protocol::{error_message, redirect_host, retry_after};
-use super::{Passcode, Place, Secret, Source, TokenId};
+use super::{MutualAuth, Passcode, Person, Secret, Source, TokenId};
 use crate::private;
 use crate::secret;
 use crate::upstream::{self, BaseUrl, Origin, Scheme, UrlError};
@@ -37,10 +37,8 @@ pub struct Federated {
     pub protocol: String,
     /// How one gets what Keystone wants to see.
     pub grant: Grant,
-    /// The cloud's name, which a person logs in to.
-    pub cloud: String,
-    /// Where the token of a person's login lies, if the login needs a person.
-    pub place: Option<Place>,
+    /// Who goes through it, where it takes somebody.
+    pub person: Person,
 }
 
 /// How an access token comes about.
@@ -58,6 +56,17 @@ pub enum Grant {
         password: Source,
         /// The name of the form's field for a one-time passcode, and where the passcode comes from.
         otp: Option<(String, Passcode)>,
+    },
+    /// `v3samlpassword`: for a user's password, by SAML's profile for clients without a browser (ECP).
+    Saml(ProviderUser),
+    /// `v3adfspassword`: for a user's password, by WS-Trust.
+    Adfs {
+        /// The user.
+        user: ProviderUser,
+        /// Where the service provider before Keystone takes assertions.
+        service_provider: ProviderUrl,
+        /// The service provider's name of itself.
+        entity_id: String,
     },
     /// `v3oidcclientcredentials`: the client is the user (RFC 6749, section 4.4).
     ClientCredentials(OAuthClient),
@@ -79,6 +88,8 @@ pub enum Grant {
         /// Where the code comes from.
         from: CodeSource,
     },
+    /// `v3fedkerb`: no token at all; Keystone's own server looks at a Kerberos ticket of the user that keyway runs as.
+    Kerberos(MutualAuth),
     /// `v3websso`: Keystone sends a person's browser to the identity provider, and the token to this machine.
     WebSso {
         /// What the browser calls this machine; a name or an address of loopback.
@@ -90,6 +101,17 @@ pub enum Grant {
         /// What tells several users' logins apart; nobody checks it.
         username: Option<String>,
     },
+}
+
+/// A user of an identity provider of SAML's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderUser {
+    /// Where the identity provider logs users in.
+    pub endpoint: ProviderUrl,
+    /// The user's name there.
+    pub username: String,
+    /// The password there.
+    pub password: Source,
 }
 
 /// Where the code of [`Grant::Code`] comes from.
@@ -140,7 +162,15 @@ impl Challenge {
 impl Grant {
     /// Whether it needs a person, so that what came of it is left for others.
     pub fn is_interactive(&self) -> bool {
-        matches!(self, Self::Device { .. } | Self::WebSso { .. } | Self::Code { .. })
+        match self {
+            Self::Device { .. } | Self::WebSso { .. } | Self::Code { .. } => true,
+            Self::Password { otp, .. } => matches!(otp, Some((_, Passcode::Typed(_)))),
+            Self::AccessToken(_)
+            | Self::ClientCredentials(_)
+            | Self::Saml(_)
+            | Self::Adfs { .. }
+            | Self::Kerberos(_) => false,
+        }
     }
 
     /// What tells its logins from others at the same identity provider.
@@ -151,7 +181,14 @@ impl Grant {
             Self::WebSso { username, .. } => {
                 ["websso"].into_iter().chain(username.as_deref()).map(str::to_owned).collect()
             }
-            Self::AccessToken(_) | Self::Password { .. } | Self::ClientCredentials(_) => Vec::new(),
+            Self::Password { client, username, .. } => {
+                vec!["password".to_owned(), client.id.clone(), client.scope.clone(), username.clone()]
+            }
+            Self::AccessToken(_)
+            | Self::Saml(_)
+            | Self::Adfs { .. }
+            | Self::Kerberos(_)
+            | Self::ClientCredentials(_) => Vec::new(),
         }
     }
 }
@@ -220,6 +257,62 @@ impl Federated {
         )
     }
 
+    /// Whose password it shows, and where.
+    pub(super) fn account(&self) -> Option<(&Origin, &str)> {
+        match &self.grant {
+            Grant::Password { client, username, .. } => {
+                let (ProviderEndpoint::At(url) | ProviderEndpoint::Discovered(url)) = &client.token_endpoint;
+                Some((url.origin(), username))
+            }
+            Grant::Saml(user) | Grant::Adfs { user, .. } => Some((user.endpoint.origin(), &user.username)),
+            Grant::AccessToken(_)
+            | Grant::ClientCredentials(_)
+            | Grant::Kerberos(_)
+            | Grant::Device { .. }
+            | Grant::Code { .. }
+            | Grant::WebSso { .. } => None,
+        }
+    }
+
+    /// See [`Method::person`](super::Method::person).
+    pub(super) fn person(&self) -> Option<&Person> {
+        self.grant.is_interactive().then_some(&self.person)
+    }
+
+    /// See [`Method::wants_passcode`](super::Method::wants_passcode).
+    pub(super) fn wants_passcode(&self) -> bool {
+        matches!(self.grant, Grant::Password { otp: Some((_, Passcode::Typed(_))), .. })
+    }
+
+    /// See [`Method::with_passcode`](super::Method::with_passcode).
+    pub(super) fn set_passcode(&mut self, typed: &Secret) {
+        if let Grant::Password { otp: Some((_, passcode @ Passcode::Typed(_))), .. } = &mut self.grant {
+            *passcode = Passcode::Given(typed.clone().into());
+        }
+    }
+
+    /// What tells its logins at one Keystone from others.
+    pub(super) fn label(&self) -> Vec<String> {
+        let mut label = vec![self.identity_provider.clone(), self.protocol.clone()];
+        label.extend(self.grant.label());
+        label
+    }
+
+    /// The client that a person's login was done with, where it has one: what the provider gives to renew that
+    /// login is good for this client alone.
+    pub(super) fn person_client(&self) -> Option<&OAuthClient> {
+        match &self.grant {
+            Grant::Device { client, .. } | Grant::Code { client, .. } => Some(client),
+            Grant::Password { client, .. } => Some(client).filter(|_| self.wants_passcode()),
+            Grant::AccessToken(_)
+            | Grant::ClientCredentials(_)
+            | Grant::Saml(_)
+            | Grant::Adfs { .. }
+            | Grant::Kerberos(_)
+            | Grant::WebSso { .. } => None,
+        }
+    }
+
     /// Where its secrets come from.
     pub(super) fn sources(&self) -> Vec<&Source> {
         let mut sources = Vec::new();
@@ -228,10 +321,9 @@ impl Federated {
             Grant::Password { client, password, otp, .. } => {
                 sources.extend(&client.secret);
                 sources.push(password);
-                if let Some((_, Passcode::Given(source) | Passcode::Computed(source))) = otp {
-                    sources.push(source);
-                }
+                sources.extend(otp.as_ref().and_then(|(_, passcode)| passcode.source()));
             }
+            Grant::Saml(user) | Grant::Adfs { user, .. } => sources.push(&user.password),
             Grant::ClientCredentials(client) | Grant::Device { client, .. } => sources.extend(&client.secret),
             Grant::Code { client, from, .. } => {
                 sources.extend(&client.secret);
@@ -239,7 +331,7 @@ impl Federated {
                     sources.push(code);
                 }
             }
-            Grant::WebSso { .. } => {}
+            Grant::Kerberos(_) | Grant::WebSso { .. } => {}
         }
         sources
     }
@@ -275,19 +367,28 @@ impl ProviderUrl {
     /// # Errors
     /// See [`ProviderUrlError`].
     pub fn parse(text: &str) -> Result<Self, ProviderUrlError> {
+        let url = Self::read(text)?;
+        if url.origin.scheme() != Scheme::Https && !is_loopback(url.origin.host()) {
+            return Err(ProviderUrlError::PlainHttp);
+        }
+        Ok(url)
+    }
+
+    /// Path and query of a URL at this origin.
+    pub(super) fn target_at(origin: &Origin, text: &str) -> Option<String> {
+        Self::read(text).ok().filter(|url| url.origin == *origin).map(|url| url.target)
+    }
+
+    fn read(text: &str) -> Result<Self, UrlError> {
         let text = text.trim();
         let (path, query) = text.split_once('?').unwrap_or((text, ""));
         if query.contains('#') {
-            return Err(UrlError::Query.into());
+            return Err(UrlError::Query);
         }
         let base = BaseUrl::parse(path)?;
         let uri: Uri = text.parse().map_err(|_| UrlError::NotAUrl)?;
         let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-        let origin = base.origin().clone();
-        if origin.scheme() != Scheme::Https && !is_loopback(origin.host()) {
-            return Err(ProviderUrlError::PlainHttp);
-        }
-        Ok(Self { origin, target })
+        Ok(Self { origin: base.origin().clone(), target })
     }
 
     /// Scheme, host and port.
@@ -318,6 +419,9 @@ impl fmt::Debug for ProviderUrl {
 pub(crate) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
+
+/// The longest refresh token that is kept, bytes: the file has to hold it.
+const LONGEST_REFRESH: usize = 16 << 10;
 
 /// The longest that is waited for a person, seconds.
 const LONGEST_WAIT: u64 = 3600;
@@ -371,6 +475,21 @@ pub enum ProviderError {
         /// What it said, fit for the log.
         message: Option<String>,
     },
+    /// It said no to a user's name and password (SAML, WS-Trust).
+    #[error(
+        "the identity provider at {host} refused the user with {status}{}{}; check username and password, and that          this user may log in there without a browser",
+        .code.as_ref().map(|code| format!(" {code}")).unwrap_or_default(), said(.message.as_deref())
+    )]
+    RefusedUser {
+        /// Who.
+        host: String,
+        /// The status.
+        status: u16,
+        /// Its error code.
+        code: Option<String>,
+        /// What it said, fit for the log.
+        message: Option<String>,
+    },
     /// An answer that an identity provider would not give.
     #[error("the identity provider at {host} {what}")]
     BadReply {
@@ -382,7 +501,7 @@ pub enum ProviderError {
     /// 401 or 403 of Keystone for what the identity provider gave.
     #[error(
         "Keystone did not accept what the identity provider gave ({status}{}); check identity_provider, protocol and \
-         access_token_type, and that Keystone's mapping lets this user in", said(.message.as_deref())
+         access_token_type (if the login has one), and that Keystone's mapping lets this user in", said(.message.as_deref())
     )]
     NotAccepted {
         /// The status.
@@ -395,7 +514,7 @@ pub enum ProviderError {
 impl ProviderError {
     /// Whether somebody said no to what was shown.
     pub fn is_rejection(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::NotAccepted { .. })
+        matches!(self, Self::Refused { .. } | Self::RefusedUser { .. } | Self::NotAccepted { .. })
     }
 
     /// Whether it may be better in a while, without anybody's doing.
@@ -456,7 +575,7 @@ pub(super) fn form(fields: &[(&str, &str)]) -> Bytes {
 
 /// What a discovery document (OpenID Connect Discovery 1.0, section 3) says.
 #[derive(Debug)]
-pub(super) struct Document {
+pub struct Document {
     host: String,
     is_local: bool,
     members: Value,
@@ -467,7 +586,7 @@ impl Document {
     ///
     /// # Errors
     /// [`ProviderError`].
-    pub(super) fn read(from: &ProviderUrl, answer: &Response<Bytes>) -> Result<Self, ProviderError> {
+    pub fn read(from: &ProviderUrl, answer: &Response<Bytes>) -> Result<Self, ProviderError> {
         let host = from.origin().to_string();
         if answer.status() != StatusCode::OK {
             return Err(refusal(from.origin(), answer, "the question for its discovery document", &[]));
@@ -489,7 +608,7 @@ impl Document {
     ///
     /// # Errors
     /// [`ProviderError::BadReply`] where there is none that secrets may be sent to.
-    pub(super) fn endpoint(&self, member: &str, option: &str) -> Result<ProviderUrl, ProviderError> {
+    pub fn endpoint(&self, member: &str, option: &str) -> Result<ProviderUrl, ProviderError> {
         let fail = |why: &str| ProviderError::BadReply {
             host: self.host.clone(),
             what: format!("has a discovery document {why}; set {option}"),
@@ -509,7 +628,7 @@ impl Document {
     ///
     /// # Errors
     /// [`ProviderError::BadReply`] where it has not.
-    pub(super) fn check_grant(&self, grant: &str) -> Result<(), ProviderError> {
+    pub fn check_grant(&self, grant: &str) -> Result<(), ProviderError> {
         match self.members["grant_types_supported"].as_array() {
             Some(supported) if !supported.is_empty() && !supported.iter().any(|known| known == grant) => {
                 Err(ProviderError::BadReply {
@@ -528,7 +647,7 @@ impl Document {
 ///
 /// # Errors
 /// [`ProviderError`].
-pub(super) fn read_token(
+pub fn read_token(
     from: &Origin,
     answer: &Response<Bytes>,
     kind: TokenKind,
@@ -559,20 +678,38 @@ pub(super) fn read_token(
     }
 }
 
+/// What a successful answer gives to get another one without the person (RFC 6749, section 5.1), if anything.
+pub fn read_refresh(answer: &Response<Bytes>) -> Option<Secret> {
+    let mut document: Value = serde_json::from_slice(answer.body()).ok()?;
+    // Visible ASCII, and spaces at most (RFC 6749, appendix A.17).
+    let is_one = |text: &&str| {
+        (1..=LONGEST_REFRESH).contains(&text.len()) && text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
+    };
+    let refresh = document["refresh_token"].as_str().filter(is_one).map(Secret::new);
+    secret::wipe(&mut document);
+    refresh
+}
+
+/// Whether a client asks for what gets it tokens when the person is not there (OpenID Connect Core 1.0, section 11).
+pub(super) fn is_offline(scope: &str) -> bool {
+    scope.split(' ').any(|word| word == "offline_access")
+}
+
 /// A login that a person has to agree to elsewhere (RFC 8628, section 3.2).
 #[derive(Debug)]
-pub(super) struct Device {
+pub struct Device {
     /// What the client asks with whether it was agreed to.
-    pub(super) code: Secret,
-    /// Where the person goes, and the code to enter there.
-    pub(super) address: String,
-    pub(super) user_code: String,
+    pub code: Secret,
+    /// Where the person goes.
+    pub address: String,
+    /// The code to enter there.
+    pub user_code: String,
     /// The same address with the code in it, if there is one.
-    pub(super) complete: Option<String>,
+    pub complete: Option<String>,
     /// When it is over.
-    pub(super) ends: Instant,
+    pub ends: Instant,
     /// How long to wait between two questions.
-    pub(super) interval: Duration,
+    pub interval: Duration,
 }
 
 impl Device {
@@ -580,7 +717,7 @@ impl Device {
     ///
     /// # Errors
     /// [`ProviderError`].
-    pub(super) fn read(
+    pub fn read(
         from: &Origin,
         answer: &Response<Bytes>,
         now: Instant,
@@ -632,11 +769,7 @@ fn is_for_people(text: &str) -> bool {
 ///
 /// # Errors
 /// [`ProviderError::BadReply`] for one of another login.
-pub(super) fn check_nonce(
-    from: &Origin,
-    answer: &Response<Bytes>,
-    nonce: &Secret,
-) -> Result<(), ProviderError> {
+pub fn check_nonce(from: &Origin, answer: &Response<Bytes>, nonce: &Secret) -> Result<(), ProviderError> {
     let mut document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
     let is_ours = document["id_token"].as_str().is_none_or(|token| {
         let claims = token.split('.').nth(1).and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok());
@@ -652,7 +785,7 @@ pub(super) fn check_nonce(
 }
 
 /// The error of a login that a browser brought, as far as it is a known one.
-pub(super) fn declined(from: &Origin, error: &str) -> ProviderError {
+pub fn declined(from: &Origin, error: &str) -> ProviderError {
     let code = CODES.iter().find(|(known, _)| *known == error).map(|(code, _)| *code);
     ProviderError::Refused { host: from.to_string(), status: 302, code, message: None }
 }
@@ -671,12 +804,7 @@ pub(super) fn challenge_fields(challenge: Challenge, verifier: &Secret) -> [(&'s
 
 /// What an answer means that does not hold what was asked for. `asked` names the request for people; `secrets`
 /// are what was sent with it, so that no echo of them gets into a log.
-pub(super) fn refusal(
-    from: &Origin,
-    answer: &Response<Bytes>,
-    asked: &str,
-    secrets: &[&str],
-) -> ProviderError {
+pub fn refusal(from: &Origin, answer: &Response<Bytes>, asked: &str, secrets: &[&str]) -> ProviderError {
     let host = from.to_string();
     let status = answer.status();
     let message = error_message(answer.body(), secrets);
@@ -708,7 +836,7 @@ pub(super) fn refusal(
 }
 
 /// The `error` of an answer (RFC 6749, section 5.2).
-pub(super) fn error_code(body: &[u8]) -> Option<String> {
+pub fn error_code(body: &[u8]) -> Option<String> {
     let document: Value = serde_json::from_slice(body).ok()?;
     document["error"].as_str().map(str::to_owned)
 }
@@ -768,8 +896,7 @@ mod tests {
                 identity_provider: identity_provider.to_owned(),
                 protocol: protocol.to_owned(),
                 grant,
-                cloud: "c".to_owned(),
-                place: None,
+                person: Person::of("c"),
             }
             .path()
         };

@@ -3,16 +3,19 @@
 //! Nothing here knows routes or downstream clients.
 
 pub mod cache;
-mod callback;
+pub mod callback;
 pub mod catalog;
 pub mod client;
 pub mod credentials;
 pub mod discovery;
 pub mod error;
 pub mod federation;
+pub mod kerberos;
 pub mod login;
+mod oauth1;
 mod proof;
 pub mod protocol;
+pub mod saml;
 pub mod service;
 pub mod service_type;
 pub mod store;
@@ -30,9 +33,10 @@ pub use discovery::{Discovery, Versions};
 pub use error::AuthError;
 pub use federation::{
     Challenge, CodeSource, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderError, ProviderUrl,
-    TokenKind,
+    ProviderUser, TokenKind,
 };
-pub use login::{Kept, Place};
+pub use kerberos::MutualAuth;
+pub use login::{Kept, LoginId, Person, Place};
 pub use proof::Factor;
 pub use protocol::ProjectInfo;
 pub use service::{Retries, ServiceOptions};

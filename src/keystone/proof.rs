@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::protocol::v3_user;
-use super::{ApplicationCredential, AuthError, Method, Passcode, Secret, Source, totp};
+use super::{ApplicationCredential, AuthError, Method, Passcode, Person, Place, Secret, Source, totp};
 use crate::secret::Unreadable;
 
 /// Keystone's name of the method whose secret is good once.
@@ -70,16 +70,21 @@ impl Method {
             Self::ApplicationCredential { which: ApplicationCredential::Name { name, user }, secret } => {
                 (json!({ "name": name, "user": v3_user(user) }), "/secret", secret)
             }
-            Self::Totp { user, passcode: Passcode::Given(source) | Passcode::Computed(source) } => {
-                (json!({ "user": v3_user(user) }), "/user/passcode", source)
+            Self::Totp { user, passcode } => {
+                let (secret, next) = self::passcode(passcode, used).await?;
+                let proof = json!({ "user": v3_user(user) });
+                return Ok(Some(Factor { name: TOTP, proof, place: "/user/passcode", secret, next }));
             }
-            Self::MultiFactor { .. } | Self::OAuth2Mtls { .. } | Self::Federated(_) => return Ok(None),
+            Self::MultiFactor { .. }
+            | Self::OAuth2Mtls { .. }
+            | Self::OAuth1 { .. }
+            | Self::Kerberos(_)
+            | Self::Federated(_) => {
+                return Ok(None);
+            }
         };
-        let (secret, next) = match self {
-            Self::Totp { passcode, .. } => self::passcode(passcode, used).await?,
-            _ => (read(source).await?, None),
-        };
-        Ok(Some(Factor { name: self.name(), proof, place, secret, next }))
+        let secret = read(source).await?;
+        Ok(Some(Factor { name: self.name(), proof, place, secret, next: None }))
     }
 
     /// Keystone's name of it; the first of several.
@@ -91,6 +96,8 @@ impl Method {
             Self::Totp { .. } => TOTP,
             Self::MultiFactor { shown, .. } => shown.first().map_or("", Self::name),
             Self::OAuth2Mtls { .. } => "oauth2_credential",
+            Self::Kerberos(_) => "kerberos",
+            Self::OAuth1 { .. } => "oauth1",
             Self::Federated(_) => "mapped",
         }
     }
@@ -109,17 +116,85 @@ impl Method {
         matches!(self, Self::Federated(_)) || self.is_one_time() && self.takes_scope()
     }
 
+    /// The person without whom there is no login, if it needs one. What comes of that is a token for all others.
+    pub fn person(&self) -> Option<&Person> {
+        match self {
+            Self::Totp { passcode: Passcode::Typed(person), .. } => Some(person),
+            Self::MultiFactor { shown, spare } => shown.iter().chain(spare).find_map(Self::person),
+            Self::Federated(federated) => federated.person(),
+            _ => None,
+        }
+    }
+
+    /// Says where the token of a person's login lies.
+    pub fn set_place(&mut self, place: &Place) {
+        match self {
+            Self::Totp { passcode: Passcode::Typed(person), .. } => person.place = Some(place.clone()),
+            Self::MultiFactor { shown, spare } => {
+                shown.iter_mut().chain(spare).for_each(|method| method.set_place(place));
+            }
+            Self::Federated(federated) => federated.person.place = Some(place.clone()),
+            _ => {}
+        }
+    }
+
+    /// What tells a person's logins at one Keystone apart.
+    pub(super) fn label(&self) -> Vec<String> {
+        match self {
+            Self::Federated(federated) => federated.label(),
+            Self::MultiFactor { shown, spare } => shown.iter().chain(spare).flat_map(Self::label).collect(),
+            Self::Password { user, .. } | Self::Totp { user, .. } => {
+                vec![self.name().to_owned(), format!("{user:?}")]
+            }
+            other => vec![other.name().to_owned()],
+        }
+    }
+
+    /// Whether its person types a passcode.
+    pub fn wants_passcode(&self) -> bool {
+        match self {
+            Self::Totp { passcode, .. } => matches!(passcode, Passcode::Typed(_)),
+            Self::MultiFactor { shown, spare } => shown.iter().chain(spare).any(Self::wants_passcode),
+            Self::Federated(federated) => federated.wants_passcode(),
+            _ => false,
+        }
+    }
+
+    /// The same with the passcode that somebody typed.
+    #[must_use]
+    pub fn with_passcode(mut self, typed: &Secret) -> Self {
+        match &mut self {
+            Self::Totp { passcode: passcode @ Passcode::Typed(_), .. } => {
+                *passcode = Passcode::Given(typed.clone().into());
+            }
+            Self::MultiFactor { shown, spare } => {
+                for method in shown.iter_mut().chain(spare) {
+                    *method = method.clone().with_passcode(typed);
+                }
+            }
+            Self::Federated(federated) => federated.set_passcode(typed),
+            _ => {}
+        }
+        self
+    }
+
     /// Where its secrets come from.
     fn sources(&self) -> Vec<&Source> {
+        if self.wants_passcode() {
+            // They are shown when the person is there.
+            return Vec::new();
+        }
         match self {
             Self::Password { password: source, .. }
             | Self::Token(source)
             | Self::ApplicationCredential { secret: source, .. }
-            | Self::Totp { passcode: Passcode::Given(source) | Passcode::Computed(source), .. }
             | Self::OAuth2 { client_secret: source, .. } => vec![source],
+            Self::OAuth1 { consumer_secret, access_secret, .. } => vec![consumer_secret, access_secret],
+            Self::Totp { passcode, .. } => passcode.source().into_iter().collect(),
             Self::MultiFactor { shown, spare } => shown.iter().chain(spare).flat_map(Self::sources).collect(),
             Self::Federated(federated) => federated.sources(),
-            Self::OAuth2Mtls { .. } => Vec::new(),
+            // What there is of it is GSSAPI's.
+            Self::OAuth2Mtls { .. } | Self::Kerberos(_) => Vec::new(),
         }
     }
 
@@ -152,9 +227,26 @@ impl Method {
     /// Whether a login may say what its token should be good for.
     pub fn takes_scope(&self) -> bool {
         match self {
-            Self::ApplicationCredential { .. } | Self::OAuth2 { .. } | Self::OAuth2Mtls { .. } => false,
+            Self::ApplicationCredential { .. }
+            | Self::OAuth2 { .. }
+            | Self::OAuth2Mtls { .. }
+            | Self::OAuth1 { .. } => false,
             Self::MultiFactor { shown, .. } => shown.iter().all(Self::takes_scope),
-            Self::Password { .. } | Self::Token(_) | Self::Totp { .. } | Self::Federated(_) => true,
+            Self::Password { .. }
+            | Self::Token(_)
+            | Self::Totp { .. }
+            | Self::Kerberos(_)
+            | Self::Federated(_) => true,
+        }
+    }
+}
+
+impl Passcode {
+    /// Where it comes from, or what it is computed from.
+    pub(super) fn source(&self) -> Option<&Source> {
+        match self {
+            Self::Given(source) | Self::Computed(source) => Some(source),
+            Self::Typed(_) => None,
         }
     }
 }
@@ -173,6 +265,9 @@ pub(super) async fn passcode(
             return Ok((source.read_again(used).await.map_err(no_secret)?, None));
         }
         (Passcode::Computed(source), _) => source,
+        (Passcode::Typed(person), _) => {
+            return Err(AuthError::LoginRequired { cloud: person.cloud.clone() });
+        }
     };
     let now = SystemTime::now();
     let code = totp::code(&read(source).await?, now).ok_or_else(|| AuthError::NoSecret {

@@ -19,6 +19,7 @@ use super::{
     Secret, Token, TokenId, User,
 };
 use crate::secret;
+use crate::upstream::{BaseUrl, Origin};
 
 /// The header in which Identity v3 hands a receipt over, and takes it back.
 pub(super) static AUTH_RECEIPT: HeaderName = HeaderName::from_static("openstack-auth-receipt");
@@ -58,6 +59,15 @@ pub fn v3_login(factors: &[Factor], scope: Option<&Scope>) -> Bytes {
     body(json!({ "auth": auth }), secrets)
 }
 
+/// The same for a login whose proof is in its header. Without a scope, the proof brings its own.
+pub(super) fn v3_login_by_header(method: &str, scope: Option<&Scope>) -> Bytes {
+    let mut auth = json!({"identity": {"methods": [method], method: {}}});
+    if let Some(scope) = scope.and_then(v3_scope) {
+        auth["scope"] = scope;
+    }
+    json!({ "auth": auth }).to_string().into()
+}
+
 /// `POST /v2.0/tokens`: the body that logs in. [`Scope::Default`] and [`Scope::Unscoped`] name no
 /// tenant.
 ///
@@ -78,6 +88,8 @@ pub fn v2_login(method: &Method, secret: &Secret, scope: &Scope) -> Result<Bytes
         Method::Totp { .. } => return lacks("one-time passcodes"),
         Method::MultiFactor { .. } => return lacks("logins with several methods"),
         Method::OAuth2 { .. } | Method::OAuth2Mtls { .. } => return lacks("OAuth 2.0 clients"),
+        Method::Kerberos(_) => return lacks("logins by Kerberos"),
+        Method::OAuth1 { .. } => return lacks("OAuth 1.0 access tokens"),
         Method::Federated(_) => return lacks("federated logins"),
     };
     match scope {
@@ -537,6 +549,32 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
     Some(httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default())
 }
 
+/// How many redirects of a version document are followed.
+pub(super) const MOST_REDIRECTS: usize = 3;
+
+/// The path at `origin` that an answer to a question for `path` there is a redirect to. `None` for no redirect, one to
+/// another origin, and one to what is no plain path.
+pub(super) fn redirect_path(answer: &Response<Bytes>, origin: &Origin, path: &str) -> Option<String> {
+    if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let location = answer.headers().get(LOCATION)?.to_str().ok()?.trim();
+    let whole = if location.contains("://") {
+        location.to_owned()
+    } else if location.starts_with("//") {
+        format!("{}:{location}", origin.scheme().as_str())
+    } else if location.starts_with('/') {
+        format!("{origin}{location}")
+    } else {
+        // What stands behind the last slash is what it takes the place of (RFC 3986, section 5.2.3).
+        format!("{origin}{}/{location}", path.rsplit_once('/')?.0)
+    };
+    let url = BaseUrl::parse(&whole).ok()?;
+    // A slash at the end is often all that it is about.
+    let slash = if whole.ends_with('/') || url.path().is_empty() { "/" } else { "" };
+    (url.origin() == origin).then(|| format!("{}{slash}", url.path()))
+}
+
 /// Where a redirect leads, as far as it may be shown: the host only.
 pub(super) fn redirect_host(headers: &HeaderMap) -> String {
     let location = headers.get(LOCATION).and_then(|location| location.to_str().ok()).unwrap_or_default();
@@ -554,7 +592,11 @@ pub(super) fn error_message(body: &[u8], secrets: &[&str]) -> Option<String> {
     let message = document["error"]["message"].as_str();
     // OAuth 2.0 has words of its own (RFC 6749, section 5.2).
     let message = message.or_else(|| document["error_description"].as_str());
-    let message = message.or_else(|| document["error"].as_str())?;
+    presentable(message.or_else(|| document["error"].as_str())?, secrets)
+}
+
+/// A peer's words, fit for the log: short, on one line, and only if none of `secrets` is in it, in whatever form.
+pub(super) fn presentable(message: &str, secrets: &[&str]) -> Option<String> {
     if secrets.iter().any(|secret| secret::is_echoed(message, secret)) {
         return None;
     }

@@ -4,11 +4,13 @@
 //! `_` for `-` (`compute_region_name`, `volume_api_version`). Each is looked up by itself, under the name that was asked
 //! for, the official type, then the aliases in their order.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
-use super::{Config, Interface, service_type};
+use super::{Config, Interface, Token, service_type};
+use crate::upstream::BaseUrl;
 
 /// One service's options, as far as they are given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +30,17 @@ pub struct ServiceOptions {
     pub microversion: Option<String>,
     /// When to try again.
     pub retries: Retries,
+    /// How much it may be asked.
+    pub limits: Limits,
+}
+
+/// How much a service may be asked, by which options.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// `rate_limit`, which is a number of requests per second: the time from one to the next.
+    pub pace: Option<Duration>,
+    /// `concurrency`: how many requests may be under way until their answers begin.
+    pub concurrency: Option<u32>,
 }
 
 /// How often a request goes out again, by which options.
@@ -53,7 +66,39 @@ pub const FIRST_DELAY: Duration = Duration::from_millis(500);
 /// The longest delay, whoever chose it.
 pub const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
+/// What the path of an endpoint override may hold, as keystoneauth fills it in.
+pub const PROJECT_ID: &str = "%(project_id)s";
+/// See [`PROJECT_ID`].
+pub const USER_ID: &str = "%(user_id)s";
+
+/// Which id an endpoint override still wants: `project_id`.
+pub fn wanted_id(url: &BaseUrl) -> Option<&'static str> {
+    let wanted = [(PROJECT_ID, "project_id"), (USER_ID, "user_id")];
+    wanted.into_iter().find(|(template, _)| url.path().contains(template)).map(|(_, id)| id)
+}
+
 impl Config {
+    /// The same for a token: its project's id and its user's are put into the endpoint overrides that want them. Where it
+    /// has no such id, they go on wanting it.
+    pub fn of_token(&self, token: &Token) -> Cow<'_, Self> {
+        if self.endpoint_overrides.values().all(|url| wanted_id(url).is_none()) {
+            return Cow::Borrowed(self);
+        }
+        // What is no plain word would change the path's meaning.
+        let is_plain = |id: &&str| {
+            !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        };
+        let mut filled = self.clone();
+        for url in filled.endpoint_overrides.values_mut() {
+            for (template, named) in [(PROJECT_ID, &token.project), (USER_ID, &token.user)] {
+                if let Some(id) = named.as_ref().map(|named| named.id.as_str()).filter(is_plain) {
+                    *url = url.with_path(&url.path().replace(template, id));
+                }
+            }
+        }
+        Cow::Owned(filled)
+    }
+
     /// A service's option, under the first of its names that has it.
     fn option<'a, T: ?Sized>(
         &'a self,
@@ -133,6 +178,18 @@ impl Config {
         common.into_iter().chain(own.and_then(|own| field(own, version.to_owned()))).collect()
     }
 
+    /// How much a service that has these names may be asked. `None` where there is no limit.
+    pub fn limits_of(&self, names: [&str; 2]) -> Option<Limits> {
+        let own = |of: fn(&ServiceOptions) -> Option<&Duration>| {
+            names.iter().find_map(|name| self.option(name, of)).copied()
+        };
+        let pace = own(|options| options.limits.pace.as_ref()).or(self.limits.pace);
+        let slots =
+            names.iter().find_map(|name| self.option(name, |options| options.limits.concurrency.as_ref()));
+        let concurrency = slots.copied().or(self.limits.concurrency);
+        (pace.is_some() || concurrency.is_some()).then_some(Limits { pace, concurrency })
+    }
+
     /// When a request to a service that has these names goes out again. `None` where never.
     pub fn retries_of(&self, names: [&str; 2]) -> Option<Retries> {
         fn either<'a, T: ?Sized>(
@@ -176,6 +233,46 @@ mod tests {
     fn with(services: &[(&str, ServiceOptions)]) -> Config {
         let services = services.iter().map(|(name, options)| ((*name).to_owned(), options.clone())).collect();
         Config { services, ..config() }
+    }
+
+    #[test]
+    fn ids_of_the_token_are_put_into_overrides_that_want_them() {
+        let url = |text| BaseUrl::parse(text).unwrap();
+        let named = |id: &str| {
+            Some(crate::keystone::Named {
+                id: id.to_owned(),
+                name: String::new(),
+                domain_id: None,
+                domain_name: None,
+            })
+        };
+        let mut token = crate::keystone::Token::fixed(
+            crate::keystone::TokenId::new("t").unwrap(),
+            crate::keystone::Catalog::default(),
+            std::time::Instant::now(),
+        );
+        let mut cloud = config();
+        cloud.endpoint_overrides.insert("dns".to_owned(), url("https://d.example/v2"));
+        assert!(matches!(cloud.of_token(&token), Cow::Borrowed(_)));
+        cloud.endpoint_overrides.insert(
+            "object-store".to_owned(),
+            url("https://s.example/AUTH_%(project_id)s/%(user_id)s/%(project_id)s"),
+        );
+        for (project, user, path) in [
+            (named("p1"), named("u_-2"), "/AUTH_p1/u_-2/p1"),
+            (None, named("u2"), "/AUTH_%(project_id)s/u2/%(project_id)s"),
+            (named("p1"), named(".."), "/AUTH_p1/%(user_id)s/p1"),
+            (named("a/b"), named(""), "/AUTH_%(project_id)s/%(user_id)s/%(project_id)s"),
+        ] {
+            (token.project, token.user) = (project, user);
+            let filled = cloud.of_token(&token);
+            assert_eq!(filled.endpoint_overrides["object-store"].path(), path);
+            assert_eq!(filled.endpoint_overrides["dns"].path(), "/v2");
+        }
+        let why = crate::keystone::catalog::choose(&cloud, &token.catalog, "object-store", None).unwrap_err();
+        assert!(
+            why.to_string().starts_with("the cloud's `object_store_endpoint_override` wants a project_id")
+        );
     }
 
     #[test]

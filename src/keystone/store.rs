@@ -289,15 +289,18 @@ pub fn bearer(method: &Method) -> Option<&Source> {
         | Method::ApplicationCredential { .. }
         | Method::Totp { .. }
         | Method::OAuth2 { .. }
-        | Method::OAuth2Mtls { .. } => None,
+        | Method::OAuth2Mtls { .. }
+        | Method::OAuth1 { .. }
+        | Method::Kerberos(_) => None,
         Method::Federated(_) => None,
     }
 }
 
-/// Whether what a login gets is kept. An access token beside the token is not; and what a person's login led to
-/// ends with that.
+/// Whether what a login gets is kept. An access token beside the token is not; what a person's login led to ends with
+/// that; and whose ticket it was, nothing here tells.
 pub fn keeps(method: &Method) -> bool {
-    !matches!(method, Method::OAuth2 { .. } | Method::Federated(_))
+    !matches!(method, Method::OAuth2 { .. } | Method::Kerberos(_) | Method::Federated(_))
+        && method.person().is_none()
 }
 
 /// The right to log in for an entry. Its file goes with it.

@@ -130,17 +130,26 @@ pub struct Token {
     pub document: Option<Bytes>,
     /// Identity v2.0 issued it, so its Keystone may know nothing else.
     pub by_v2: bool,
+    /// The person's login that it came of, if it took one.
+    pub login: Option<super::LoginId>,
     /// Its end by Keystone's clock, UNIX seconds, for people and metrics; `None` where it has none.
     pub expires_at: Option<i64>,
     /// What a request carries.
     fields: Vec<(HeaderName, HeaderValue)>,
     /// What of it must not be seen by anybody else.
     secrets: Vec<TokenId>,
+    /// How long the shortest of these is, without padding: most of what comes back is shorter.
+    shortest: usize,
     born: Instant,
     expires: Option<Instant>,
     lifetime: Duration,
     used: AtomicBool,
     proved: AtomicU64,
+}
+
+/// A token without the padding of its base64, which others may leave out.
+fn unpadded(token: &str) -> &str {
+    token.trim_end_matches('=')
 }
 
 impl Token {
@@ -149,6 +158,7 @@ impl Token {
         let lifetime = lifetime.min(LONGEST_LIFE);
         Self {
             fields: vec![(X_AUTH_TOKEN.clone(), id.header().clone())],
+            shortest: unpadded(id.expose()).len(),
             secrets: vec![id.clone()],
             id,
             catalog: Arc::new(catalog),
@@ -159,6 +169,7 @@ impl Token {
             user: None,
             document: None,
             by_v2: false,
+            login: None,
             expires_at: None,
             born,
             expires: born.checked_add(lifetime),
@@ -182,7 +193,8 @@ impl Token {
     /// What stands for a token where services want none.
     pub fn none(catalog: Catalog, now: Instant) -> Self {
         let id = TokenId::new("none").expect("it is visible ASCII");
-        Self { fields: Vec::new(), secrets: Vec::new(), ..Self::fixed(id, catalog, now) }
+        let token = Self::fixed(id, catalog, now);
+        Self { fields: Vec::new(), secrets: Vec::new(), shortest: usize::MAX, ..token }
     }
 
     /// The same where Keystone wants to know with each request what it is for. A name that no header field
@@ -215,6 +227,7 @@ impl Token {
     #[must_use]
     pub fn with_bearer(mut self, access: TokenId, life: Option<Duration>) -> Self {
         self.fields.push((AUTHORIZATION, access.with_scheme("Bearer")));
+        self.shortest = self.shortest.min(unpadded(access.expose()).len());
         self.secrets.push(access);
         if let Some(life) = life.filter(|life| *life < self.lifetime) {
             let earlier = i64::try_from((self.lifetime - life).as_secs()).unwrap_or_default();
@@ -228,6 +241,11 @@ impl Token {
     /// The fields that a request carries, so that its service knows who asks.
     pub fn fields(&self) -> &[(HeaderName, HeaderValue)] {
         &self.fields
+    }
+
+    /// How long a text must be to hold one of [`Token::secrets`], bytes.
+    pub fn shortest_secret(&self) -> usize {
+        self.shortest
     }
 
     /// What of these must not come back in an answer: tokens, without the scheme before them.
@@ -447,6 +465,8 @@ mod tests {
         assert_eq!(fields, expected);
         let kept: Vec<_> = token.secrets().iter().map(TokenId::expose).collect();
         assert_eq!(kept, secrets);
+        let shortest = secrets.iter().map(|secret| secret.trim_end_matches('=').len()).min();
+        assert_eq!(token.shortest_secret(), shortest.unwrap_or(usize::MAX));
         let shown = format!("{token:?}");
         assert!(secrets.iter().all(|secret| !shown.contains(secret)), "{shown}");
     }

@@ -1,6 +1,7 @@
 //! The upstream leg: one request to its service with a token, once more if the token was refused.
 
 pub mod headers;
+pub mod limit;
 pub mod links;
 pub mod origins;
 pub mod rewrite;
@@ -18,6 +19,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 
 use self::headers::Fields;
+use self::limit::Limit;
 pub use self::sent::Sent;
 use crate::body::{BodyError, Budget, RequestBody};
 use crate::error::ProxyError;
@@ -91,13 +93,31 @@ pub struct Extras {
     microversion: Vec<(HeaderName, HeaderValue)>,
     /// When a request goes out again. `None` if never.
     retries: Option<Retries>,
+    /// How much the service may be asked. `None`: as much as clients do.
+    limit: Option<Arc<Limit>>,
 }
 
 impl Extras {
     /// Those of a service that has these names; the first one is the catalog's.
-    pub fn new(cloud: &keystone::Config, names: [&str; 2]) -> Option<Box<Self>> {
-        let extras = Self { microversion: cloud.microversion_of(names), retries: cloud.retries_of(names) };
-        (!extras.microversion.is_empty() || extras.retries.is_some()).then(|| Box::new(extras))
+    pub fn new(cloud: &keystone::Config, names: [&str; 2], limits: &limit::Register) -> Option<Box<Self>> {
+        let limit = cloud.limits_of(names);
+        let limit = limit.map(|limit| limits.limit(&cloud.name, &service_type::canonical(names[0]), limit));
+        let extras =
+            Self { microversion: cloud.microversion_of(names), retries: cloud.retries_of(names), limit };
+        (!extras.microversion.is_empty() || extras.is_careful()).then(|| Box::new(extras))
+    }
+
+    /// Whether a request may have to wait, or goes out more than once.
+    fn is_careful(&self) -> bool {
+        self.retries.is_some() || self.limit.is_some()
+    }
+
+    /// The right to one more attempt.
+    async fn admit(&self) -> Result<Option<limit::Turn<'_>>, ProxyError> {
+        match &self.limit {
+            Some(limit) => limit.admit().await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The fields to add: none if the client says a microversion by itself, in any of them.
@@ -176,6 +196,15 @@ pub struct Answer {
     pub sent: Sent,
 }
 
+/// What holds for a request wherever it goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms<'a> {
+    /// A field that is between the client and its listener.
+    pub withheld: Option<&'a HeaderName>,
+    /// How many bytes its body may have.
+    pub most: Option<u64>,
+}
+
 /// Sends requests. One per worker.
 #[derive(Debug)]
 pub struct Proxy {
@@ -199,8 +228,7 @@ impl Proxy {
         Self { tokens, metrics, worker, replay, proof }
     }
 
-    /// Sends one request to its service and returns the service's answer. The field `withheld` is
-    /// between the client and this listener, and its body has `most` bytes.
+    /// Sends one request to its service and returns the service's answer.
     ///
     /// A 401 means the service no longer honors our token, so the request goes out once more with a
     /// new one if its body can still be replayed. A second 401 is the service's answer: it goes back, and so
@@ -214,8 +242,7 @@ impl Proxy {
         target: &str,
         parts: &Parts,
         fields: Fields,
-        withheld: Option<&HeaderName>,
-        most: Option<u64>,
+        Terms { withheld, most }: Terms<'_>,
         incoming: Incoming,
     ) -> Result<Answer, ProxyError> {
         let limit = destination.body_limit.unwrap_or(u64::MAX).min(most.unwrap_or(u64::MAX));
@@ -270,14 +297,13 @@ impl Proxy {
 
         // One for both attempts: what the service may have seen does not go out a third time.
         let mut once_more = true;
-        let retries = destination.extras.as_ref().and_then(|extras| extras.retries.as_ref());
-        let sent_out = match retries {
-            None => destination.pool.send(&head, body, &mut once_more).await,
-            Some(retries) => {
-                Box::pin(self.persist(destination, retries, &mut head, body, &mut once_more)).await
+        let careful = destination.extras.as_ref().filter(|extras| extras.is_careful());
+        let mut response = match careful {
+            None => destination.pool.send(&head, body, &mut once_more).await.map_err(unanswered)?,
+            Some(extras) => {
+                Box::pin(self.persist(destination, extras, &mut head, body, &mut once_more)).await?
             }
         };
-        let mut response = sent_out.map_err(unanswered)?;
         let mut at = Instant::now();
         let mut why_not_again = None;
         if response.status() != StatusCode::UNAUTHORIZED {
@@ -289,8 +315,14 @@ impl Proxy {
                 Ok(next) => {
                     head.extra = next.fields();
                     head.expect_continue = !body.is_whole();
-                    let sending = Box::pin(destination.pool.send(&head, body, &mut once_more));
-                    response = sending.await.map_err(unanswered)?;
+                    let sending = Box::pin(async {
+                        let _turn = match careful {
+                            Some(extras) => extras.admit().await?,
+                            None => None,
+                        };
+                        destination.pool.send(&head, body, &mut once_more).await.map_err(unanswered)
+                    });
+                    response = sending.await?;
                     at = Instant::now();
                     let refused = response.status() == StatusCode::UNAUTHORIZED;
                     if !refused {
@@ -314,21 +346,25 @@ impl Proxy {
         Ok(Answer { response, at, sent })
     }
 
-    /// Sends one request as often as the operator wants it: again where no connection came about, since
+    /// Sends one request when the operator's limits let it, and as often as the operator wants it: again where no connection came about, since
     /// then the service has seen nothing of it, and again after an answer that says to come back later, if
     /// the body is still there. What became of a request that went out and met with silence is not known,
     /// so it does not go out again, whatever is configured.
     async fn persist(
         &self,
         destination: &Destination,
-        retries: &Retries,
+        extras: &Extras,
         head: &mut Head<'_>,
         body: &mut RequestBody,
         once_more: &mut bool,
-    ) -> Result<Response<upstream::Body>, upstream::Error> {
+    ) -> Result<Response<upstream::Body>, ProxyError> {
+        let none = Retries::default();
+        let retries = extras.retries.as_ref().unwrap_or(&none);
         let (mut unconnected, mut put_off) = (0, 0);
         loop {
+            let turn = extras.admit().await?;
             let outcome = destination.pool.send(head, body, once_more).await;
+            drop(turn);
             let (delay, why) = match &outcome {
                 Err(upstream::Error::Connect { .. }) if unconnected < retries.connect.unwrap_or_default() => {
                     unconnected += 1;
@@ -346,7 +382,7 @@ impl Proxy {
                         Retry::Status,
                     )
                 }
-                _ => return outcome,
+                _ => return outcome.map_err(unanswered),
             };
             drop(outcome);
             self.count(destination, why);

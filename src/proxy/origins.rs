@@ -10,6 +10,7 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use super::rewrite::Base;
+use crate::keystone::service::wanted_id;
 use crate::keystone::{self, Auth, Token};
 use crate::route::encode;
 use crate::upstream::{BaseUrl, Origin};
@@ -72,7 +73,8 @@ impl Origins {
             let url = endpoint.url.as_ref().ok()?;
             Some((endpoint.service_type.as_str(), endpoint.region.as_deref(), url))
         });
-        let overrides = cloud.endpoint_overrides.iter();
+        let cloud = cloud.of_token(token);
+        let overrides = cloud.endpoint_overrides.iter().filter(|(_, url)| wanted_id(url).is_none());
         let overrides = overrides.map(|(name, url)| (name.as_str(), cloud.region_of(name), url));
         let identity = match &cloud.auth {
             Auth::Identity(identity) => Some(("identity", None, &identity.auth_url)),
@@ -232,6 +234,8 @@ mod tests {
                 .collect(),
             services: Default::default(),
             retries: Default::default(),
+            limits: Default::default(),
+            api_timeout: None,
             tls: crate::upstream::tls::Config::default(),
             allow_http: keystone::AllowHttp::Never,
         }

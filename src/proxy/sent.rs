@@ -19,6 +19,10 @@ impl Sent {
     /// Whether a field of an answer holds one of them.
     pub(super) fn shows_in(&self, value: &HeaderValue) -> bool {
         let shows = |token: &Token| {
+            // A token of this kind is longer than most fields.
+            if value.len() < token.shortest_secret() {
+                return false;
+            }
             let mut secrets = token.secrets().iter();
             secrets.any(|secret| shows(value.as_bytes(), secret.header().as_bytes()))
         };
@@ -36,13 +40,32 @@ fn shows(text: &[u8], token: &[u8]) -> bool {
     if token.len() <= SHORT {
         return !token.is_empty() && text == token;
     }
-    // Most values are shorter than any token.
     text.len() >= token.len() && text.windows(token.len()).any(|part| part == token)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_field_may_hold_the_shorter_of_two_secrets() {
+        let now = std::time::Instant::now();
+        let token = |id: &str| {
+            let catalog = crate::keystone::Catalog::default();
+            let token = Token::fixed(crate::keystone::TokenId::new(id).unwrap(), catalog, now);
+            token.with_bearer(crate::keystone::TokenId::new("access-1==").unwrap(), None)
+        };
+        let sent = Sent { token: Arc::new(token("a-much-longer-token")), refused: None };
+        let shows = |sent: &Sent, text| sent.shows_in(&HeaderValue::from_static(text));
+        assert!(
+            shows(&sent, "a-much-longer-token") && shows(&sent, "access-1") && shows(&sent, "x access-1==")
+        );
+        assert!(!shows(&sent, "access-2") && !shows(&sent, "access-") && !shows(&sent, ""));
+        let sent = Sent { refused: Some(Arc::new(token("old"))), ..sent };
+        assert!(shows(&sent, "old") && !shows(&sent, "older"));
+        let nothing = Arc::new(Token::none(crate::keystone::Catalog::default(), now));
+        assert!(!shows(&Sent { token: nothing, refused: None }, "none"));
+    }
 
     #[test]
     fn a_token_is_found_wherever_it_stands() {

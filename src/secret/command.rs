@@ -19,6 +19,9 @@ use super::source::{LONGEST, Unreadable, text};
 /// How long a program may take to print a secret.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What asks the system's keyring.
+const KEYRING: &str = "secret-tool";
+
 /// A program that prints a secret: the first line of what it prints. It is run without a shell and without input, when
 /// the secret is needed for the first time and when Keystone has rejected it; in between the secret is kept in memory.
 /// Clones share it.
@@ -69,12 +72,32 @@ impl Command {
         {
             return Ok(secret.clone());
         }
-        let secret = self
-            .run()
-            .await
-            .map_err(|why| Unreadable::new(format!("the command {} {why}", self.0.program.display())))?;
+        let program = &self.0.program;
+        let secret = self.run().await.map_err(|why| {
+            // Why it found nothing it says on stderr, if at all.
+            let hint = match program.file_name().is_some_and(|name| name == KEYRING) {
+                true => "; is there such an entry, is the keyring unlocked, and does DBUS_SESSION_BUS_ADDRESS lead to it?",
+                false => "",
+            };
+            Unreadable::new(format!("the command {} {why}{hint}", program.display()))
+        })?;
         *printed = Some(secret.clone());
         Ok(secret)
+    }
+
+    /// The same at once, on a thread of its own: for what is read with the configuration.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn read_now(&self) -> Result<Secret, Unreadable> {
+        let read = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime =
+                runtime.map_err(|error| Unreadable::new(format!("no command can be run: {error}")))?;
+            runtime.block_on(self.read(None))
+        };
+        let read = std::thread::scope(|scope| scope.spawn(read).join());
+        read.unwrap_or_else(|_| Err(Unreadable::new("no command can be run".to_owned())))
     }
 
     async fn run(&self) -> Result<Secret, String> {
@@ -182,6 +205,24 @@ mod tests {
         let error = command.read(None).await.unwrap_err().to_string();
         assert!(error.starts_with("the command /nowhere can't be started"), "{error}");
         assert_eq!(format!("{:?}", shell("hunter2")), r#"Command("/bin/sh")"#);
+    }
+
+    #[tokio::test]
+    async fn a_keyring_that_gives_nothing_comes_with_what_to_look_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("secret-tool");
+        std::os::unix::fs::symlink("/bin/sh", &program).unwrap();
+        let ask = async |script: &str| {
+            let words = vec!["-c".to_owned(), script.to_owned()];
+            Command::new(program.clone(), words, Vec::new()).read(None).await
+        };
+        for (script, expected) in
+            [("exit 1", "failed: exit status: 1; is there"), ("true", "is empty; is there")]
+        {
+            let error = ask(script).await.unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("is the keyring unlocked"), "{error}");
+        }
+        assert_eq!(ask("echo s3cret").await.unwrap().expose(), "s3cret");
     }
 
     #[tokio::test]

@@ -153,12 +153,14 @@ impl Question {
         };
         let cloud = keystone::Config {
             name: "oracle".to_owned(),
-            auth: Auth::Fixed { endpoint: url("http://nowhere.example"), token: Secret::new("t") },
+            auth: Auth::Fixed { endpoint: url("http://nowhere.example"), token: Secret::new("t").into() },
             region: Some("Elsewhere".to_owned()).filter(|_| self.region.is_some()),
             interfaces: vec![Interface::Public],
             endpoint_overrides: BTreeMap::new(),
             services: [(self.service.to_owned(), options)].into(),
             retries: Retries::default(),
+            limits: keystone::service::Limits::default(),
+            api_timeout: None,
             tls: keyway::upstream::tls::Config::default(),
             allow_http: AllowHttp::Never,
         };

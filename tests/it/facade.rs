@@ -695,7 +695,8 @@ async fn a_fixed_token_has_a_user_of_keyways_and_a_catalog_of_the_overrides() {
     let (url, token) = (cloud.url("compute"), keyway::demo::PASSWORD.to_owned());
     let base = |url: &str| keyway::upstream::BaseUrl::parse(url).expect(url);
     let keyway = TestKeyway::for_cloud(&cloud, |config| {
-        config.auth = keyway::keystone::Auth::Fixed { endpoint: base(&url), token: Secret::new(token) };
+        config.auth =
+            keyway::keystone::Auth::Fixed { endpoint: base(&url), token: Secret::new(token).into() };
         config.endpoint_overrides.insert("compute".to_owned(), base(&url));
     })
     .await;

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::support::federation::{
-    CLIENT, CLIENT_SECRET, Federation, IDENTITY_PROVIDER, Instead, PASSWORD, PROTOCOL, SCOPE, USER, USER_CODE,
+    CLIENT, CLIENT_SECRET, Federation, IDENTITY_PROVIDER, Instead, OFFLINE, PASSWORD, PROTOCOL, SCOPE, USER,
+    USER_CODE,
 };
 use crate::support::{Answer, Connection, Process, TestKeyway, bounded, eventually};
 
@@ -219,6 +220,27 @@ async fn whatever_a_provider_says_that_is_no_token_is_told_with_what_to_do() {
         .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_shown_so_rarely_that_the_provider_locks_no_account() {
+    let federation = Federation::start().await;
+    let mut variables = by_password(&federation);
+    set(&mut variables, "OS_PASSWORD", "another");
+    let short = |config: &mut Config| {
+        config.protection.pause = (Duration::from_millis(1), Duration::from_millis(1));
+    };
+    let keyway = TestKeyway::cold(clouds(&variables), short);
+    let stopped = async || {
+        keyway.get("/compute/servers").await.message(502, "credentials_rejected");
+        let status = keyway.status().await.to_string();
+        status.contains("2 logins in a row were rejected").then_some(())
+    };
+    eventually("the last attempt", stopped).await;
+    for _ in 0..20 {
+        keyway.get("/compute/servers").await.message(502, "credentials_rejected");
+    }
+    assert_eq!(federation.asked_at(TOKEN).len(), 2);
+}
+
 // Promise 66.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_is_silent_or_down_is_named_and_asked_again() {
@@ -421,8 +443,6 @@ async fn without_a_login_the_answer_says_what_to_do_and_a_login_is_found_without
         "{stderr}"
     );
     assert!(!federation.cloud.accepts(&federation.unscoped()[0]));
-    federation.cloud.revoke_all();
-    keyway.get("/compute/servers").await;
     let over = async || {
         (keyway.get("/compute/servers").await.header("x-keyway-error") == "login_required").then_some(())
     };
@@ -433,6 +453,142 @@ async fn without_a_login_the_answer_says_what_to_do_and_a_login_is_found_without
     assert_eq!(code, 0, "{stdout}");
     let (code, stdout, _) = run(home.path(), "logout", &variables).await;
     assert_eq!((code, stdout.as_str()), (0, "cloud envvars: there was no login"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_logs_out_takes_a_running_keyway_all_tokens_of_that_login() {
+    let federation = Federation::start().await;
+    let home = tempfile::tempdir().expect("a directory");
+    let variables = by_device(&federation);
+    log_in(&federation, home.path(), &variables).await;
+    let keyway = at_home(home.path(), &variables);
+    let other = format!("/project/{OTHER_PROJECT}/compute/servers");
+    for path in ["/compute/servers", &other] {
+        assert_eq!(keyway.get(path).await.status, 200);
+    }
+    let token = keyway.token().await;
+    assert!(federation.cloud.accepts(&token));
+
+    let (code, stdout, stderr) = run(home.path(), "logout", &variables).await;
+    assert_eq!(code, 0, "{stdout} {stderr}");
+    // Keystone ends the login's own token alone, and nobody but the running keyway knows the others.
+    let over = async |path: &str| {
+        (keyway.get(path).await.header("x-keyway-error") == "login_required").then_some(())
+    };
+    eventually("the end of the cloud's own token", async || over("/compute/servers").await).await;
+    eventually("the end of the other project's", async || over(&other).await).await;
+    eventually("its revocation", async || (!federation.cloud.accepts(&token)).then_some(())).await;
+    let status = keyway.status().await["clouds"][0].clone();
+    assert_eq!((&status["token"], &status["login"]["required"]), (&json!(null), &json!(true)), "{status}");
+
+    log_in(&federation, home.path(), &variables).await;
+    let served = async |path: &str| (keyway.get(path).await.status == 200).then_some(());
+    eventually("another login", async || served("/compute/servers").await).await;
+    eventually("another login", async || served(&other).await).await;
+
+    // Another one in its place, which may be somebody else's.
+    let before = keyway.token().await;
+    log_in(&federation, home.path(), &variables).await;
+    let replaced = async || {
+        assert_eq!(keyway.get("/compute/servers").await.status, 200);
+        (keyway.token().await != before).then_some(())
+    };
+    eventually("a token of the new login", replaced).await;
+}
+
+fn renewable(federation: &Federation) -> Variables {
+    let mut variables = by_device(federation);
+    set(&mut variables, "OS_OPENID_SCOPE", OFFLINE);
+    variables
+}
+
+// Promise 74.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_can_be_renewed_outlives_its_token_until_the_provider_says_no() {
+    let federation = Federation::start().await;
+    let home = tempfile::tempdir().expect("a directory");
+    let variables = renewable(&federation);
+    federation.cloud.set_token_ttl(Duration::from_secs(5));
+    log_in(&federation, home.path(), &variables).await;
+    let (_, stdout, _) = run(home.path(), "status", &variables).await;
+    assert!(stdout.contains("renewed"), "{stdout}");
+    // Two of them: what renews a login is good once.
+    let keyways = [at_home(home.path(), &variables), at_home(home.path(), &variables)];
+    let renewed = async || {
+        for keyway in &keyways {
+            let answer = keyway.get("/compute/servers").await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        (federation.refresh_tokens().len() >= 4).then_some(())
+    };
+    eventually("three renewals", renewed).await;
+    let asked = federation.asked_at(TOKEN);
+    let renewals: Vec<_> = asked.iter().filter(|asked| asked.form["grant_type"] == "refresh_token").collect();
+    for (renewal, expected) in renewals.iter().zip(federation.refresh_tokens()) {
+        assert_eq!(renewal.form.keys().collect::<Vec<_>>(), ["grant_type", "refresh_token"]);
+        assert_eq!(renewal.form["refresh_token"], expected);
+    }
+    let status = keyways[0].status().await["clouds"][0].clone();
+    assert_eq!(status["login"]["renews"], true, "{status}");
+
+    federation.forget_refresh_token();
+    for keyway in &keyways {
+        let over = async || {
+            (keyway.get("/compute/servers").await.header("x-keyway-error") == "login_required").then_some(())
+        };
+        eventually("the end of the login", over).await;
+    }
+    let (code, stdout, _) = run(home.path(), "status", &variables).await;
+    assert_eq!(
+        (code, stdout.as_str()),
+        (1, "cloud envvars: its login is over; run keyway login --cloud envvars")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_renewed_when_keystone_forgot_it_and_later_when_the_provider_is_down() {
+    let federation = Federation::start().await;
+    let home = tempfile::tempdir().expect("a directory");
+    let variables = renewable(&federation);
+    log_in(&federation, home.path(), &variables).await;
+    let keyway = at_home(home.path(), &variables);
+    assert_eq!(keyway.get("/compute/servers").await.status, 200);
+    federation.cloud.revoke_all();
+    federation.always(Some(answer(503, json!({"error": "temporarily_unavailable"}))));
+    let down = async || {
+        let reason = keyway.get("/compute/servers").await.header("x-keyway-error").to_owned();
+        (reason == "identity_provider_unavailable").then_some(())
+    };
+    eventually("no renewal", down).await;
+    federation.always(None);
+    let served = async || (keyway.get("/compute/servers").await.status == 200).then_some(());
+    eventually("the renewal", served).await;
+    assert_eq!((federation.unscoped().len(), federation.refresh_tokens().len()), (2, 2));
+
+    assert!(federation.can_renew());
+    let (code, stdout, stderr) = run(home.path(), "logout", &variables).await;
+    assert_eq!(code, 0, "{stdout} {stderr}");
+    assert!(!federation.can_renew(), "the provider forgets it as well");
+}
+
+// Promise 63.
+#[tokio::test(flavor = "multi_thread")]
+async fn keyways_that_renew_a_login_at_once_renew_it_once() {
+    let federation = Federation::start().await;
+    let home = tempfile::tempdir().expect("a directory");
+    let variables = renewable(&federation);
+    log_in(&federation, home.path(), &variables).await;
+    let keyways: Vec<_> = (0..5).map(|_| at_home(home.path(), &variables)).collect();
+    for keyway in &keyways {
+        assert_eq!(keyway.get("/compute/servers").await.status, 200);
+    }
+    federation.cloud.revoke_all();
+    let mut asking = tokio::task::JoinSet::new();
+    for keyway in keyways {
+        asking.spawn(async move { keyway.get("/compute/servers").await.status });
+    }
+    assert_eq!(bounded("all answers", asking.join_all()).await, [200; 5]);
+    assert_eq!((federation.unscoped().len(), federation.refresh_tokens().len()), (2, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -632,7 +788,7 @@ async fn nothing_of_a_persons_login_is_in_the_log_or_readable_on_disk() {
 }
 
 /// A port that is free for now.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     socket.local_addr().expect("it is bound").port()
 }
@@ -859,4 +1015,42 @@ async fn a_code_that_is_declined_or_leads_to_another_logins_token_is_told() {
     assert!(code == 1 && stderr.contains("invalid_grant (\"Code not valid\")"), "{stderr}");
     assert!(!stderr.contains("canaryOldCode"), "{stderr}");
     assert!(!federation.asked_at(TOKEN)[1].form.contains_key("code_verifier"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_opens_by_itself_where_there_is_a_display_and_not_when_told_so() {
+    let federation = Federation::start().await;
+    let home = tempfile::tempdir().expect("a directory");
+    let (script, opened) = (home.path().join("browser"), home.path().join("opened"));
+    std::fs::write(
+        &script,
+        format!("#!/bin/sh\necho \"$@\" > {}.part\nenv >> {0}.part\nmv {0}.part {0}\n", opened.display()),
+    )
+    .expect("a file");
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("ours");
+    let port = free_port();
+    let mut variables = by_code(&federation, port);
+    set(&mut variables, "OS_OPENID_SCOPE", OFFLINE);
+    variables.push(("BROWSER", format!("{} --new", script.display())));
+    variables.push(("PATH", "/usr/bin:/bin".to_owned()));
+    for arguments in [&["login"][..], &["login", "--no-browser"]] {
+        let mut variables = variables.clone();
+        if arguments.len() > 1 {
+            variables.push(("DISPLAY", ":0".to_owned()));
+        }
+        let process = Process::start(home.path(), arguments, &variables);
+        let back = at_provider(&process, port).await;
+        assert_eq!(open_page(port, &back, &[]).await.status, 200);
+        let (code, stdout, stderr) = process.outcome().await;
+        assert_eq!(code, 0, "{stderr}");
+        assert!(!stdout.contains("about to open") && !opened.exists(), "{stdout}");
+    }
+    variables.push(("DISPLAY", ":0".to_owned()));
+    let process = Process::start(home.path(), &["login"], &variables);
+    let told = |line: &str| line.contains("about to open; --no-browser").then_some(());
+    process.stdout_line("what happens", told).await;
+    let opened = eventually("the browser", async || std::fs::read_to_string(&opened).ok()).await;
+    let (words, environment) = opened.split_once('\n').expect("both");
+    assert!(words.starts_with(&format!("--new {}", federation.provider("/authorize?tenant=1&"))), "{words}");
+    assert!(environment.contains("DISPLAY=:0") && !environment.contains("OS_"), "{environment}");
 }

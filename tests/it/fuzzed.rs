@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tokio::runtime::Runtime;
 
-use crate::properties::{answer, config, headers, kept, links, path, policy, session, stack, token};
+use crate::properties::{
+    answer, config, headers, kept, links, path, policy, provider, saml, session, stack, token,
+};
 
 /// The seeds of a target.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -107,6 +109,37 @@ fn no_list_of_fields_carries_a_guarded_one_to_a_service() {
 fn no_answer_of_keystone_leads_out_of_its_catalog_or_quotes_a_secret() {
     seeds("token").iter().for_each(|seed| token::check(seed));
     try_spliced("token", 1000, &["", "\"", "}", "]", ",", "{", "null", "\n\n"], token::check);
+}
+
+// Promises 72, 76.
+#[test]
+fn whatever_is_carried_between_saml_providers_is_changed_in_its_header_alone() {
+    seeds("saml").iter().for_each(|seed| saml::check(seed));
+    let between = &[
+        "",
+        "\n---8<---\n",
+        "<S:Header/>",
+        "xmlns:a=\"urn:a\" ",
+        "<![CDATA[",
+        "]]>",
+        "<!-- ",
+        " -->",
+        "'",
+        "\"",
+        "&#60;",
+        "<?a ",
+        "<!DOCTYPE a [",
+    ];
+    try_spliced("saml", 2000, between, saml::check);
+}
+
+// Promises 72, 76.
+#[test]
+fn no_answer_of_a_provider_and_nothing_that_a_browser_brings_ends_a_login_of_somebody_else() {
+    seeds("provider").iter().for_each(|seed| provider::check(seed));
+    let between =
+        &["", "\"", "}", "{", ",", ":", "null", "&", "=", "%2D", "&state=", "&code=", "canary-St4te"];
+    try_spliced("provider", 2000, between, provider::check);
 }
 
 // Promise 72.

@@ -549,7 +549,7 @@ async fn a_fixed_token_is_not_kept() {
     let token = TestKeyway::in_front_of(&cloud).await.token().await;
     let mut config = cloud.keystone_config();
     let endpoint = BaseUrl::parse(&cloud.url("compute")).expect("a URL");
-    config.auth = Auth::Fixed { endpoint, token: Secret::new(token) };
+    config.auth = Auth::Fixed { endpoint, token: Secret::new(token).into() };
     let keyway = TestKeyway::cold(vec![config], kept.keep());
     assert_eq!(keyway.get("/compute/servers").await.status, 200);
     assert_eq!(files(kept.home.path()).len(), 0);

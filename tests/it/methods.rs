@@ -286,6 +286,91 @@ async fn an_oauth2_client_with_a_wrong_secret_is_rejected_once() {
     assert_eq!(cloud.token_requests(), 1);
 }
 
+/// A consumer's secret that stands in this file, and the access token's.
+fn oauth1(path: &Path, access_secret: &str) -> Method {
+    Method::OAuth1 {
+        consumer_key: demo::CONSUMER_KEY.to_owned(),
+        consumer_secret: Source::File(path.to_owned()),
+        access_key: demo::ACCESS_KEY.to_owned(),
+        access_secret: Secret::new(access_secret).into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_signs_its_login_and_gets_into_the_project_of_its_access_token() {
+    let cloud = cloud().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("secret");
+    std::fs::write(&path, format!("{}\n", demo::CONSUMER_SECRET)).expect("a file");
+    let keyway = keyway(&cloud, |identity| {
+        identity.method = oauth1(&path, demo::ACCESS_SECRET);
+        identity.scope = Scope::Default;
+    })
+    .await;
+    assert_eq!(keyway.get_at_once(50, "/compute/servers").await, [200; 50]);
+    assert_eq!(methods(&keyway).await, ["oauth1"]);
+    assert_eq!(keyway.status().await["clouds"][0]["project"], OTHER_PROJECT);
+    assert_eq!(cloud.token_requests(), 1);
+    // Nobody but Keystone sees the signature, and nobody the secrets.
+    assert!(cloud.requests("compute").iter().all(|seen| all(&seen.headers, "authorization").is_empty()));
+    let login = cloud.requests("identity").pop().expect("a login");
+    let shown = format!("{:?}", login.headers);
+    assert!(shown.contains("oauth_signature=") && !shown.contains("secret"), "{shown}");
+    keyway.get("/project/demo/compute/servers").await.message(403, "scope_fixed");
+
+    // Another token takes another signature.
+    cloud.revoke_all();
+    assert_eq!(keyway.get("/compute/servers").await.status, 200);
+    assert_eq!(cloud.token_requests(), 2);
+}
+
+// Promises 64, 76.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_with_a_wrong_secret_is_rejected_until_it_has_another() {
+    let cloud = cloud().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("secret");
+    std::fs::write(&path, "hunter2").expect("a file");
+    let config = config(&cloud, |identity| {
+        identity.method = oauth1(&path, demo::ACCESS_SECRET);
+        identity.scope = Scope::Default;
+    });
+    let keyway = TestKeyway::cold(vec![config], |_| {});
+    for _ in 0..10 {
+        let answer = keyway.get("/compute/servers").await;
+        assert_eq!(answer.header("x-keyway-error"), "credentials_rejected", "{answer:?}");
+        assert!(!answer.text().contains("hunter2"));
+    }
+    assert_eq!(cloud.token_requests(), 1);
+    std::fs::write(&path, demo::CONSUMER_SECRET).expect("a file");
+    eventually("the login", async || (keyway.get("/compute/servers").await.status == 200).then_some(()))
+        .await;
+    assert_eq!(cloud.token_requests(), 2);
+}
+
+// Promises 64, 76.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_access_token_that_is_gone_is_asked_for_once() {
+    let cloud = cloud().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("secret");
+    std::fs::write(&path, demo::CONSUMER_SECRET).expect("a file");
+    let keyway = keyway(&cloud, |identity| {
+        identity.method = oauth1(&path, demo::ACCESS_SECRET);
+        identity.scope = Scope::Default;
+    })
+    .await;
+    cloud.delete_access_token();
+    keyway.get("/compute/servers").await;
+    for _ in 0..10 {
+        let answer = keyway.get("/compute/servers").await;
+        assert_eq!(answer.header("x-keyway-error"), "credentials_rejected", "{answer:?}");
+    }
+    assert_eq!(cloud.token_requests(), 2);
+    let error = keyway.status().await["clouds"][0]["error"].to_string();
+    assert!(error.contains("Could not find Access Token") && !error.contains(demo::ACCESS_SECRET), "{error}");
+}
+
 /// keyway before a service that has no Keystone.
 async fn without_keystone(auth: impl FnOnce(BaseUrl) -> Auth) -> (Upstream, Keyway) {
     let service = Upstream::start().await;

@@ -219,6 +219,8 @@ fn final_differences(sdk: &Value, keyway: &keystone::Config, dir: &Path) -> Vec<
     };
     let own = tls.client_cert.iter().flat_map(|(cert, key)| [Some(cert), key.as_ref()]).flatten();
     compare("cert", cert.join(" "), own.map(shown).collect::<Vec<_>>().join(" "));
+    let own = keyway.api_timeout.map(|timeout| timeout.as_secs_f64().to_string());
+    compare("timeout", text(sdk["config"].get("api_timeout")).unwrap_or_default(), own.unwrap_or_default());
     found
 }
 
@@ -356,7 +358,7 @@ fn one(name: &str) -> String {
 }
 
 fn by_hand() -> Vec<Case> {
-    let all = [places(), choices(), logins(), regions(), values(), profiles(), on_purpose()];
+    let all = [places(), choices(), logins(), nothings(), regions(), values(), profiles(), on_purpose()];
     all.into_iter().flatten().collect()
 }
 
@@ -501,6 +503,15 @@ fn logins() -> Vec<Case> {
         ),
         ("v3oidcaccesstoken", "identity_provider: i, protocol: p, access_token: t"),
         (
+            "v3samlpassword",
+            "identity_provider: i, protocol: p, identity_provider_url: 'https://d/ECP?a=b', username: u, password: x",
+        ),
+        (
+            "v3adfspassword",
+            "identity_provider: i, protocol: p, identity-provider-url: 'https://d/', username: u, password: x, \
+             service_provider_endpoint: 'https://c.example/ADFS', service_provider_entity_id: 'urn:e'",
+        ),
+        (
             "v3oidcauthcode",
             "identity_provider: i, protocol: p, client_id: c, client_secret: s, authorization_code: k, redirect_uri: 'https://r', access_token_endpoint: 'https://d'",
         ),
@@ -536,6 +547,53 @@ fn logins() -> Vec<Case> {
             }
             cases.push(case);
         }
+    }
+    cases
+}
+
+/// What an explicit nothing in one place does to a login's kind in another.
+fn nothings() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let password =
+        "auth_url: 'https://c.example/v3', username: u, user_domain_name: D, password: x, project_name: p";
+    for auth in [password, "endpoint: 'https://e.example'"] {
+        for nothing in ["~", "''", "None"] {
+            for (options, secure, vendor) in [
+                ("auth_type: v3password,", "auth_type: NOTHING", ""),
+                ("auth_type: none,", "auth_type: NOTHING", ""),
+                ("", "auth_type: NOTHING", ""),
+                ("auth_type: v3password,", "auth_plugin: NOTHING", ""),
+                ("auth_plugin: v3password,", "auth_type: NOTHING", ""),
+                ("auth_type: v3password, auth_plugin: NOTHING,", "", ""),
+                ("auth_type: NOTHING, auth_plugin: v3password,", "", ""),
+                ("profile: v, auth_type: NOTHING,", "", "auth_type: v3password"),
+                ("profile: v,", "", "auth_type: NOTHING"),
+                ("profile: v, auth_type: v3password,", "", "auth_type: NOTHING"),
+                ("profile: v,", "auth_type: NOTHING", "auth_type: v3password"),
+                ("auth_type: v3password, regions: [{name: r, values: {auth_type: NOTHING}}],", "", ""),
+                ("auth_type: NOTHING, regions: [{name: r, values: {auth_type: v3password}}],", "", ""),
+                ("regions: [{name: r, values: {auth_type: NOTHING}}],", "", ""),
+            ] {
+                let fill = |text: &str| text.replace("NOTHING", nothing);
+                let name = fill(&format!("nothing {options} {secure} {vendor} {auth}"));
+                let clouds = fill(&format!("clouds: {{c: {{{options} auth: {{{auth}}}}}}}"));
+                let mut case = Case::new(&name, &clouds, "");
+                if !secure.is_empty() {
+                    case = case.file("srv/secure.yaml", &fill(&format!("clouds: {{c: {{{secure}}}}}")));
+                }
+                if !vendor.is_empty() {
+                    let vendor = fill(&format!("public-clouds: {{v: {{{vendor}}}}}"));
+                    case = case.file("etc/openstack/clouds-public.yaml", &vendor);
+                }
+                cases.push(case);
+            }
+        }
+        let mut case = Case::new(&format!("nothing in variables, {auth}"), "", "").var("OS_AUTH_TYPE", "");
+        for option in auth.split(", ") {
+            let (name, value) = option.split_once(": ").expect("an option");
+            case = case.var(&format!("OS_{}", name.to_uppercase()), value.trim_matches('\''));
+        }
+        cases.push(case.but("an empty variable is one that is not set, as for the openstack command"));
     }
     cases
 }
@@ -612,8 +670,12 @@ fn values() -> Vec<Case> {
         "compute_default_microversion: '2.79', placement_service_type: x, volume_service_name: y",
         "image_status_code_retries: 2, compute_connect_retries: 7, baremetal-status-code-retries: 1",
         "block_storage_endpoint_override: 'https://b.example/v3', image_endpoint: 'https://i.example'",
+        "volume_endpoint_override: 'https://v.example/v3/%(project_id)s', object_store_endpoint_override: 'https://s/AUTH_$(tenant_id)s'",
+        "rate_limit: {compute: 5, image: 0.5}, concurrency: {compute: 3}",
         "image_region_name: r9, load_balancer_interface: admin",
         "compute_timeout: 3",
+        "api_timeout: 30",
+        "api_timeout: 0.5, network_timeout: 12",
         "other: {a-b: c}",
     ] {
         cases.push(Case::cloud(options, options));

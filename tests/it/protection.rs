@@ -83,6 +83,21 @@ fn clouds(lab: &Lab, names: &[&str], password: &str) -> Vec<keystone::Config> {
     names.iter().map(named).collect()
 }
 
+/// What a reload reads.
+fn reloaded(lab: &Lab, served: &[&str], password: &str) -> Config {
+    let env = Env::new::<&str, &str>([], "/nonexistent").with_root("/nonexistent");
+    let overrides = Overrides {
+        listen: Some("127.0.0.1:0".to_owned()),
+        admin: Some("127.0.0.1:0".to_owned()),
+        workers: Some("2".to_owned()),
+        ..Overrides::default()
+    };
+    let mut config = Config::load_without_clouds(&overrides, &env).expect("defaults are right");
+    quick(&mut config);
+    config.clouds = clouds(lab, served, password);
+    config
+}
+
 /// Several hundred requests at once for several clouds, projects and scopes; their statuses.
 async fn load(keyway: &TestKeyway) -> Vec<u16> {
     let mut tasks = JoinSet::new();
@@ -108,19 +123,7 @@ async fn a_wrong_password_locks_nobody_out_whatever_the_load() {
     let lab = Lab::start().await;
     let names = ["a", "b", "c"];
     let keyway = TestKeyway::cold(clouds(&lab, &names, "wr0ng-password"), quick);
-    let config = |password: &str, served: &[&str]| {
-        let env = Env::new::<&str, &str>([], "/nonexistent").with_root("/nonexistent");
-        let overrides = Overrides {
-            listen: Some("127.0.0.1:0".to_owned()),
-            admin: Some("127.0.0.1:0".to_owned()),
-            workers: Some("2".to_owned()),
-            ..Overrides::default()
-        };
-        let mut config = Config::load_without_clouds(&overrides, &env).expect("defaults are right");
-        quick(&mut config);
-        config.clouds = clouds(&lab, served, password);
-        config
-    };
+    let config = |password: &str, served: &[&str]| reloaded(&lab, served, password);
     for round in 0..12 {
         let statuses = load(&keyway).await;
         assert!(statuses.iter().all(|status| [502, 404].contains(status)), "{statuses:?}");
@@ -148,6 +151,44 @@ async fn a_wrong_password_locks_nobody_out_whatever_the_load() {
     let status = &keyway.status().await["clouds"][0];
     assert_eq!((&status["breaker"], &status["rejections"]), (&"closed".into(), &0.into()), "{status}");
     assert_eq!(keyway.admin_get("/readyz").await.status, 200);
+}
+
+// Promise 66.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_password_that_was_given_up_has_one_more_try_when_the_operator_says_so() {
+    let lab = Lab::start().await;
+    let keyway = TestKeyway::cold(clouds(&lab, &["a"], PASSWORD), quick);
+    keyway.logged_in().await;
+    // The user is disabled for a while.
+    lab.cloud.set_password("something-else");
+    lab.cloud.revoke_all();
+    eventually("the end of its tries", async || {
+        keyway.get("/compute/servers").await;
+        (keyway.status().await["clouds"][0]["breaker"] == "stopped").then_some(())
+    })
+    .await;
+    lab.cloud.set_password(PASSWORD);
+    let config = |rejections| {
+        let mut config = reloaded(&lab, &["a"], PASSWORD);
+        config.protection.rejections = Some(rejections);
+        config
+    };
+    assert!(keyway.app().reload(Ok(config(2))));
+    tokio::time::sleep(Duration::from_millis(350)).await;
+    assert_ne!(
+        keyway.get("/compute/servers").await.status,
+        200,
+        "a reload alone is no word about the password"
+    );
+    let error = keyway.status().await["clouds"][0]["error"].to_string();
+    assert!(error.contains("raise rejections in [keystone] by one and reload keyway"), "{error}");
+    assert_eq!(lab.cloud.wrong_passwords(), 2);
+
+    assert!(keyway.app().reload(Ok(config(3))));
+    eventually("the login", async || (keyway.get("/compute/servers").await.status == 200).then_some(()))
+        .await;
+    assert_eq!(lab.cloud.wrong_passwords(), 2);
+    assert_eq!(keyway.metric(r#"keyway_token_rejections{cloud="a"}"#).await, 0.0);
 }
 
 // Promise 66.

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
-use keyway::demo::Cloud;
+use keyway::demo::{self, Cloud};
+use keyway::keystone::service::Limits;
 use keyway::keystone::{self, Interface, Retries, ServiceOptions};
 use keyway::upstream::BaseUrl;
 use serde_json::json;
 use tokio::net::TcpSocket;
 
+use crate::support::direct::{Keyway, fixed_cloud, point};
 use crate::support::faults::{Fault, Line};
+use crate::support::raw::{Upstream, status};
 use crate::support::{TestKeyway, answering, cloud, eventually, request, statuses, targets};
 
 /// keyway for a cloud with these options of one service.
@@ -86,8 +89,121 @@ async fn an_override_needs_no_entry_in_the_catalog() {
     })
     .await;
     keyway.get("/metric/images").await.passed_on(200);
-    let listed = keyway.admin_get("/services").await.text();
-    assert!(listed.contains("metric"), "{listed}");
+    let listed = keyway.status().await["clouds"][0]["services"].to_string();
+    assert!(listed.contains(r#""type":"metric""#), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_override_has_the_id_of_the_project_that_the_request_is_for() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::for_cloud(&cloud, |config| {
+        let own = cloud.url("object-store");
+        let url = own.replace(demo::PROJECT_ID, "%(project_id)s");
+        assert_ne!(own, url);
+        override_with(config, "object-store", &url);
+        override_with(config, "metric", &format!("{}/v2/%(user_id)s", cloud.url("image")));
+    })
+    .await;
+    keyway.get("/object-store/c").await;
+    keyway.get("/project/other/object-store/c").await;
+    keyway.get("/metric/images").await;
+    let own = |project: &str| format!("/v1/AUTH_{project}/c");
+    assert_eq!(targets(&cloud, "object-store"), [own(demo::PROJECT_ID), own(demo::OTHER_PROJECT_ID)]);
+    assert_eq!(targets(&cloud, "image"), [format!("/v2/{}/images", demo::USER_ID)]);
+    let listed = keyway.status().await["clouds"][0]["services"].to_string();
+    assert!(listed.contains(demo::PROJECT_ID) && !listed.contains("%("), "{listed}");
+
+    // What clients of keyway's own Keystone see is that too.
+    let login = json!({"auth": {"identity": {"methods": ["password"], "password": {"user": {"name": "x",
+        "domain": {"id": "default"}, "password": "y"}}}}});
+    let answer = keyway.post("/identity/v3/auth/tokens", &login).await;
+    assert_eq!(answer.status, 201);
+    assert!(answer.text().contains(&format!("/AUTH_{}", demo::PROJECT_ID)), "{}", answer.text());
+    assert!(!answer.text().contains("%("), "{}", answer.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_override_that_wants_a_project_is_of_no_use_without_one() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::for_cloud(&cloud, |config| {
+        let keystone::Auth::Identity(identity) = &mut config.auth else { unreachable!() };
+        identity.scope = keystone::Scope::Domain(keystone::Domain::Id(demo::DOMAIN_ID.to_owned()));
+        override_with(config, "object-store", &format!("{}/%(project_id)s", cloud.url("object-store")));
+    })
+    .await;
+    let message = keyway.get("/object-store/c").await.message(502, "no_endpoint");
+    assert!(message.contains("`object_store_endpoint_override` wants a project_id"), "{message}");
+    keyway.get("/image/images").await;
+    assert_eq!((targets(&cloud, "object-store").len(), targets(&cloud, "image").is_empty()), (0, false));
+}
+
+// Promise 66.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clouds_own_timeout_takes_the_place_of_that_for_all() {
+    let cloud = cloud().await;
+    let keyway =
+        TestKeyway::for_cloud(&cloud, |config| config.api_timeout = Some(Duration::from_millis(300))).await;
+    let service = Upstream::start().await;
+    point(&cloud, "compute", &service.url());
+    cloud.revoke_all();
+    keyway.get("/image/images").await.passed_on(200);
+    let silent = tokio::spawn(async move {
+        let mut connection = service.accept().await;
+        connection.head().await;
+        connection.closed().await;
+    });
+    keyway.get("/compute/servers").await.message(504, "upstream_timeout");
+    silent.await.expect("the connection is over");
+}
+
+// Promise 62.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_requests_are_under_way_at_a_service_than_it_may_have() {
+    let service = Upstream::start().await;
+    let mut config = fixed_cloud(&service.url());
+    config.limits.concurrency = Some(2);
+    let keyway = Keyway::start(config);
+    let mut clients = Vec::new();
+    for n in 0..6 {
+        let mut client = keyway.connect().await;
+        client.send(format!("GET /svc/{n} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        clients.push(client);
+    }
+    for _ in 0..3 {
+        let mut two = [service.accept().await, service.accept().await];
+        assert!(!service.has_connection().await, "two are under way");
+        for connection in &mut two {
+            connection.head().await;
+            connection.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+        }
+    }
+    for client in &mut clients {
+        let (head, _) = client.response().await;
+        assert_eq!(status(&head), 200, "{head}");
+    }
+}
+
+// Promise 62.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_wait_for_the_pace_and_hear_where_that_would_take_too_long() {
+    let cloud = cloud().await;
+    let keyway = TestKeyway::for_cloud(&cloud, |config| {
+        config.limits.pace = Some(Duration::from_millis(20));
+        let slow = Limits { pace: Some(Duration::from_secs(1000)), concurrency: None };
+        config.services.insert("image".to_owned(), ServiceOptions { limits: slow, ..Default::default() });
+    })
+    .await;
+    assert_eq!(keyway.get_at_once(50, "/compute/servers").await, [200; 50], "everyone has a turn");
+    keyway.get("/image/images").await.passed_on(200);
+    let answer = keyway.get("/image/images").await;
+    let wait: u64 = answer.header("retry-after").parse().expect("seconds");
+    assert!(wait > 60, "{wait}");
+    let message = answer.message(503, "service_limit");
+    assert!(message.contains("`rate_limit` or `concurrency`"), "{message}");
+    assert!(keyway.metric(r#"keyway_errors_total{reason="service_limit"}"#).await >= 1.0);
+    let asked = targets(&cloud, "image");
+    assert_eq!(asked.iter().filter(|target| *target == "/v2/images").count(), 1, "{asked:?}");
+    keyway.get("/compute/servers").await.passed_on(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,6 +247,32 @@ async fn a_chosen_version_takes_the_place_of_the_catalogs() {
     let expected = ["/", "/v2/images", "/v2/images", "/v2/images", "/v2/images", "/v1/images"];
     assert_eq!(targets(&cloud, "image"), expected, "the service is asked once");
     assert!(seen(&cloud, "image", "x-auth-token")[0].is_empty(), "and without the token");
+}
+
+// Promise 17.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_document_behind_a_redirect_is_found_at_the_same_host_only() {
+    for (elsewhere, expected) in [(false, "/v2/images"), (true, "/images")] {
+        let cloud = cloud().await;
+        let (line, other) = (Line::to(&cloud.url("image")).await, Line::to(&cloud.url("image")).await);
+        let location = if elsewhere { other.url("/v2/") } else { "/v2/".to_owned() };
+        let document = json!({"versions": [{"id": "v2.17", "status": "CURRENT",
+            "links": [{"rel": "self", "href": "http://wrong.example/v2/"}]}]});
+        let redirect = Fault::instead("302 Found", &format!("Location: {location}\r\n"), "");
+        let document = Fault::instead("200 OK", "", &document.to_string());
+        line.script(move |_, target| match target {
+            "/" => redirect.clone(),
+            "/v2/" => document.clone(),
+            _ => Fault::None,
+        });
+        let keyway =
+            TestKeyway::for_cloud(&cloud, |config| override_with(config, "image", &line.url(""))).await;
+        keyway.get("/image/images").await;
+        let targets: Vec<_> = line.passed().into_iter().map(|passed| passed.target).collect();
+        let asked: &[&str] = if elsewhere { &["/"] } else { &["/", "/v2/"] };
+        assert_eq!(targets, [asked, &[expected][..]].concat());
+        assert!(other.passed().is_empty(), "nobody follows it there");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

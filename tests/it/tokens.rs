@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use keyway::demo::{Cloud, PASSWORD, Trouble};
-use keyway::keystone::{Auth, Config, Method, Secret, User};
+use keyway::keystone::{Auth, Config, Method, Secret, Source, User};
 use keyway::upstream::BaseUrl;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
@@ -416,13 +416,39 @@ async fn a_revoked_token_without_a_keystone_is_a_503_and_no_login_per_request() 
 
 // Promise 64.
 #[tokio::test(flavor = "multi_thread")]
+async fn a_fixed_token_in_a_file_is_read_again_when_it_is_refused() {
+    let cloud = cloud().await;
+    let lent = TestKeyway::in_front_of(&cloud).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("token");
+    std::fs::write(&path, format!("{}\n", lent.token().await)).expect("a file");
+    let mut config = cloud.keystone_config();
+    config.auth = Auth::Fixed {
+        endpoint: BaseUrl::parse(&cloud.url("compute")).unwrap(),
+        token: Source::File(path.clone()),
+    };
+    let keyway = TestKeyway::cold(vec![config], |_| {});
+    keyway.logged_in().await;
+    assert_eq!(keyway.get("/compute/servers").await.status, 200);
+    cloud.revoke_all();
+    assert_eq!(keyway.get("/compute/servers").await.status, 401);
+    assert_eq!(lent.get("/compute/servers").await.status, 200);
+    std::fs::write(&path, lent.token().await).expect("a file");
+    eventually("the other token", async || {
+        (keyway.get("/compute/servers").await.status == 200).then_some(())
+    })
+    .await;
+}
+
+// Promise 64.
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fixed_token_is_sent_and_its_refusal_passed_on() {
     let cloud = cloud().await;
     let lent = TestKeyway::in_front_of(&cloud).await;
     let mut config = cloud.keystone_config();
     config.auth = Auth::Fixed {
         endpoint: BaseUrl::parse(&cloud.url("compute")).unwrap(),
-        token: Secret::new(lent.token().await),
+        token: Secret::new(lent.token().await).into(),
     };
     let keyway = TestKeyway::cold(vec![config], |_| {});
     assert_eq!(keyway.admin_get("/readyz").await.status, 200);

@@ -11,6 +11,7 @@ use keyway::keystone::{
 use keyway::upstream::BaseUrl;
 use serde_json::Value;
 
+use crate::support::faults::{Fault, FaultyCloud, Line};
 use crate::support::{TestKeyway, cloud, targets};
 
 /// The demo cloud's configuration with another login.
@@ -43,6 +44,40 @@ fn v2(identity: &mut Identity, cloud: &Cloud, scope: Scope) {
         password: Secret::new(PASSWORD).into(),
     };
     identity.scope = scope;
+}
+
+// Promise 17.
+#[tokio::test(flavor = "multi_thread")]
+async fn keystone_may_be_behind_a_redirect_at_the_same_host() {
+    let cloud = FaultyCloud::start().await;
+    let mut config = cloud.config();
+    let Auth::Identity(identity) = &mut config.auth else { unreachable!("the demo cloud has a Keystone") };
+    identity.version = IdentityVersion::Discover;
+    let (root, elsewhere) = (cloud.keystone.url(""), Line::to(&cloud.cloud.auth_url()).await);
+    identity.auth_url = BaseUrl::parse(&root).unwrap();
+    let mut first = true;
+    let back = format!("Location: {}\r\n", elsewhere.url("/"));
+    cloud.keystone.script(move |method, target| match (method, target) {
+        ("GET", "/") if std::mem::take(&mut first) => {
+            Fault::instead("301 Moved Permanently", "Location: /v3/\r\n", "")
+        }
+        ("GET", "/") => Fault::instead("302 Found", &back, ""),
+        _ => Fault::None,
+    });
+    for _ in 0..2 {
+        let keyway = TestKeyway::cold(vec![config.clone()], |_| {});
+        keyway.logged_in().await;
+        check_works(&keyway, "web-1").await;
+    }
+    let asked: Vec<_> = cloud
+        .keystone
+        .passed()
+        .into_iter()
+        .map(|passed| format!("{} {}", passed.method, passed.target))
+        .collect();
+    let login = "POST /v3/auth/tokens";
+    assert_eq!(asked, ["GET /", "GET /v3/", login, "GET /", login]);
+    assert!(elsewhere.passed().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -277,7 +277,7 @@ class Keyway:
     numbers = itertools.count(1)
     all = []
 
-    def __init__(self, env=None, args=(), files=None, listen=None, ready=True, host="127.0.0.1"):
+    def __init__(self, env=None, args=(), files=None, listen=None, ready=True, host="127.0.0.1", program=None):
         self.folder = WORK / ("keyway-%d" % next(self.numbers))
         self.folder.mkdir()
         for name, text in (files or {}).items():
@@ -285,7 +285,7 @@ class Keyway:
         self.port, self.admin_port = listen or free_port(), free_port()
         self.url, self.admin = "http://%s:%d" % (host, self.port), "http://127.0.0.1:%d" % self.admin_port
         self.log = self.folder / "log"
-        command = [PROGRAM, "serve", "--listen", "%s:%d" % (host, self.port), "--admin",
+        command = [program or PROGRAM, "serve", "--listen", "%s:%d" % (host, self.port), "--admin",
                    "127.0.0.1:%d" % self.admin_port, *args]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, env=clean_environment(self.folder, env),

@@ -92,12 +92,17 @@ impl Keyway {
 pub fn fixed_cloud(url: &str) -> keystone::Config {
     keystone::Config {
         name: "raw".to_owned(),
-        auth: Auth::Fixed { endpoint: BaseUrl::parse(url).expect("a good URL"), token: Secret::new(TOKEN) },
+        auth: Auth::Fixed {
+            endpoint: BaseUrl::parse(url).expect("a good URL"),
+            token: Secret::new(TOKEN).into(),
+        },
         region: None,
         interfaces: vec![Interface::Public],
         endpoint_overrides: BTreeMap::new(),
         services: Default::default(),
         retries: Default::default(),
+        limits: Default::default(),
+        api_timeout: None,
         tls: keyway::upstream::tls::Config::default(),
         allow_http: AllowHttp::Never,
     }

@@ -33,6 +33,8 @@ pub(crate) const USER: &str = "ada@idp.example";
 pub(crate) const PASSWORD: &str = "canaryProviderPassword& U8i O9p";
 /// What clients ask for.
 pub(crate) const SCOPE: &str = "openid profile";
+/// The same, by clients that want to renew a login without its person.
+pub(crate) const OFFLINE: &str = "openid profile offline_access";
 /// Keystone's names for the two.
 pub(crate) const IDENTITY_PROVIDER: &str = "my idp";
 pub(crate) const PROTOCOL: &str = "openid";
@@ -76,6 +78,10 @@ struct State {
     code: Option<Code>,
     /// What the next id token says in place of its login's nonce.
     nonce: Option<&'static str>,
+    /// Whether the login that began last may be renewed, and with what: another one each time.
+    offline: bool,
+    refresh: Option<String>,
+    refreshes: Vec<String>,
     /// What is said before it is looked at whether a person agreed.
     before: VecDeque<&'static str>,
 }
@@ -216,6 +222,21 @@ impl Federation {
         self.state().tokens.clone()
     }
 
+    /// What logins could be renewed with.
+    pub(crate) fn refresh_tokens(&self) -> Vec<String> {
+        self.state().refreshes.clone()
+    }
+
+    /// The login can't be renewed any more.
+    pub(crate) fn forget_refresh_token(&self) {
+        self.state().refresh = None;
+    }
+
+    /// Whether a login can be renewed.
+    pub(crate) fn can_renew(&self) -> bool {
+        self.state().refresh.is_some()
+    }
+
     /// The options that every federated login has, as variables.
     pub(crate) fn variables(&self, auth_type: &str) -> Vec<(&'static str, String)> {
         vec![
@@ -230,15 +251,16 @@ impl Federation {
     }
 }
 
-fn address_of(cloud: &Cloud) -> SocketAddr {
+pub(crate) fn address_of(cloud: &Cloud) -> SocketAddr {
     let url = cloud.auth_url();
     let rest = url.strip_prefix("http://").expect("the demo cloud is plain http");
     rest.split('/').next().expect("an authority").parse().expect("an address")
 }
 
-type Reply = Response<Full<Bytes>>;
+pub(crate) type Reply = Response<Full<Bytes>>;
 
-async fn listen<F>(
+/// Serves connections, each request by `answer`.
+pub(crate) async fn listen<F>(
     socket: TcpListener,
     answer: impl Fn(http::request::Parts, Bytes) -> F + Clone + Send + 'static,
 ) where
@@ -264,7 +286,7 @@ async fn listen<F>(
     }
 }
 
-fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+pub(crate) fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
     let mut response = Response::builder().status(status);
     for (name, value) in headers {
         response = response.header(*name, *value);
@@ -272,7 +294,7 @@ fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply
     response.body(Full::new(body.into())).expect("a valid answer")
 }
 
-fn json_reply(status: u16, body: &Value) -> Reply {
+pub(super) fn json_reply(status: u16, body: &Value) -> Reply {
     reply(status, &[("content-type", "application/json")], body.to_string())
 }
 
@@ -287,12 +309,12 @@ fn issue(state: &mut State) -> String {
     token
 }
 
-fn header(headers: &HeaderMap, name: &str) -> String {
+pub(super) fn header(headers: &HeaderMap, name: &str) -> String {
     headers.get(name).map(|value| value.to_str().expect("readable").to_owned()).unwrap_or_default()
 }
 
 /// The fields of a form, each once.
-fn form(body: &[u8]) -> Option<BTreeMap<String, String>> {
+pub(super) fn form(body: &[u8]) -> Option<BTreeMap<String, String>> {
     let text = std::str::from_utf8(body).ok()?;
     let mut fields = BTreeMap::new();
     for field in text.split('&').filter(|field| !field.is_empty()) {
@@ -338,7 +360,9 @@ async fn provide(state: &Mutex<State>, base: &str, head: &http::request::Parts, 
                 "issuer": base,
                 "token_endpoint": format!("{base}/token/?tenant=1"),
                 "device_authorization_endpoint": format!("{base}/device"),
-                "grant_types_supported": ["password", "client_credentials", "authorization_code", DEVICE_GRANT],
+                "revocation_endpoint": format!("{base}/revoke"),
+                "grant_types_supported":
+                    ["password", "client_credentials", "authorization_code", "refresh_token", DEVICE_GRANT],
                 "authorization_endpoint": format!("{base}/authorize?tenant=1"),
             });
             for (member, value) in &state.document {
@@ -354,6 +378,10 @@ async fn provide(state: &Mutex<State>, base: &str, head: &http::request::Parts, 
             token(&mut state, &authorization, fields)
         }
         (&Method::GET, path) if path.starts_with("/authorize?") => authorize(&mut state, path),
+        (&Method::POST, "/revoke") => {
+            let Some(fields) = fields else { return error(400, "invalid_request", "no form") };
+            revoke(&mut state, &authorization, fields)
+        }
         (&Method::POST, "/device") => {
             let Some(fields) = fields else { return error(400, "invalid_request", "no form") };
             begin(&mut state, base, &authorization, fields)
@@ -367,8 +395,14 @@ fn authorize(state: &mut State, path: &str) -> Reply {
     let query = path.split_once('?').map_or("", |(_, query)| query);
     let Some(mut fields) = form(query.as_bytes()) else { return reply(400, &[], "no query") };
     let mut take = |name: &str| fields.remove(name).unwrap_or_default();
+    let scope = take("scope");
+    // OpenID Connect Core 1.0, section 11.
+    let prompt = if scope == OFFLINE { "consent" } else { "" };
+    state.offline = scope == OFFLINE;
     let is_right = (take("tenant").as_str(), take("response_type").as_str()) == ("1", "code")
-        && (take("client_id").as_str(), take("scope").as_str()) == (CLIENT, SCOPE)
+        && take("client_id") == CLIENT
+        && [SCOPE, OFFLINE].contains(&scope.as_str())
+        && take("prompt") == prompt
         && take("code_challenge_method") == "S256";
     let (redirect_uri, back) = (take("redirect_uri"), take("state"));
     let code = Code {
@@ -397,9 +431,11 @@ fn begin(state: &mut State, base: &str, authorization: &str, mut fields: BTreeMa
         return error(401, "invalid_client", "Invalid client or Invalid client credentials");
     }
     fields.remove("client_id");
-    if fields.remove("scope").as_deref() != Some(SCOPE) {
+    let scope = fields.remove("scope").unwrap_or_default();
+    if ![SCOPE, OFFLINE].contains(&scope.as_str()) {
         return error(400, "invalid_scope", "Invalid scopes");
     }
+    state.offline = scope == OFFLINE;
     let challenge = fields.remove("code_challenge_method").zip(fields.remove("code_challenge"));
     if let Some((name, _)) = fields.first_key_value() {
         return error(400, "invalid_request", &format!("what is {name}?"));
@@ -469,7 +505,7 @@ fn token(state: &mut State, authorization: &str, mut fields: BTreeMap<String, St
             return *refused;
         }
     }
-    let mut nonce = None;
+    let (mut nonce, mut renews) = (None, false);
     let mut take = |name: &str| fields.remove(name).unwrap_or_default();
     match take("grant_type").as_str() {
         "password" => {
@@ -496,8 +532,17 @@ fn token(state: &mut State, authorization: &str, mut fields: BTreeMap<String, St
                 take("client_id");
             }
             nonce = Some(state.nonce.take().map_or(known.nonce, str::to_owned));
+            renews = state.offline;
         }
-        DEVICE_GRANT => {}
+        DEVICE_GRANT => renews = state.offline,
+        "refresh_token" => {
+            // One that is shown for the second time was stolen: the login is over (RFC 9700, section 4.14.2).
+            let known = state.refresh.take();
+            if known.is_none() || known != Some(take("refresh_token")) {
+                return error(400, "invalid_grant", "Token is not active");
+            }
+            renews = true;
+        }
         "client_credentials" if !state.public => {
             if take("scope") != SCOPE {
                 return error(400, "invalid_scope", "Invalid scopes");
@@ -516,10 +561,29 @@ fn token(state: &mut State, authorization: &str, mut fields: BTreeMap<String, St
         id = format!("{}.{claims}.signature", id.replace('.', "-"));
         state.tokens.push(id.clone());
     }
-    json_reply(
-        200,
-        &json!({"access_token": access, "id_token": id, "token_type": "Bearer", "expires_in": 60}),
-    )
+    let mut answer =
+        json!({"access_token": access, "id_token": id, "token_type": "Bearer", "expires_in": 60});
+    if renews {
+        let refresh = format!("canaryRefresh.{:016x}+/ {}", fastrand::u64(..), state.refreshes.len());
+        state.refreshes.push(refresh.clone());
+        state.refresh = Some(refresh.clone());
+        answer["refresh_token"] = refresh.into();
+    }
+    json_reply(200, &answer)
+}
+
+/// The revocation endpoint (RFC 7009).
+fn revoke(state: &mut State, authorization: &str, mut fields: BTreeMap<String, String>) -> Reply {
+    if !is_client(state, authorization, &mut fields) {
+        return error(401, "invalid_client", "Invalid client or Invalid client credentials");
+    }
+    let token = fields.remove("token");
+    if fields.remove("token_type_hint").as_deref() != Some("refresh_token") || !fields.is_empty() {
+        return error(400, "invalid_request", "what is that?");
+    }
+    // That there is none such is as good.
+    state.refresh.take_if(|refresh| Some(&*refresh) == token.as_ref());
+    reply(200, &[], "")
 }
 
 /// Keystone, behind the door that knows the provider's tokens.
@@ -566,6 +630,12 @@ async fn keep(state: &Mutex<State>, demo: SocketAddr, head: http::request::Parts
         state.lock().unwrap_or_else(PoisonError::into_inner).unscoped.push(id);
         return answer;
     }
+    pass_on(demo, head, body).await
+}
+
+/// Whatever is not about federation.
+pub(super) async fn pass_on(demo: SocketAddr, head: http::request::Parts, body: Bytes) -> Reply {
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let headers: Vec<_> = ["x-auth-token", "x-subject-token", "content-type"]
         .into_iter()
         .map(|name| (name, header(&head.headers, name)))
@@ -575,7 +645,7 @@ async fn keep(state: &Mutex<State>, demo: SocketAddr, head: http::request::Parts
     forward(demo, request(head.method, &path, &headers, body)).await
 }
 
-async fn log_in_unscoped(demo: SocketAddr) -> Reply {
+pub(super) async fn log_in_unscoped(demo: SocketAddr) -> Reply {
     let user = json!({"name": demo::USER, "domain": {"name": demo::DOMAIN}, "password": demo::PASSWORD});
     let identity = json!({"methods": ["password"], "password": {"user": user}});
     let body = json!({"auth": {"identity": identity, "scope": "unscoped"}}).to_string();
@@ -583,7 +653,7 @@ async fn log_in_unscoped(demo: SocketAddr) -> Reply {
         .await
 }
 
-async fn forward(demo: SocketAddr, request: Request<super::Payload>) -> Reply {
+pub(super) async fn forward(demo: SocketAddr, request: Request<super::Payload>) -> Reply {
     let answer = Connection::open(demo).await.send(request).await;
     let token = answer.header("x-subject-token");
     let token = [("x-subject-token", token)];

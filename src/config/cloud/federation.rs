@@ -6,10 +6,10 @@ use super::login::Federation;
 use super::{Reader, Written};
 use crate::keystone::federation::is_loopback;
 use crate::keystone::{
-    Challenge, CodeSource, Federated, Grant, Method, OAuthClient, ProviderEndpoint, ProviderUrl, Source,
-    TokenKind,
+    Challenge, CodeSource, Federated, Grant, Method, OAuthClient, Person, ProviderEndpoint, ProviderUrl,
+    ProviderUser, Source, TokenKind,
 };
-use crate::upstream::Scheme;
+use crate::upstream::{BaseUrl, Scheme};
 
 /// Fields of a token request that are taken.
 const FIELDS: [&str; 6] = ["grant_type", "username", "password", "scope", "client_id", "client_secret"];
@@ -23,7 +23,7 @@ impl Reader<'_> {
         );
         let protocol = self.segment(
             "protocol",
-            "missing: set it to the name of the identity provider's protocol at Keystone, which often is openid",
+            "missing: set it to the name of the identity provider's protocol at Keystone, which often is openid or saml2",
         );
         let grant = match kind {
             Federation::AccessToken => self
@@ -41,11 +41,13 @@ impl Reader<'_> {
             Federation::Device => self.device(),
             Federation::Code => self.code(),
             Federation::WebSso => self.websso(),
+            Federation::Kerberos => self.mutual_auth().map(Grant::Kerberos),
+            Federation::Saml => self.saml(),
+            Federation::Adfs => self.adfs(),
         };
         let (identity_provider, protocol) = (identity_provider?, protocol?);
-        let cloud = self.entry.name.clone();
-        // Where its token lies is known when the whole configuration is.
-        let federated = Federated { identity_provider, protocol, grant: grant?, cloud, place: None };
+        let person = Person::of(&self.entry.name);
+        let federated = Federated { identity_provider, protocol, grant: grant?, person };
         Some(Method::Federated(Box::new(federated)))
     }
 
@@ -74,6 +76,77 @@ impl Reader<'_> {
             Some(at) => Some((at.text, self.passcode()?)),
         };
         Some(Grant::Password { client: client?, username: username?, password: password?, otp })
+    }
+
+    fn saml(&mut self) -> Option<Grant> {
+        let user = self.provider_user(
+            "where the identity provider takes SAML's requests of clients (ECP), such as \
+                                       https://idp.example/idp/profile/SAML2/SOAP/ECP",
+        );
+        if let Some(at) = self.text(&["username", "user_name"])
+            && at.text.contains(':')
+        {
+            self.problem_at(
+                &at,
+                "has a colon, which HTTP's Basic authentication can't tell from the one before the password",
+            );
+        }
+        user.map(Grant::Saml)
+    }
+
+    fn adfs(&mut self) -> Option<Grant> {
+        let user = self.provider_user(
+            "where AD FS takes WS-Trust's requests with a user's name, such as \
+                                       https://adfs.example/adfs/services/trust/13/usernamemixed",
+        );
+        let service_provider = match self.text(&["service_provider_endpoint"]) {
+            None => {
+                let message = "missing: set it to where the service provider in front of Keystone takes assertions, such \
+                               as https://cloud.example:5000/Shibboleth.sso/ADFS";
+                self.missing("service_provider_endpoint", message);
+                None
+            }
+            Some(at) => {
+                let url = self.provider_url(&at);
+                let keystone = self.text(&["auth_url"]).and_then(|at| BaseUrl::parse(&at.text).ok());
+                if let (Some(url), Some(keystone)) = (&url, keystone)
+                    && url.origin() != keystone.origin()
+                {
+                    let message = format!(
+                        "is not at auth_url's scheme, host and port ({}), where the session that it opens is needed",
+                        keystone.origin()
+                    );
+                    self.problem_at(&at, message);
+                    return None;
+                }
+                url
+            }
+        };
+        let entity_id = self.required(
+            &["service_provider_entity_id"],
+            "missing: set it to the service provider's name of itself (its entity id), as AD FS knows it",
+        );
+        Some(Grant::Adfs { user: user?, service_provider: service_provider?, entity_id: entity_id? })
+    }
+
+    fn provider_user(&mut self, what: &str) -> Option<ProviderUser> {
+        let endpoint = match self.text(&["identity_provider_url"]) {
+            Some(at) => self.provider_url(&at),
+            None => {
+                self.missing("identity_provider_url", &format!("missing: set it to {what}"));
+                None
+            }
+        };
+        let username = self.required(
+            &["username", "user_name"],
+            "missing: set it to the user's name at the identity provider",
+        );
+        let password = self.secret(
+            &["password"],
+            "missing: set it to the password at the identity provider (for clouds.yaml, best in secure.yaml), or \
+             password_file",
+        );
+        Some(ProviderUser { endpoint: endpoint?, username: username?, password: password? })
     }
 
     fn device(&mut self) -> Option<Grant> {

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{Reader, Written};
 use crate::keystone::{
-    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Method, Passcode, Project, Scope, Secret,
-    Source, User, totp,
+    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Method, MutualAuth, Passcode, Person,
+    Project, Scope, Source, User, kerberos, totp,
 };
 use crate::upstream::{BaseUrl, Scheme};
 
@@ -19,6 +19,8 @@ enum Kind {
     MultiFactor,
     OAuth2,
     OAuth2Mtls,
+    Kerberos,
+    OAuth1,
     Federated(Federation),
     Tokenless,
     Fixed,
@@ -35,11 +37,14 @@ pub(super) enum Federation {
     Device,
     Code,
     WebSso,
+    Kerberos,
+    Saml,
+    Adfs,
 }
 
 /// The values of `auth_type` that keyway knows, as keystoneauth calls its plugins, and the Identity API that
 /// each of them belongs to.
-const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 22] = [
+const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 27] = [
     ("password", Kind::Password, None),
     ("v3password", Kind::Password, Some(IdentityVersion::V3)),
     ("v2password", Kind::Password, Some(IdentityVersion::V2)),
@@ -51,12 +56,17 @@ const AUTH_TYPES: [(&str, Kind, Option<IdentityVersion>); 22] = [
     ("v3multifactor", Kind::MultiFactor, Some(IdentityVersion::V3)),
     ("v3oauth2clientcredential", Kind::OAuth2, Some(IdentityVersion::V3)),
     ("v3oauth2mtlsclientcredential", Kind::OAuth2Mtls, Some(IdentityVersion::V3)),
+    ("v3oauth1", Kind::OAuth1, Some(IdentityVersion::V3)),
     ("v3oidcpassword", Kind::Federated(Federation::Password), Some(IdentityVersion::V3)),
     ("v3oidcclientcredentials", Kind::Federated(Federation::ClientCredentials), Some(IdentityVersion::V3)),
     ("v3oidcaccesstoken", Kind::Federated(Federation::AccessToken), Some(IdentityVersion::V3)),
     ("v3oidcdeviceauthz", Kind::Federated(Federation::Device), Some(IdentityVersion::V3)),
     ("v3oidcauthcode", Kind::Federated(Federation::Code), Some(IdentityVersion::V3)),
     ("v3websso", Kind::Federated(Federation::WebSso), Some(IdentityVersion::V3)),
+    ("v3kerberos", Kind::Kerberos, Some(IdentityVersion::V3)),
+    ("v3fedkerb", Kind::Federated(Federation::Kerberos), Some(IdentityVersion::V3)),
+    ("v3samlpassword", Kind::Federated(Federation::Saml), Some(IdentityVersion::V3)),
+    ("v3adfspassword", Kind::Federated(Federation::Adfs), Some(IdentityVersion::V3)),
     ("v3tokenlessauth", Kind::Tokenless, Some(IdentityVersion::V3)),
     ("admin_token", Kind::Fixed, None),
     ("token_endpoint", Kind::Fixed, None),
@@ -72,6 +82,13 @@ const COMBINABLE: [(&str, Kind); 4] = [
     ("v3applicationcredential", Kind::ApplicationCredential),
 ];
 
+impl Kind {
+    /// Whether this build has it.
+    fn is_built(self) -> bool {
+        cfg!(feature = "kerberos") || !matches!(self, Self::Kerberos | Self::Federated(Federation::Kerberos))
+    }
+}
+
 impl Reader<'_> {
     pub(super) fn login(&mut self) -> Option<Auth> {
         let auth_type = self.text(&["auth_type", "auth_plugin"]);
@@ -80,9 +97,14 @@ impl Reader<'_> {
             // As openstacksdk reads it.
             Some(at) if at.text == "None" => (Kind::Nothing, None),
             Some(at) => match AUTH_TYPES.iter().find(|(name, ..)| *name == at.text) {
-                Some((_, kind, version)) => (*kind, *version),
+                Some((_, kind, version)) if kind.is_built() => (*kind, *version),
+                Some(_) => {
+                    self.problem_at(at, format!("`{}` {}", at.text, kerberos::MISSING));
+                    return None;
+                }
                 None => {
-                    let names: Vec<_> = AUTH_TYPES.iter().map(|(name, ..)| *name).collect();
+                    let names = AUTH_TYPES.iter().filter(|(_, kind, _)| kind.is_built());
+                    let names: Vec<_> = names.map(|(name, ..)| *name).collect();
                     let message = format!("`{}` is not supported: there is {}", at.text, names.join(", "));
                     self.problem_at(at, message);
                     return None;
@@ -101,10 +123,19 @@ impl Reader<'_> {
             return self.tokenless(auth_url);
         }
         let method = self.method(kind, version);
-        let method = method.map(|method| self.with_spare(method, version));
+        let mut method = method.map(|method| self.with_spare(method, version));
+        if method.as_ref().is_some_and(|method| method.wants_passcode() && !method.takes_scope()) {
+            // There would be a login, and so a passcode, for each token.
+            let message = "missing: what is combined with it here can't do with one passcode for all projects, so set \
+                           totp_secret (or totp_secret_file), or passcode_file";
+            self.missing("passcode", message);
+            method = None;
+        }
         let bound = match &method {
             Some(method) => !method.takes_scope(),
-            None => matches!(kind, Kind::ApplicationCredential | Kind::OAuth2 | Kind::OAuth2Mtls),
+            None => {
+                matches!(kind, Kind::ApplicationCredential | Kind::OAuth2 | Kind::OAuth2Mtls | Kind::OAuth1)
+            }
         };
         let scope = self.scope(bound, version);
         Some(Auth::Identity(Identity { auth_url: auth_url?.1, version, method: method?, scope }))
@@ -126,9 +157,12 @@ impl Reader<'_> {
         if endpoint.is_none() {
             self.missing("endpoint", "missing: auth_type admin_token needs the URL that serves all requests");
         }
-        let token = self.required(&["token", "auth_token"], "missing: auth_type admin_token needs the token");
+        let token = self.secret(
+            &["token", "auth_token"],
+            "missing: auth_type admin_token needs the token, or token_file or token_command",
+        );
         let endpoint = endpoint.and_then(|at| self.url(&at));
-        Some(Auth::Fixed { endpoint: endpoint?, token: Secret::new(token?) })
+        Some(Auth::Fixed { endpoint: endpoint?, token: token? })
     }
 
     fn basic(&mut self) -> Option<Auth> {
@@ -309,6 +343,8 @@ impl Reader<'_> {
                 })
             }
             Kind::OAuth2 | Kind::OAuth2Mtls => self.oauth2(kind),
+            Kind::Kerberos => self.mutual_auth().map(Method::Kerberos),
+            Kind::OAuth1 => self.oauth1(),
             Kind::Federated(kind) => self.federated(kind),
             Kind::Tokenless | Kind::Fixed | Kind::Basic | Kind::Nothing => None,
         }
@@ -385,14 +421,14 @@ impl Reader<'_> {
         Some(kinds)
     }
 
-    /// Where a one-time passcode comes from.
+    /// Where a one-time passcode comes from. Without a word about that, a person types it.
     pub(super) fn passcode(&mut self) -> Option<Passcode> {
         let passcode = self.has_secret(&["passcode"]);
         if !self.has_secret(&["totp_secret"]) {
-            let missing = "missing: set totp_secret (or totp_secret_file) to the secret of Keystone's totp credential, so \
-                           that keyway computes the code, or passcode_file to where there will be a new one for each \
-                           login";
-            return self.secret(&["passcode"], missing).map(Passcode::Given);
+            if !passcode {
+                return Some(Passcode::Typed(Person::of(&self.entry.name)));
+            }
+            return self.secret(&["passcode"], "missing").map(Passcode::Given);
         }
         let source = self.secret(&["totp_secret"], "missing")?;
         if passcode {
@@ -441,6 +477,41 @@ impl Reader<'_> {
             self.problem_at(at, "is plain http, where nobody sees the client certificate: use https");
         }
         Some(Method::OAuth2Mtls { endpoint: url?, client_id: client_id? })
+    }
+
+    /// Whether the server has to show who it is, in any case as keystoneauth takes it.
+    pub(super) fn mutual_auth(&mut self) -> Option<MutualAuth> {
+        let Some(at) = self.text(&["mutual_auth"]) else { return Some(MutualAuth::default()) };
+        let found = MutualAuth::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(&at.text));
+        if found.is_none() {
+            self.problem_at(&at, format!("`{}` is neither required, optional nor disabled", at.text));
+        }
+        found
+    }
+
+    fn oauth1(&mut self) -> Option<Method> {
+        let consumer_key = self.required(
+            &["consumer_key"],
+            "missing: set it to the consumer's id, as `openstack consumer list` has it",
+        );
+        let consumer_secret = self.secret(
+            &["consumer_secret"],
+            "missing: set it to the consumer's secret, or consumer_secret_file",
+        );
+        let access_key = self.required(
+            &["access_key"],
+            "missing: set it to the id of the access token, as `openstack access token create` prints it",
+        );
+        let access_secret = self.secret(
+            &["access_secret"],
+            "missing: set it to the secret that was shown with the access token, or access_secret_file",
+        );
+        Some(Method::OAuth1 {
+            consumer_key: consumer_key?,
+            consumer_secret: consumer_secret?,
+            access_key: access_key?,
+            access_secret: access_secret?,
+        })
     }
 
     fn required_user(&mut self, version: IdentityVersion) -> Option<User> {
@@ -522,7 +593,7 @@ impl Reader<'_> {
         if bound {
             for at in asked {
                 let ignored = format!(
-                    "{}: {}: ignored, since an application credential brings its own project",
+                    "{}: {}: ignored, since what it logs in with brings its own project",
                     at.source, at.key
                 );
                 self.warnings.push(ignored);

@@ -24,7 +24,7 @@ use crate::secret::{wipe, wipe_members};
 use crate::upstream::BaseUrl;
 
 /// Options of federated logins.
-const FEDERATION: [&str; 8] = [
+const FEDERATION: [&str; 11] = [
     "identity_provider",
     "protocol",
     "client_id",
@@ -33,6 +33,9 @@ const FEDERATION: [&str; 8] = [
     "access_token_endpoint",
     "discovery_endpoint",
     "idp_otp_key",
+    "identity_provider_url",
+    "service_provider_endpoint",
+    "service_provider_entity_id",
 ];
 
 /// One cloud as written: `OS_*` variables (in small letters, without `OS_`), or an entry of
@@ -113,6 +116,7 @@ pub(super) fn is_login(key: &str) -> bool {
     exact.contains(&key)
         || ["passcode", "totp_secret", "auth_methods", "trust_id"].contains(&key)
         || key.starts_with("oauth2_")
+        || ["consumer_key", "consumer_secret", "access_key", "access_secret"].contains(&key)
         || FEDERATION.contains(&key)
         || ["auth_token", "endpoint", "project_id", "project_name", "tenant_id", "tenant_name"].contains(&key)
         || key.starts_with("application_credential_")
@@ -140,9 +144,12 @@ pub(super) fn check(
     let auth = reader.login();
     let region = reader.text(&["region_name"]);
     let interfaces = reader.interfaces();
-    let endpoint_overrides = reader.endpoint_overrides();
+    let has_ids = matches!(auth, Some(Auth::Identity(_)) | None);
+    let endpoint_overrides = reader.endpoint_overrides(has_ids);
     let services = reader.services();
     let retries = reader.retries();
+    let limits = reader.limits();
+    let api_timeout = reader.api_timeout();
     let tls = reader.tls();
     // Without a login there is nothing to protect.
     if let Some(url) = auth.as_ref().filter(|auth| !matches!(auth, Auth::None { .. })).and_then(Auth::url) {
@@ -164,6 +171,8 @@ pub(super) fn check(
         endpoint_overrides,
         services,
         retries,
+        limits,
+        api_timeout,
         tls,
         allow_http: AllowHttp::Never,
     })
@@ -237,9 +246,13 @@ impl Reader<'_> {
     fn url(&mut self, at: &Written) -> Option<BaseUrl> {
         // The value itself may hold a password, in its userinfo: it is not shown.
         if at.text.contains("%(") || at.text.contains("$(") {
-            self.problem_at(at, "templates in URLs are not supported yet: write the URL out");
+            self.problem_at(at, "no template can be put in here, only into the path of an endpoint override: write the URL out");
             return None;
         }
+        self.url_of(at)
+    }
+
+    fn url_of(&mut self, at: &Written) -> Option<BaseUrl> {
         match BaseUrl::parse(&at.text) {
             Ok(url) => Some(url),
             Err(error) => {

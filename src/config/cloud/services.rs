@@ -7,6 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Reader, Written};
+use zeroize::Zeroize as _;
+
+use crate::keystone::service::{Limits, PROJECT_ID, USER_ID, wanted_id};
 use crate::keystone::{Interface, Retries, ServiceOptions, service_type};
 use crate::upstream::BaseUrl;
 
@@ -37,8 +40,19 @@ const OPTIONS: [&str; 12] = [
     "_retriable_status_codes",
 ];
 
-/// What openstacksdk has and keyway does not.
-const LEFT_OUT: [&str; 2] = ["rate_limit", "concurrency"];
+/// How much services may be asked: for all of them, by service, or with a service's type in front.
+const RATE_LIMIT: &str = "rate_limit";
+const CONCURRENCY: &str = "concurrency";
+
+/// The highest and the lowest rate that anyone means, requests per second.
+const RATES: std::ops::RangeInclusive<f64> = 0.001..=100_000.0;
+/// The most requests that anyone lets be under way.
+const MOST_AT_ONCE: u32 = 100_000;
+
+/// Options that end in `_timeout` but are no service's.
+const NO_SERVICE: [&str; 2] = ["api_timeout", "login_timeout"];
+/// The shortest and the longest timeout that anyone means, seconds.
+const TIMEOUTS: std::ops::RangeInclusive<f64> = 0.1..=86_400.0;
 
 /// The most attempts and the longest delay in seconds that anyone means.
 const MOST_RETRIES: u32 = 100;
@@ -84,7 +98,8 @@ impl Reader<'_> {
         keys.any(|key| self.entry.values[key].as_str().is_some_and(|url| !url.is_empty()))
     }
 
-    pub(super) fn endpoint_overrides(&mut self) -> BTreeMap<String, BaseUrl> {
+    /// `has_ids`: tokens are for a project and a user.
+    pub(super) fn endpoint_overrides(&mut self, has_ids: bool) -> BTreeMap<String, BaseUrl> {
         let mut overrides = BTreeMap::new();
         // The longer form wins, so it comes last.
         for suffix in ["_endpoint", "_endpoint_override"] {
@@ -95,12 +110,42 @@ impl Reader<'_> {
                 if LOGIN_ENDPOINTS.contains(&key.as_str()) {
                     continue;
                 }
-                if let Some(url) = self.text(&[key]).and_then(|at| self.url(&at)) {
+                if let Some(url) = self.text(&[key]).and_then(|at| self.endpoint_override(at, has_ids)) {
                     overrides.insert(service.replace('_', "-"), url);
                 }
             }
         }
         overrides
+    }
+
+    /// A URL in whose path ids may be wanted: as keystoneauth writes that, or as catalogs do.
+    fn endpoint_override(&mut self, mut at: Written, has_ids: bool) -> Option<BaseUrl> {
+        for id in ["project_id", "tenant_id", "user_id"] {
+            let wanted = if id == "user_id" { USER_ID } else { PROJECT_ID };
+            for form in [format!("%({id})s"), format!("$({id})s")] {
+                at.text = at.text.replace(&form, wanted);
+            }
+        }
+        let mut rest = at.text.replace(PROJECT_ID, "").replace(USER_ID, "");
+        let is_plain = rest == at.text;
+        if ["%(", "$("].iter().any(|template| rest.contains(template)) {
+            let message =
+                "nothing else can be put into it than %(project_id)s and %(user_id)s: write the URL out";
+            self.problem_at(&at, message);
+            rest.zeroize();
+            return None;
+        }
+        rest.zeroize();
+        let url = self.url_of(&at)?;
+        if !is_plain && !has_ids {
+            self.problem_at(&at, "no id can be put into it without a login at Keystone: write it out");
+            return None;
+        }
+        if !is_plain && wanted_id(&url).is_none() {
+            self.problem_at(&at, "ids can be put into its path only: write the host out");
+            return None;
+        }
+        Some(url)
     }
 
     /// The options with a service's type in front, by that type.
@@ -131,7 +176,33 @@ impl Reader<'_> {
             let prefix = service.replace('-', "_");
             self.check_retries(&format!("{prefix}_"), &options.retries, true);
         }
-        self.warn_of_what_is_left_out();
+        for (option, suffix) in [(RATE_LIMIT, "_rate_limit"), (CONCURRENCY, "_concurrency")] {
+            let mut written: Vec<(String, Written)> = Vec::new();
+            for key in self.entry.values.keys() {
+                if let Some(service) = key.strip_suffix(suffix).filter(|service| !service.is_empty()) {
+                    written.extend(self.text(&[key]).map(|at| (service.to_owned(), at)));
+                }
+            }
+            if let Some(Value::Object(members)) = self.entry.values.get(option) {
+                for (service, value) in members {
+                    let (source, key) = self.entry.name_of(option, false);
+                    let text = match value {
+                        Value::Null => continue,
+                        Value::String(text) => text.clone(),
+                        other => other.to_string(),
+                    };
+                    written
+                        .push((service.clone(), Written { text, source, key: format!("{key}.{service}") }));
+                }
+            }
+            for (service, at) in written {
+                let mut limits = Limits::default();
+                self.limit(option, &at, &mut limits);
+                let own = &mut services.entry(service.replace('_', "-")).or_default().limits;
+                (own.pace, own.concurrency) =
+                    (limits.pace.or(own.pace), limits.concurrency.or(own.concurrency));
+            }
+        }
         services.retain(|_, options| *options != ServiceOptions::default());
         services
     }
@@ -147,6 +218,79 @@ impl Reader<'_> {
         }
         self.check_retries("", &options.retries, false);
         options.retries
+    }
+
+    /// `api_timeout`, or in its place what has a service's name in front: like openstacksdk, keyway knows one for all
+    /// services of a cloud.
+    pub(super) fn api_timeout(&mut self) -> Option<Duration> {
+        let own = |key: &&String| key.ends_with("_timeout") && !NO_SERVICE.contains(&key.as_str());
+        let mut keys: Vec<_> = self.entry.values.keys().filter(own).collect();
+        keys.retain(|key| self.is_written(key));
+        if keys.len() > 1 {
+            self.warnings.push(format!(
+                "cloud {}: there is one timeout for all services of a cloud, so of {} the longest counts",
+                self.entry.name,
+                keys.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(" and ")
+            ));
+        }
+        let read = |reader: &mut Self, key: &str| {
+            let at = reader.text(&[key])?;
+            let seconds = at.text.parse::<f64>().ok().filter(|seconds| TIMEOUTS.contains(seconds));
+            if seconds.is_none() {
+                let message = format!(
+                    "`{}` is no timeout: {} to {} seconds",
+                    at.text,
+                    TIMEOUTS.start(),
+                    TIMEOUTS.end()
+                );
+                reader.problem_at(&at, message);
+            }
+            seconds.map(Duration::from_secs_f64)
+        };
+        let all = read(self, "api_timeout");
+        let longest = keys.into_iter().filter_map(|key| read(self, key)).max();
+        longest.or(all)
+    }
+
+    /// How much services may be asked that say nothing else.
+    pub(super) fn limits(&mut self) -> Limits {
+        let mut limits = Limits::default();
+        for option in [RATE_LIMIT, CONCURRENCY] {
+            if !matches!(self.entry.values.get(option), Some(Value::Object(_)))
+                && let Some(at) = self.text(&[option])
+            {
+                self.limit(option, &at, &mut limits);
+            }
+        }
+        limits
+    }
+
+    /// Reads a number; 0 is no limit.
+    fn limit(&mut self, option: &str, at: &Written, limits: &mut Limits) {
+        if option == CONCURRENCY {
+            match at.text.parse() {
+                Ok(0) => {}
+                Ok(most) if most <= MOST_AT_ONCE => limits.concurrency = Some(most),
+                _ => self.problem_at(
+                    at,
+                    format!("`{}` is no number of requests at a time: 1 to {MOST_AT_ONCE}, or 0", at.text),
+                ),
+            }
+            return;
+        }
+        match at.text.parse::<f64>() {
+            Ok(0.0) => {}
+            Ok(rate) if RATES.contains(&rate) => limits.pace = Some(Duration::from_secs_f64(1.0 / rate)),
+            _ => self.problem_at(
+                at,
+                format!(
+                    "`{}` is no number of requests per second: {} to {}, or 0",
+                    at.text,
+                    RATES.start(),
+                    RATES.end()
+                ),
+            ),
+        }
     }
 
     fn is_written(&self, key: &str) -> bool {
@@ -278,18 +422,6 @@ impl Reader<'_> {
             if alone && (falls_back || !elsewhere()) {
                 self.warnings.push(format!(
                     "cloud {}: {prefix}{key} has no effect without {prefix}{count}",
-                    self.entry.name
-                ));
-            }
-        }
-    }
-
-    fn warn_of_what_is_left_out(&mut self) {
-        for key in self.entry.values.keys() {
-            let of_one = |what: &&str| key.strip_suffix(*what).is_some_and(|service| service.ends_with('_'));
-            if LEFT_OUT.contains(&key.as_str()) || LEFT_OUT.iter().any(of_one) {
-                self.warnings.push(format!(
-                    "cloud {}: {key} has no effect: keyway sends what its clients send, as fast as they do",
                     self.entry.name
                 ));
             }

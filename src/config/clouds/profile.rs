@@ -35,7 +35,7 @@ const LIMIT: usize = 256 << 10;
 const BUNDLED: &str = include_str!("../vendors/profiles.json");
 
 /// Options of `auth` that a profile from the network may bring.
-const AUTH: [&str; 14] = [
+const AUTH: [&str; 17] = [
     "auth_url",
     "domain_id",
     "domain_name",
@@ -50,6 +50,9 @@ const AUTH: [&str; 14] = [
     "discovery_endpoint",
     "access_token_endpoint",
     "device_authorization_endpoint",
+    "identity_provider_url",
+    "service_provider_endpoint",
+    "service_provider_entity_id",
 ];
 
 /// Other options that it may bring, and endings of those of a service.

@@ -1,6 +1,7 @@
 //! Endpoints and TLS.
 
 use super::*;
+use crate::keystone::service::Limits;
 
 #[test]
 fn interfaces_are_a_word_or_a_list() {
@@ -32,11 +33,36 @@ fn endpoints_can_be_overridden() {
     assert_eq!(overrides, ["block-storage https://b.example", "image https://i.example/v2"]);
     let setup = Setup::new()
         .vars(PASSWORD)
-        .vars("OS_IMAGE_ENDPOINT_OVERRIDE=nowhere\nOS_VOLUME_ENDPOINT_OVERRIDE=https://v/%(project_id)s");
+        .vars("OS_IMAGE_ENDPOINT_OVERRIDE=nowhere\nOS_VOLUME_ENDPOINT_OVERRIDE=https://v/%(region)s");
     setup.check_problems(&[
         "environment: OS_IMAGE_ENDPOINT_OVERRIDE: no usable URL: not an absolute URL",
-        "environment: OS_VOLUME_ENDPOINT_OVERRIDE: templates in URLs are not supported yet",
+        "environment: OS_VOLUME_ENDPOINT_OVERRIDE: nothing else can be put into it than %(project_id)s",
     ]);
+}
+
+#[test]
+fn an_override_may_want_ids_in_its_path() {
+    for (text, expected) in [
+        ("https://v.example/v3/%(project_id)s", "https://v.example/v3/%(project_id)s"),
+        ("https://v.example/v3/%(tenant_id)s/", "https://v.example/v3/%(project_id)s"),
+        ("https://s.example/AUTH_$(tenant_id)s", "https://s.example/AUTH_%(project_id)s"),
+        ("https://x.example/$(user_id)s/$(project_id)s", "https://x.example/%(user_id)s/%(project_id)s"),
+    ] {
+        let setup = Setup::new().vars(PASSWORD).vars(&format!("OS_VOLUME_ENDPOINT_OVERRIDE={text}"));
+        assert_eq!(setup.config().clouds[0].endpoint_overrides["volume"].to_string(), expected);
+    }
+    for (key, text, message) in [
+        ("OS_VOLUME_ENDPOINT_OVERRIDE", "https://%(project_id)s.example", "no usable URL"),
+        ("OS_VOLUME_ENDPOINT_OVERRIDE", "https://v.example/?p=%(project_id)s", "no usable URL"),
+        ("OS_AUTH_URL", "https://k.example/%(project_id)s", "no template can be put in here"),
+    ] {
+        let setup = Setup::new().vars(PASSWORD).vars(&format!("{key}={text}"));
+        setup.check_problems(&[&format!("environment: {key}: {message}")]);
+    }
+    check_cloud(
+        "{auth_type: none, volume_endpoint_override: 'https://v/%(project_id)s'}",
+        &["volume_endpoint_override: no id can be put into it without a login at Keystone"],
+    );
 }
 
 #[test]
@@ -136,6 +162,7 @@ fn a_services_own_options_are_read() {
         api_version: Some(2),
         microversion: Some("2.79".to_owned()),
         retries: keystone::Retries::default(),
+        limits: Limits::default(),
     };
     assert_eq!(services["compute"], compute);
     let volume = (services["block-storage"].api_version, services["block-storage"].microversion.as_deref());
@@ -200,12 +227,81 @@ fn each_wrong_option_of_a_service_is_one_problem() {
 }
 
 #[test]
+fn limits_are_for_one_service_or_for_each() {
+    let limits =
+        |pace: Option<u64>, concurrency| Limits { pace: pace.map(Duration::from_millis), concurrency };
+    let none = limits(None, None);
+    for (options, all, compute, image) in [
+        ("rate_limit: 5", limits(Some(200), None), none, none),
+        (
+            "rate_limit: {compute: 2, image: '0.5'}\n    concurrency: {compute: 4}",
+            none,
+            limits(Some(500), Some(4)),
+            limits(Some(2000), None),
+        ),
+        ("concurrency: 3\n    compute_concurrency: 1", limits(None, Some(3)), limits(None, Some(1)), none),
+        ("image_rate_limit: 10", none, none, limits(Some(100), None)),
+        ("rate_limit: 0\n    concurrency: {compute: 0}", none, none, none),
+    ] {
+        let cloud = services(options).clouds.remove(0);
+        let of = |name: &str| cloud.services.get(name).map_or(none, |options| options.limits);
+        assert_eq!((cloud.limits, of("compute"), of("image")), (all, compute, image), "{options}");
+    }
+    let cloud = services("rate_limit: 5\n    concurrency: {volume: 4}").clouds.remove(0);
+    assert_eq!(
+        cloud.limits_of(["block-storage"; 2]),
+        Some(limits(Some(200), Some(4))),
+        "under each of its names"
+    );
+    assert_eq!(cloud.limits_of(["dns"; 2]), Some(limits(Some(200), None)));
+    for (option, message) in [
+        ("rate_limit: -1", "rate_limit: `-1` is no number of requests per second: 0.001 to 100000, or 0"),
+        ("rate_limit: {compute: fast}", "rate_limit.compute: `fast` is no number of requests per second"),
+        ("compute_rate_limit: .inf", "compute_rate_limit: `"),
+        ("concurrency: [1]", "concurrency: a list or a mapping where one value belongs"),
+        ("image_concurrency: 1.5", "image_concurrency: `1.5` is no number of requests at a time: 1 to"),
+    ] {
+        check_cloud(
+            &format!("{{auth: {{auth_url: 'https://c.example', username: u, password: x}}, {option}}}"),
+            &[message],
+        );
+    }
+}
+
+#[test]
+fn a_cloud_has_one_timeout() {
+    for (options, expected) in [
+        ("api_timeout: 30", Some(30_000)),
+        ("api_timeout: '0.5'", Some(500)),
+        ("compute_timeout: 3", Some(3000)),
+        ("api_timeout: 30\n    compute_timeout: 3", Some(3000)),
+        ("api_timeout: ~", None),
+        ("api_timeout: 30\n    compute_timeout: ~", Some(30_000)),
+        ("timeout: 3", None),
+    ] {
+        let config = services(options);
+        assert_eq!(config.clouds[0].api_timeout, expected.map(Duration::from_millis), "{options}");
+        assert_eq!(config.warnings, [""; 0], "{options}");
+    }
+    let config = services("compute_timeout: 3\n    image_timeout: 90");
+    assert_eq!(config.clouds[0].api_timeout, Some(Duration::from_secs(90)));
+    assert!(config.warnings[0].contains("of compute_timeout and image_timeout the longest counts"));
+    for (option, message) in [
+        ("api_timeout: 0", "api_timeout: `0` is no timeout: 0.1 to 86400 seconds"),
+        ("image_timeout: soon", "image_timeout: `soon` is no timeout"),
+    ] {
+        check_cloud(
+            &format!("{{auth: {{auth_url: 'https://c.example', username: u, password: x}}, {option}}}"),
+            &[message],
+        );
+    }
+}
+
+#[test]
 fn an_option_of_a_service_that_does_nothing_is_warned_of() {
     for (option, warning) in [
         ("comptue_region_name: two", "comptue_region_name is for a service of exactly this type"),
         ("compute_api_version: latest", "compute_api_version says nothing"),
-        ("compute_rate_limit: 5", "compute_rate_limit has no effect"),
-        ("concurrency: {compute: 5}", "concurrency has no effect"),
         (
             "image_status_code_retry_delay: 1",
             "image_status_code_retry_delay has no effect without image_status_code",

@@ -122,6 +122,32 @@ fn logins_have_a_password_or_the_file_of_one() {
     assert!(warnings.last().unwrap().contains("home/p holds a secret and can be read by other users"));
 }
 
+#[test]
+fn a_logins_password_may_come_from_a_command_or_from_systemd() {
+    let identity = |name: &str, password: &str| identity::Config {
+        name: name.to_owned(),
+        password: Some(Secret::new(password)),
+        ..Default::default()
+    };
+    let toml = "[identity.ada]\npassword_command = ['/bin/sh', '-c', 'echo hunter2-ada']\n\
+                [identity.bob]\npassword_credential = 'bob'";
+    let config =
+        setup().file("run/bob", "hunter2-bob").vars("CREDENTIALS_DIRECTORY=DIR/run").toml(toml).config();
+    assert_eq!(config.identities, [identity("ada", "hunter2-ada"), identity("bob", "hunter2-bob")]);
+    let command = |script: &str, message: &str| {
+        let toml = format!("[identity.a]\npassword_command = ['/bin/sh', '-c', '{script}']");
+        check(&toml, &[&format!("identity.a.password_command: {message}")]);
+    };
+    command("echo hunter2-a; exit 3", "the command /bin/sh failed: exit status: 3");
+    command("echo hunter2", "is shorter than 8 characters: choose");
+    command("true", "the command /bin/sh printed no secret: its first line is empty");
+    check(
+        "[identity.a]\npassword_command = ['/no/program']",
+        &["identity.a.password_command: there is no program"],
+    );
+    check("[identity.a]\npassword_command = []", &["identity.a.password_command: is empty: write a program"]);
+}
+
 // Promise 76.
 #[test]
 fn what_is_wrong_with_a_login_is_told_without_its_password() {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::keystone::{
-    Challenge, CodeSource, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderUrl, TokenKind,
+    Challenge, CodeSource, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderUrl, ProviderUser,
+    TokenKind,
 };
 
 const IDP: &str = "identity_provider: idp, protocol: openid";
@@ -145,7 +146,17 @@ fn a_password_at_a_provider_may_need_a_passcode_and_its_client_no_secret() {
         }
         other => panic!("{other:?}"),
     }
-    check("v3oidcpassword", &format!("{auth}, idp_otp_key: totp"), &["auth.passcode: missing"]);
+    // Where nothing says which one, a person types it.
+    match federated("v3oidcpassword", &format!("{auth}, idp_otp_key: totp")) {
+        Federated {
+            grant: Grant::Password { otp: Some((name, Passcode::Typed(typed))), .. },
+            person,
+            ..
+        } => {
+            assert_eq!((name.as_str(), typed.cloud.as_str(), person.place.is_some()), ("totp", "prod", true));
+        }
+        other => panic!("{other:?}"),
+    }
     check(
         "v3oidcpassword",
         &format!("{auth}, idp_otp_key: password"),
@@ -226,8 +237,9 @@ fn what_a_federated_login_misses_or_has_wrong_is_named() {
 fn a_login_with_a_code_leaves_its_token_in_the_state_directory() {
     let auth = format!("{IDP}, client_id: c, discovery_endpoint: 'https://idp.example/d'");
     let device = |auth: &str| match federated("v3oidcdeviceauthz", auth) {
-        Federated { grant: Grant::Device { client, endpoint, challenge }, place: Some(_), cloud, .. } => {
-            assert_eq!((cloud.as_str(), client.secret), ("prod", None));
+        Federated { grant: Grant::Device { client, endpoint, challenge }, person, .. } => {
+            assert_eq!((person.cloud.as_str(), client.secret), ("prod", None));
+            assert!(person.place.is_some());
             (client.token_endpoint, endpoint, challenge)
         }
         other => panic!("{other:?}"),
@@ -266,7 +278,7 @@ fn a_login_with_a_code_leaves_its_token_in_the_state_directory() {
     let clouds = format!("clouds: {{prod: {}}}", options("v3oidcdeviceauthz", &auth));
     let place = |setup: Setup| {
         let config = setup.clouds(&clouds).config();
-        format!("{:?}", config.clouds[0].by_person().expect("it needs one").2)
+        format!("{:?}", config.clouds[0].by_person().expect("it needs one").1)
     };
     let home = place(Setup::new());
     assert!(home.contains("/home/.local/state/keyway"), "{home}");
@@ -296,7 +308,86 @@ fn clouds_that_log_in_alike_share_a_persons_login_and_others_do_not() {
     }
     let config = setup.config();
     let places: Vec<_> =
-        config.clouds.iter().map(|cloud| cloud.by_person().expect("it needs one").2).collect();
+        config.clouds.iter().map(|cloud| cloud.by_person().expect("it needs one").1).collect();
     assert_eq!(places[0], places[1]);
     assert!(places[0] != places[2] && places[0] != places[3] && places[2] != places[3]);
+}
+
+const SAML: &str = "identity_provider: idp, protocol: saml2, identity_provider_url: 'https://idp.example/ECP?a=b', \
+                    username: ada, password: hunter2";
+const SERVICE_PROVIDER: &str =
+    "service_provider_endpoint: 'https://c.example/Shibboleth.sso/ADFS', service_provider_entity_id: 'urn:c'";
+
+#[test]
+fn a_saml_provider_has_keystoneauths_options() {
+    let user = || ProviderUser {
+        endpoint: url("https://idp.example/ECP?a=b"),
+        username: "ada".to_owned(),
+        password: given("hunter2"),
+    };
+    assert_eq!(federated("v3samlpassword", SAML).grant, Grant::Saml(user()));
+    let by_command = SAML.replace("password: hunter2", "password_command: /bin/true");
+    assert!(
+        matches!(federated("v3samlpassword", &by_command).grant, Grant::Saml(user) if user.password != given("hunter2"))
+    );
+    let expected = Grant::Adfs {
+        user: user(),
+        service_provider: url("https://c.example/Shibboleth.sso/ADFS"),
+        entity_id: "urn:c".to_owned(),
+    };
+    assert_eq!(federated("v3adfspassword", &format!("{SAML}, {SERVICE_PROVIDER}")).grant, expected);
+}
+
+#[test]
+fn what_a_saml_login_misses_or_has_wrong_is_named() {
+    let missing = [
+        "auth.identity_provider: missing",
+        "auth.protocol: missing: set it to the name of the identity provider's protocol at Keystone, which often is openid or saml2",
+        "auth.identity_provider_url: missing: set it to where",
+        "auth.username: missing: set it to the user's name at the identity provider",
+        "auth.password: missing",
+    ];
+    check("v3samlpassword", "", &missing);
+    let more = [
+        "auth.service_provider_endpoint: missing: set it to where",
+        "auth.service_provider_entity_id: missing",
+    ];
+    check("v3adfspassword", "", &[&missing[..], &more[..]].concat());
+
+    let saml =
+        |from: &str, to: &str, expected: &[&str]| check("v3samlpassword", &SAML.replace(from, to), expected);
+    let address = "https://idp.example/ECP?a=b";
+    saml(address, "http://idp.example/", &["auth.identity_provider_url: no usable URL: it must be https"]);
+    saml(
+        address,
+        "https://u:hunter2@idp.example/",
+        &["auth.identity_provider_url: no usable URL: it must not hold"],
+    );
+    saml(address, "/ECP", &["auth.identity_provider_url: no usable URL: not an absolute URL"]);
+    saml("ada", "'a:da'", &["auth.username: has a colon"]);
+    saml("idp,", "..,", &["auth.identity_provider: is no name that a path can hold"]);
+    let both = "hunter2, password_file: /f";
+    saml("hunter2", both, &["auth.password_file: clouds.prod.auth.password is set too"]);
+
+    let adfs = |from: &str, to: &str, expected: &[&str]| {
+        check("v3adfspassword", &format!("{SAML}, {SERVICE_PROVIDER}").replace(from, to), expected);
+    };
+    let place = "https://c.example/Shibboleth.sso/ADFS";
+    let elsewhere =
+        &["auth.service_provider_endpoint: is not at auth_url's scheme, host and port (https://c.example)"];
+    adfs(place, "https://other.example/ADFS", elsewhere);
+    adfs(place, "https://c.example:8443/ADFS", elsewhere);
+    adfs(place, "http://127.0.0.1/ADFS", elsewhere);
+    adfs(
+        place,
+        "http://c.example/ADFS",
+        &["auth.service_provider_endpoint: no usable URL: it must be https"],
+    );
+    // By WS-Trust, a colon is a character as any other.
+    assert!(matches!(
+        federated("v3adfspassword", &format!("{SAML}, {SERVICE_PROVIDER}").replace("ada", "'a:da'")).grant,
+        Grant::Adfs { user, .. } if user.username == "a:da"
+    ));
+    let v2 = format!("{{auth_type: v3samlpassword, auth: {{auth_url: 'https://c.example/v2.0', {SAML}}}}}");
+    check_cloud(&v2, &["auth.auth_url: ends in /v2.0, but auth_type asks for Identity v3"]);
 }

@@ -98,6 +98,7 @@ fn the_annotated_file_holds_every_key_with_its_default() {
     let var = setup.dir.path().join("var");
     let all = all.join("\n").replace("/etc/keyway", &etc.display().to_string());
     let all = all.replace("/var/lib", &var.display().to_string());
+    let all = all.replace(r#"["pass", "show","#, r#"["/bin/echo", "hunter2-of","#);
     let files = [
         "tls.pem",
         "tls.key",
@@ -128,7 +129,7 @@ fn the_annotated_file_holds_every_key_with_its_default() {
     assert_eq!(policies, ["compute-of-x", "list-only", "no-identity-writes"]);
     assert_eq!(config.warnings, [""; 0]);
     assert_eq!(config.facade.state, Some(var.join("keyway")));
-    assert_eq!(config.identities.len(), 3);
+    assert_eq!(config.identities.len(), 4);
     for option in named_options() {
         assert!(all.contains(&format!("\n{option} = ")), "{option} is not in config/keyway.toml");
     }

@@ -97,11 +97,22 @@ fn a_fixed_token_needs_no_keystone() {
         ));
         match setup.config().clouds.remove(0).auth {
             Auth::Fixed { endpoint, token } => {
-                assert_eq!((endpoint.to_string().as_str(), token.expose()), ("https://c.example", "t"));
+                assert_eq!((endpoint.to_string().as_str(), token), ("https://c.example", given("t")));
             }
             other => panic!("{other:?}"),
         }
     }
+    let setup = Setup::new().file("run/token", "hunter2\n").clouds(
+        "clouds: {prod: {auth_type: admin_token, auth: {endpoint: 'https://c.example/', token_file: ../run/token}}}",
+    );
+    match setup.config().clouds.remove(0).auth {
+        Auth::Fixed { token: Source::File(path), .. } => assert!(path.ends_with("run/token")),
+        other => panic!("{other:?}"),
+    }
+    check_cloud(
+        "{auth_type: admin_token, auth: {endpoint: 'https://c.example', token: t, token_command: [sh]}}",
+        &["auth.token_command: clouds.prod.auth.token is set too: keep one of them"],
+    );
     check_cloud("{auth_type: admin_token}", &["auth.endpoint: missing", "auth.token: missing"]);
 }
 
@@ -184,16 +195,18 @@ fn login_options_may_stand_beside_auth() {
 #[test]
 fn an_unknown_auth_type_lists_those_there_are() {
     check_cloud(
-        "{auth_type: v3fedkerb}",
-        &["auth_type: `v3fedkerb` is not supported: there is password, v3password, v2password, token"],
+        "{auth_type: v3voms}",
+        &["auth_type: `v3voms` is not supported: there is password, v3password, v2password, token"],
     );
-    let setup = Setup::new().vars(PASSWORD).vars("OS_AUTH_TYPE=v3kerberos");
-    setup.check_problems(&["environment: OS_AUTH_TYPE: `v3kerberos` is not supported"]);
+    let setup = Setup::new().vars(PASSWORD).vars("OS_AUTH_TYPE=v2kerberos");
+    setup.check_problems(&["environment: OS_AUTH_TYPE: `v2kerberos` is not supported"]);
     let Err(problems) = setup.load() else { panic!("it is not supported") };
     for known in ["v2token", "v3totp", "v3multifactor", "v3oauth2mtlsclientcredential", "http_basic", "none"]
     {
         assert!(problems.to_string().contains(known), "{problems}");
     }
+    // Only what this build has is offered.
+    assert_eq!(problems.to_string().contains("v3kerberos, v3fedkerb"), cfg!(feature = "kerberos"));
 }
 
 #[test]
@@ -392,7 +405,7 @@ fn a_passcode_is_given_or_computed_from_a_secret() {
             expected,
         );
     };
-    problems("", &["auth.username: missing", "auth.passcode: missing: set totp_secret"]);
+    problems("", &["auth.username: missing"]);
     problems("username: ada, totp_secret: 'hunter2!'", &["auth.totp_secret: is not in base32"]);
     problems(
         &format!("username: ada, totp_secret: {TOTP}, passcode: 123456"),
@@ -471,7 +484,32 @@ fn several_methods_are_combined_and_what_is_left_is_for_a_receipt() {
     problems(
         "auth_methods: [v3password, v3totp],",
         "",
-        &["auth.username: missing", "auth.password: missing", "auth.passcode: missing"],
+        &["auth.username: missing", "auth.password: missing"],
+    );
+}
+
+#[test]
+fn a_passcode_that_nothing_says_is_typed_by_a_person() {
+    let person = |options: &str, auth: &str| {
+        let config = cloud(options, auth).config();
+        let (identity, place) = config.clouds[0].by_person().expect("it needs one");
+        assert!(identity.method.wants_passcode());
+        let typed = identity.method.clone().with_passcode(&Secret::new("123456"));
+        assert!(!typed.wants_passcode() && typed.person().is_none());
+        (identity.method.person().expect("it needs one").cloud.clone(), format!("{place:?}"))
+    };
+    let (cloud, totp) = person("auth_type: v3totp,", "username: ada");
+    assert_eq!(cloud, "prod");
+    assert!(totp.contains("/home/.local/state/keyway"), "{totp}");
+    let both = "username: ada, password: hunter2";
+    let (_, several) = person("auth_type: v3multifactor, auth_methods: [v3password, v3totp],", both);
+    let (_, other) = person("auth_type: v3totp,", "username: bob");
+    assert!(totp != several && totp != other);
+
+    check_cloud(
+        "{auth_type: v3multifactor, auth_methods: [v3applicationcredential, v3totp], auth: {auth_url: \
+         'https://c.example', application_credential_id: a, application_credential_secret: s, user_id: u}}",
+        &["auth.passcode: missing: what is combined with it"],
     );
 }
 
@@ -530,6 +568,43 @@ fn an_oauth2_client_has_an_endpoint_an_id_and_a_secret_or_a_certificate() {
     }
     by_cert(&options.replace("https:", "http:"))
         .check_problems(&[&format!("{CLOUDS}: clouds.prod.auth.oauth2_endpoint: is plain http")]);
+}
+
+#[test]
+fn a_consumer_has_two_keys_and_two_secrets() {
+    let options = "consumer_key: c1, access_key: a1";
+    let secrets = "consumer_secret: hunter2, access_secret_file: ../run/secret";
+    let setup = cloud("auth_type: v3oauth1,", &format!("{options}, {secrets}, project_id: p"))
+        .file("run/secret", "hunter3\n");
+    let identity = setup.identity();
+    assert_eq!((&identity.scope, identity.version), (&Scope::Default, IdentityVersion::V3));
+    match identity.method {
+        Method::OAuth1 { consumer_key, consumer_secret, access_key, access_secret } => {
+            assert_eq!((consumer_key.as_str(), access_key.as_str()), ("c1", "a1"));
+            assert_eq!(consumer_secret, given("hunter2"));
+            assert!(matches!(access_secret, Source::File(_)), "{access_secret:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(setup.config().warnings[0].contains("clouds.prod.auth.project_id: ignored"));
+    let variables = "OS_AUTH_URL=https://c.example\nOS_AUTH_TYPE=v3oauth1\nOS_CONSUMER_KEY=c1\n\
+                     OS_CONSUMER_SECRET=hunter2\nOS_ACCESS_KEY=a1\nOS_ACCESS_SECRET=hunter3";
+    assert!(matches!(Setup::new().vars(variables).identity().method, Method::OAuth1 { .. }));
+    check_cloud(
+        "{auth_type: v3oauth1, auth: {auth_url: 'https://c.example'}}",
+        &[
+            "auth.consumer_key: missing",
+            "auth.consumer_secret: missing",
+            "auth.access_key: missing",
+            "auth.access_secret: missing",
+        ],
+    );
+    check_cloud(
+        &format!(
+            "{{auth_type: v3oauth1, auth: {{auth_url: 'https://c.example/v2.0', {options}, consumer_secret: a, access_secret: b}}}}"
+        ),
+        &["auth.auth_url: ends in /v2.0, but auth_type asks for Identity v3"],
+    );
 }
 
 #[test]

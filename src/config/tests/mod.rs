@@ -6,6 +6,7 @@ mod facade;
 mod federation;
 mod file;
 mod files;
+mod kerberos;
 mod layers;
 mod listeners;
 mod login;

@@ -4,13 +4,15 @@
 //! login with the right one, however long that takes: a pace at which a wrong password may be tried for ever does not
 //! exist. So an [`Account`] counts as Keystone does, and for all clouds and scopes that log in as the same user at the
 //! same Keystone together: credentials that were rejected [`most`](super::Protection::rejections) times in a row are
-//! not shown again until they change. A reload forgets nothing of this.
+//! not shown again until they change. A reload forgets nothing of this, and neither does time: Keystone can't tell a user
+//! who was disabled for a while from a wrong password, so only the operator knows that it is worth one more try, and says
+//! so by raising that number.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
-use crate::keystone::{Auth, AuthError, Config, Identity, Method, Secret, User};
+use crate::keystone::{Auth, AuthError, Config, Identity, Method, ProviderError, Secret, User};
 use crate::upstream::Origin;
 
 /// What a login shows that nobody else knows.
@@ -26,7 +28,8 @@ const REMEMBERED: usize = 32;
 /// Keystone knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Holder {
-    keystone: Origin,
+    /// Keystone, or the identity provider that knows the password.
+    at: Origin,
     user: User,
 }
 
@@ -53,9 +56,9 @@ struct Ledger {
 impl Account {
     pub(super) fn of(config: &Config) -> Self {
         let holder = match &config.auth {
-            Auth::Identity(Identity { auth_url, method, .. }) => {
-                user(method).map(|user| Holder { keystone: auth_url.origin().clone(), user: user.clone() })
-            }
+            // What a person's login left is a token, whoever it is of.
+            Auth::Identity(Identity { method, .. }) if method.person().is_some() => None,
+            Auth::Identity(Identity { auth_url, method, .. }) => holder(auth_url.origin(), method),
             Auth::Fixed { .. } | Auth::Basic { .. } | Auth::None { .. } | Auth::Tokenless { .. } => None,
         };
         Self { holder, lanes: Semaphore::new(LANES as usize), ledger: Mutex::default() }
@@ -106,19 +109,21 @@ impl Account {
         self.limit(most).is_some()
     }
 
-    /// Keystone rejected a login with these.
+    /// Keystone, or the identity provider, rejected a login with these.
     pub(super) fn reject(&self, secrets: &Secrets, error: &AuthError) {
+        // Who knows the password, the identity provider, had nothing against it where only Keystone said no.
+        let once = u32::from(!matches!(error, AuthError::Provider(ProviderError::NotAccepted { .. })));
         let mut ledger = self.lock();
-        ledger.in_a_row = ledger.in_a_row.saturating_add(1);
-        ledger.since_reload = ledger.since_reload.saturating_add(1);
+        ledger.in_a_row = ledger.in_a_row.saturating_add(once);
+        ledger.since_reload = ledger.since_reload.saturating_add(once);
         ledger.last = Some(Arc::new(error.clone()));
         match ledger.rejected.iter_mut().find(|(known, _)| known == secrets) {
-            Some((_, times)) => *times = times.saturating_add(1),
+            Some((_, times)) => *times = times.saturating_add(once),
             None => {
                 if ledger.rejected.len() == REMEMBERED {
                     ledger.rejected.remove(0);
                 }
-                ledger.rejected.push((secrets.clone(), 1));
+                ledger.rejected.push((secrets.clone(), once));
             }
         }
     }
@@ -166,16 +171,23 @@ impl Ledger {
 }
 
 /// Whose password it is, if it is one. Keystone counts neither wrong tokens nor wrong passcodes nor wrong secrets of
-/// application credentials.
-fn user(method: &Method) -> Option<&User> {
+/// application credentials. Identity providers count wrong passwords as well.
+fn holder(keystone: &Origin, method: &Method) -> Option<Holder> {
     match method {
-        Method::Password { user, .. } => Some(user),
-        Method::MultiFactor { shown, spare } => shown.iter().chain(spare).find_map(user),
+        Method::Password { user, .. } => Some(Holder { at: keystone.clone(), user: user.clone() }),
+        Method::MultiFactor { shown, spare } => {
+            shown.iter().chain(spare).find_map(|method| holder(keystone, method))
+        }
+        Method::Federated(federated) => federated.account().map(|(at, name)| Holder {
+            at: at.clone(),
+            user: User::Name { name: name.to_owned(), domain: None },
+        }),
         Method::Token(_)
         | Method::ApplicationCredential { .. }
         | Method::Totp { .. }
         | Method::OAuth2 { .. }
         | Method::OAuth2Mtls { .. }
-        | Method::Federated(_) => None,
+        | Method::OAuth1 { .. }
+        | Method::Kerberos(_) => None,
     }
 }

@@ -82,7 +82,8 @@ impl Failure {
     ) -> Self {
         let attempts = previous.map_or(0, |failure| failure.attempts).saturating_add(1);
         let (first, longest) = match error.root() {
-            AuthError::Rejected { .. } | AuthError::Provider(ProviderError::Refused { .. }) => {
+            AuthError::Rejected { .. }
+            | AuthError::Provider(ProviderError::Refused { .. } | ProviderError::RefusedUser { .. }) => {
                 protection.pause
             }
             AuthError::LoginRequired { .. } => LOGIN,

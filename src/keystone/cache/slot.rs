@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 
 use super::breaker::{Breaker, Bucket, Failure};
 use super::{Asked, Event, Key, Outcome, Reason, Shared, Status, has_scope};
-use crate::keystone::{AuthError, Token, TokenId};
+use crate::keystone::{AuthError, LoginId, Token, TokenId};
 use crate::secret;
 
 /// The soonest renewal of a token that was just asked for, however short its life.
@@ -359,6 +359,22 @@ impl Slot {
         } else if state.token.take().is_some() {
             shared.changed();
         }
+    }
+
+    /// Lets go of a token that came of another person's login than this one, and returns it.
+    pub(super) fn forget(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        login: Option<LoginId>,
+    ) -> Option<Arc<Token>> {
+        let mut state = self.lock();
+        let token = state.token.take_if(|token| token.login.is_some() && token.login != login)?;
+        state.wake(None);
+        shared.changed();
+        if self.key.scope == Asked::Own && state.flight().is_none() {
+            self.take_off(shared, &mut state, Reason::Cold, None);
+        }
+        Some(token)
     }
 
     /// Whether it is worth asking Keystone without anyone waiting: for the cloud's own token always; for

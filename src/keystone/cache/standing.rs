@@ -1,35 +1,37 @@
 //! What services are shown where no Keystone issues tokens.
 //!
 //! It is the operator's word: a fixed token, a user's name and password, a scope, or nothing. It never
-//! expires and there is nobody to ask for another, but a password may be read anew from where it is.
+//! expires and there is nobody to ask for another, but a token or a password may be read anew from where it is.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Status, slot};
-use crate::keystone::{Auth, AuthError, Catalog, Source, Token, TokenId, proof};
+use crate::keystone::{self, Auth, AuthError, Catalog, Source, Token, TokenId, proof};
 use crate::upstream::BaseUrl;
 
-/// A password is not read again within this after the last time, however often services refuse it.
+/// A secret is not read again within this after the last time, however often services refuse it.
 const SOONEST_READ: Duration = Duration::from_secs(5);
 
 pub(super) struct Standing {
-    password: Option<Password>,
+    secret: Option<Secret>,
     state: Mutex<State>,
-    /// Held by the one who reads the password.
+    /// Held by the one who reads the secret.
     reading: tokio::sync::Mutex<()>,
 }
 
-struct Password {
-    username: String,
+/// What there is to read.
+struct Secret {
     source: Source,
+    /// Whose password it is; `None` for a token.
+    username: Option<String>,
     endpoint: Option<BaseUrl>,
 }
 
 #[derive(Default)]
 struct State {
     token: Option<Arc<Token>>,
-    /// Why the password could not be read.
+    /// Why the secret could not be read.
     failure: Option<Arc<AuthError>>,
     read: Option<Instant>,
 }
@@ -41,24 +43,22 @@ impl Standing {
     /// [`AuthError::BadReply`] for what no header can hold.
     pub(super) fn new(auth: &Auth) -> Result<Self, AuthError> {
         let now = slot::now();
-        let mut password = None;
+        let secret = match auth {
+            Auth::Fixed { endpoint, token: source } => {
+                Some(Secret { source: source.clone(), username: None, endpoint: Some(endpoint.clone()) })
+            }
+            Auth::Basic { endpoint, username, password: source } => Some(Secret {
+                source: source.clone(),
+                username: Some(username.clone()),
+                endpoint: endpoint.clone(),
+            }),
+            Auth::None { .. } | Auth::Tokenless { .. } | Auth::Identity(_) => None,
+        };
         let token = match auth {
-            Auth::Fixed { endpoint, token } => {
-                let id = TokenId::new(token.expose()).map_err(|invalid| AuthError::BadReply {
-                    what: format!("the configured token can't be sent: {invalid}"),
-                })?;
-                Some(Token::fixed(id, Catalog::single(endpoint.clone()), now))
-            }
-            Auth::Basic { endpoint, username, password: source } => {
-                let (username, endpoint) = (username.clone(), endpoint.clone());
-                let place = password.insert(Password { username, source: source.clone(), endpoint });
-                match source {
-                    Source::Given(secret) => {
-                        Some(Token::basic(&place.username, secret, place.catalog(), now))
-                    }
-                    _ => None,
-                }
-            }
+            Auth::Fixed { .. } | Auth::Basic { .. } => match &secret {
+                Some(place @ Secret { source: Source::Given(given), .. }) => Some(place.token(given, now)?),
+                _ => None,
+            },
             Auth::None { endpoint } => Some(Token::none(catalog(endpoint.as_ref()), now)),
             Auth::Tokenless { auth_url, scope } => {
                 Some(Token::tokenless(scope, Catalog::identity(auth_url), now))
@@ -66,7 +66,7 @@ impl Standing {
             Auth::Identity(_) => None,
         };
         let state = State { token: token.map(Arc::new), ..State::default() };
-        Ok(Self { password, state: Mutex::new(state), reading: tokio::sync::Mutex::default() })
+        Ok(Self { secret, state: Mutex::new(state), reading: tokio::sync::Mutex::default() })
     }
 
     /// What there is right now.
@@ -79,8 +79,8 @@ impl Standing {
     /// # Errors
     /// [`AuthError::FixedToken`] where that is still all there is.
     pub(super) async fn replace(&self, used: &TokenId) -> Result<Arc<Token>, Arc<AuthError>> {
-        match &self.password {
-            Some(Password { source: Source::Given(_), .. }) | None => Err(Arc::new(AuthError::FixedToken)),
+        match &self.secret {
+            Some(Secret { source: Source::Given(_), .. }) | None => Err(Arc::new(AuthError::FixedToken)),
             Some(_) => self.read(Some(used)).await,
         }
     }
@@ -91,13 +91,13 @@ impl Standing {
         Status { token: state.token.clone(), failure, ..Status::default() }
     }
 
-    /// Reads the password, unless there is something other than `used` by then.
+    /// Reads the secret, unless there is something other than `used` by then.
     ///
     /// # Errors
     /// See [`Standing::replace`]; why it can't be read.
     pub(super) async fn read(&self, used: Option<&TokenId>) -> Result<Arc<Token>, Arc<AuthError>> {
         let fixed = || Arc::new(AuthError::FixedToken);
-        let password = self.password.as_ref().ok_or_else(fixed)?;
+        let secret = self.secret.as_ref().ok_or_else(fixed)?;
         let _turn = self.reading.lock().await;
         {
             let state = self.lock();
@@ -108,14 +108,15 @@ impl Standing {
                 return Err(state.failure.clone().unwrap_or_else(fixed));
             }
         }
-        let read = proof::read(&password.source).await;
+        let read = proof::read(&secret.source).await;
         let now = slot::now();
+        let read = read.and_then(|read| secret.token(&read, now));
         let mut state = self.lock();
         state.read = Some(now);
         match read {
-            Ok(secret) => {
+            Ok(token) => {
                 state.failure = None;
-                let token = Arc::new(Token::basic(&password.username, &secret, password.catalog(), now));
+                let token = Arc::new(token);
                 if used == Some(&token.id) {
                     return Err(fixed());
                 }
@@ -136,9 +137,20 @@ impl Standing {
     }
 }
 
-impl Password {
-    fn catalog(&self) -> Catalog {
-        catalog(self.endpoint.as_ref())
+impl Secret {
+    /// What services are shown, where this is the secret.
+    ///
+    /// # Errors
+    /// [`AuthError::BadReply`] for what no header can hold.
+    fn token(&self, secret: &keystone::Secret, now: Instant) -> Result<Token, AuthError> {
+        let catalog = catalog(self.endpoint.as_ref());
+        if let Some(username) = &self.username {
+            return Ok(Token::basic(username, secret, catalog, now));
+        }
+        let id = TokenId::new(secret.expose()).map_err(|invalid| AuthError::BadReply {
+            what: format!("the configured token can't be sent: {invalid}"),
+        })?;
+        Ok(Token::fixed(id, catalog, now))
     }
 }
 
@@ -155,7 +167,7 @@ mod tests {
 
     // Promise 64.
     #[tokio::test(start_paused = true)]
-    async fn a_password_in_a_file_is_read_again_when_it_was_refused_and_not_all_the_time() {
+    async fn a_secret_in_a_file_is_read_again_when_it_was_refused_and_not_all_the_time() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("password");
         let auth = |source| Auth::Basic { endpoint: None, username: "ada".to_owned(), password: source };
@@ -182,6 +194,22 @@ mod tests {
         let two = standing.replace(&one.id).await.unwrap();
         assert_eq!(two.id.expose(), "YWRhOnR3bw==");
         assert_eq!(standing.replace(&one.id).await.unwrap().id, two.id, "who comes late gets the new one");
+
+        let fixed = Auth::Fixed {
+            endpoint: BaseUrl::parse("http://127.0.0.1:1").unwrap(),
+            token: Source::File(path.clone()),
+        };
+        fs::write(&path, "no token").unwrap();
+        let standing = Standing::new(&fixed).unwrap();
+        let error = standing.read(None).await.unwrap_err();
+        assert!(error.to_string().contains("the configured token can't be sent"), "{error}");
+        fs::write(&path, "one\n").unwrap();
+        tokio::time::advance(SOONEST_READ).await;
+        let one = standing.read(None).await.unwrap();
+        assert_eq!((one.id.expose(), one.catalog.is_single()), ("one", true));
+        fs::write(&path, "two\n").unwrap();
+        tokio::time::advance(SOONEST_READ).await;
+        assert_eq!(standing.replace(&one.id).await.unwrap().id.expose(), "two");
 
         let given = Standing::new(&auth(Source::Given(crate::keystone::Secret::new("one")))).unwrap();
         let error = given.replace(&given.known().unwrap().id).await.unwrap_err();

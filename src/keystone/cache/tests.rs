@@ -205,6 +205,10 @@ impl Issuer for Arc<FakeKeystone> {
         })
     }
 
+    fn revoke<'a>(&'a self, _: &'a TokenId) -> BoxFuture<'a, Result<(), AuthError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn projects<'a>(&'a self, _: &'a TokenId) -> BoxFuture<'a, Result<Vec<ProjectInfo>, AuthError>> {
         Box::pin(async move {
             self.lists.fetch_add(1, Ordering::Relaxed);
@@ -274,6 +278,8 @@ fn config(method: Method, scope: Scope) -> Config {
         endpoint_overrides: [].into(),
         services: Default::default(),
         retries: Default::default(),
+        limits: Default::default(),
+        api_timeout: None,
         tls: upstream::tls::Config::default(),
         allow_http: AllowHttp::Never,
     }
@@ -808,7 +814,7 @@ async fn credentials_with_a_scope_of_their_own_reach_no_other_project() {
 #[tokio::test(start_paused = true)]
 async fn a_fixed_token_serves_every_service_and_is_never_renewed() {
     let endpoint = BaseUrl::parse("http://127.0.0.1:6385").unwrap();
-    let auth = Auth::Fixed { endpoint: endpoint.clone(), token: Secret::new("fixed") };
+    let auth = Auth::Fixed { endpoint: endpoint.clone(), token: Secret::new("fixed").into() };
     let standing = Source::Standing(Box::new(Standing::new(&auth).unwrap()));
     let clouds = vec![(Config { auth, ..config(password(), Scope::Default) }, standing)];
     let cache = TokenCache::with_sources(

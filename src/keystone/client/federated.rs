@@ -8,10 +8,17 @@ use super::{Api, Client, now, request};
 use crate::keystone::federation::{
     self, Document, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderError, ProviderUrl,
 };
-use crate::keystone::{AuthError, Passcode, Secret, Token, TokenId, proof, protocol, token};
+use crate::keystone::protocol::Sent;
+use crate::keystone::{AuthError, MutualAuth, Passcode, Secret, Token, TokenId, proof, protocol, token};
+
+/// What an identity provider gave: a token for Keystone, and maybe what gets another one without a person.
+pub(super) type Given = (TokenId, Option<Secret>);
 
 /// The longest answer of an identity provider that is read.
 const LONGEST_ANSWER: usize = 1 << 20;
+
+/// RFC 6749, section 6.
+pub(super) const REFRESH_GRANT: &str = "refresh_token";
 
 /// Of the time for a login, each of the two questions to the identity provider may take a third.
 const STEPS: u32 = 3;
@@ -23,12 +30,29 @@ impl Client {
         api: &Api,
         federated: &Federated,
     ) -> Result<Token, AuthError> {
-        let access = match &federated.grant {
+        match &federated.grant {
+            Grant::Saml(user) => self.log_in_by_saml(api, federated, user).await,
+            Grant::Adfs { user, service_provider, entity_id } => {
+                self.log_in_by_trust(api, federated, user, service_provider, entity_id).await
+            }
+            Grant::Kerberos(mutual) => self.log_in_federated_by_ticket(api, federated, *mutual).await,
+            _ => {
+                let (access, _) = self.ask_without_person(federated).await?;
+                self.exchange_for_unscoped(api, federated, &access).await
+            }
+        }
+    }
+
+    /// The access token that the identity provider gives for what the configuration has. Where none is part of a
+    /// login, or a person has to be there, there is none.
+    pub(super) async fn ask_without_person(&self, federated: &Federated) -> Result<Given, AuthError> {
+        match &federated.grant {
             Grant::AccessToken(source) => {
                 let secret = proof::read(source).await?;
-                TokenId::new(secret.expose().trim()).map_err(|_| AuthError::NoSecret {
+                let access = TokenId::new(secret.expose().trim()).map_err(|_| AuthError::NoSecret {
                     why: "access_token is no token: it must be visible ASCII without spaces in it".to_owned(),
-                })?
+                })?;
+                Ok((access, None))
             }
             Grant::Password { client, username, password, otp } => {
                 let password = proof::read(password).await?;
@@ -50,16 +74,18 @@ impl Client {
                 {
                     self.note_used(passcode);
                 }
-                token?
+                token
             }
             Grant::ClientCredentials(client) => {
-                self.ask_for_token(client, "client_credentials", vec![("scope", &client.scope)]).await?
+                self.ask_for_token(client, "client_credentials", vec![("scope", &client.scope)]).await
             }
-            Grant::Device { .. } | Grant::WebSso { .. } | Grant::Code { .. } => {
-                return Err(AuthError::LoginRequired { cloud: federated.cloud.clone() });
-            }
-        };
-        self.exchange_for_unscoped(api, federated, &access).await
+            Grant::Saml(_)
+            | Grant::Adfs { .. }
+            | Grant::Kerberos(_)
+            | Grant::Device { .. }
+            | Grant::WebSso { .. }
+            | Grant::Code { .. } => Err(AuthError::LoginRequired { cloud: federated.person.cloud.clone() }),
+        }
     }
 
     /// A one-time passcode that was not shown yet.
@@ -82,34 +108,33 @@ impl Client {
         request.headers_mut().insert(AUTHORIZATION, access.with_scheme("Bearer"));
         let sent = now();
         let answer = self.send(&api.base, request).await?;
-        if matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
-            return protocol::read_v3_token(&answer, sent);
-        }
-        Err(match protocol::refusal(&answer, "the federated login", &[access.expose()]) {
-            AuthError::Rejected { status, message } => ProviderError::NotAccepted { status, message }.into(),
-            AuthError::BadReply { .. } if answer.status() == StatusCode::NOT_FOUND => AuthError::BadReply {
-                what: "Keystone knows no such identity_provider and protocol, or no federation at all (404); check both"
-                    .to_owned(),
-            },
-            AuthError::BadReply { .. } if answer.status().is_redirection() => AuthError::BadReply {
-                what: "Keystone answered the federated login with a redirect to a login page; this protocol is for \
-                       browsers there, so check protocol, and that the server in front of Keystone takes access tokens \
-                       (OAuth 2.0) for it"
-                    .to_owned(),
-            },
-            other => other,
-        })
+        read_unscoped(&answer, sent, &[access.expose()], "access tokens (OAuth 2.0)")
+    }
+
+    /// Shows a Kerberos ticket where others show what an identity provider gave.
+    async fn log_in_federated_by_ticket(
+        &self,
+        api: &Api,
+        federated: &Federated,
+        mutual: MutualAuth,
+    ) -> Result<Token, AuthError> {
+        let request = request(Method::GET, &api.base, &federated.path(), Bytes::new());
+        let sent = now();
+        let answer = self.send_with_ticket(&api.base, request, mutual).await?;
+        read_unscoped(&answer, sent, &[], "Kerberos tickets (Negotiate)")
     }
 
     /// Asks the identity provider for a token by this grant.
-    async fn ask_for_token(
+    pub(super) async fn ask_for_token(
         &self,
         client: &OAuthClient,
         grant: &'static str,
         mut fields: Vec<(&str, &str)>,
-    ) -> Result<TokenId, AuthError> {
+    ) -> Result<Given, AuthError> {
         let endpoint = &client.token_endpoint;
-        let endpoint = self.find(endpoint, grant, "token_endpoint", "access_token_endpoint").await?;
+        // Whoever gave a refresh token takes it, whatever the document lists.
+        let listed = Some(grant).filter(|grant| *grant != REFRESH_GRANT);
+        let endpoint = self.find(endpoint, listed, "token_endpoint", "access_token_endpoint").await?;
         fields.push(("grant_type", grant));
         let secret = self.client_secret(client).await?;
         if secret.is_none() {
@@ -122,7 +147,8 @@ impl Client {
         let mut secrets: Vec<_> =
             fields.iter().filter(|(name, _)| !known.contains(name)).map(|(_, value)| *value).collect();
         secrets.extend(secret.as_ref().map(Secret::expose));
-        Ok(federation::read_token(endpoint.origin(), &answer, client.token_kind, &secrets)?)
+        let token = federation::read_token(endpoint.origin(), &answer, client.token_kind, &secrets)?;
+        Ok((token, federation::read_refresh(&answer)))
     }
 
     pub(super) async fn client_secret(&self, client: &OAuthClient) -> Result<Option<Secret>, AuthError> {
@@ -136,7 +162,7 @@ impl Client {
     pub(super) async fn find(
         &self,
         endpoint: &ProviderEndpoint,
-        grant: &str,
+        grant: Option<&str>,
         member: &str,
         option: &str,
     ) -> Result<ProviderUrl, AuthError> {
@@ -144,13 +170,15 @@ impl Client {
             ProviderEndpoint::At(url) => Ok(url.clone()),
             ProviderEndpoint::Discovered(discovery) => {
                 let document = self.discover(discovery).await?;
-                document.check_grant(grant)?;
+                if let Some(grant) = grant {
+                    document.check_grant(grant)?;
+                }
                 Ok(document.endpoint(member, option)?)
             }
         }
     }
 
-    async fn discover(&self, discovery: &ProviderUrl) -> Result<Document, AuthError> {
+    pub(super) async fn discover(&self, discovery: &ProviderUrl) -> Result<Document, AuthError> {
         let request = Request::builder().uri(discovery.target()).header(ACCEPT, "application/json");
         let request = request.body(Bytes::new()).expect("its target was parsed as one");
         let answer = self.ask_provider(discovery, "discovery_endpoint", request).await?;
@@ -177,7 +205,7 @@ impl Client {
         self.ask_provider(endpoint, option, request).await
     }
 
-    async fn ask_provider(
+    pub(super) async fn ask_provider(
         &self,
         url: &ProviderUrl,
         option: &'static str,
@@ -192,5 +220,38 @@ impl Client {
             }
             Ok(Ok(answer)) => Ok(answer),
         }
+    }
+}
+
+/// The unscoped token that Keystone gave, or why it did not. `taken` is what the server in front of it has to take.
+fn read_unscoped(
+    answer: &Response<Bytes>,
+    sent: Sent,
+    secrets: &[&str],
+    taken: &str,
+) -> Result<Token, AuthError> {
+    if matches!(answer.status(), StatusCode::CREATED | StatusCode::OK) {
+        return protocol::read_v3_token(answer, sent);
+    }
+    Err(match not_accepted(answer, secrets) {
+        AuthError::BadReply { .. } if answer.status().is_redirection() => AuthError::BadReply {
+            what: format!(
+                "Keystone answered the federated login with a redirect to a login page; this protocol is for browsers \
+                 there, so check protocol, and that the server in front of Keystone takes {taken} for it"
+            ),
+        },
+        other => other,
+    })
+}
+
+/// What a refusal of Keystone's means, or of the server in front of it, for what the identity provider gave.
+pub(super) fn not_accepted(answer: &Response<Bytes>, secrets: &[&str]) -> AuthError {
+    match protocol::refusal(answer, "the federated login", secrets) {
+        AuthError::Rejected { status, message } => ProviderError::NotAccepted { status, message }.into(),
+        AuthError::BadReply { .. } if answer.status() == StatusCode::NOT_FOUND => AuthError::BadReply {
+            what: "Keystone knows no such identity_provider and protocol, or no federation at all (404); check both"
+                .to_owned(),
+        },
+        other => other,
     }
 }

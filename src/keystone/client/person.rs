@@ -5,13 +5,16 @@ use std::time::{Duration, SystemTime};
 use http::header::DATE;
 use http::{Method, StatusCode};
 
-use super::{Api, Client, now};
+use super::federated::{Given, REFRESH_GRANT};
+use super::{Api, Client, Credentials, now};
 use crate::keystone::callback::{self, Brought, Callback, Wanted};
 use crate::keystone::federation::{
     self, Challenge, CodeSource, Device, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderError,
 };
-use crate::keystone::{AuthError, Kept, Secret, Token, TokenId, proof, protocol};
-use crate::secret;
+use crate::keystone::{
+    AuthError, Kept, LoginId, Person, Place, Scope, Secret, Token, TokenId, proof, protocol,
+};
+use crate::{private, secret};
 
 /// RFC 8628, section 3.4.
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
@@ -22,79 +25,162 @@ const CODE_GRANT: &str = "authorization_code";
 /// How much longer to wait between questions when the provider asks for that (RFC 8628, section 3.5).
 const SLOWER: Duration = Duration::from_secs(5);
 
+/// Tells a person what to do: in words, and the address that a browser should open.
+pub type Tell<'a> = dyn FnMut(&str, &str) + Send + 'a;
+
 impl Client {
-    /// The token that a person's login left behind, which is read each time: there may be a new one.
+    /// What a person's login left behind, which is read each time: there may be a new one. Where it is about to end
+    /// or Keystone `refused` it, and the identity provider lets it be renewed, it is renewed.
     pub(super) async fn left_behind(
         &self,
-        federated: &Federated,
+        api: &Api,
+        person: &Person,
         refused: Option<&TokenId>,
-    ) -> Result<TokenId, AuthError> {
-        let cloud = federated.cloud.clone();
-        let Some(place) = federated.place.clone() else {
-            return Err(AuthError::LoginRequired { cloud });
-        };
-        let loaded =
-            tokio::task::spawn_blocking(move || place.load()).await.map_err(|_| AuthError::Stopped)?;
-        let kept = loaded.map_err(|error| AuthError::NoSecret { why: secret::causes(&error) })?;
+    ) -> Result<Kept, AuthError> {
         let now = SystemTime::now();
-        let kept = kept.filter(|kept| refused != Some(&kept.token));
-        let Some((kept, left)) = kept.and_then(|kept| kept.left(now).map(|left| (kept, left))) else {
-            return Err(AuthError::LoginRequired { cloud });
-        };
+        let kept = load(person).await?;
+        let is_refused = refused == Some(&kept.token);
+        let is_good = kept.left(now).is_some() && !is_refused;
+        if kept.refresh.is_some() && (kept.is_due(now) || is_refused) {
+            // Whoever waits for it may go away; what the provider gives is good once, and must not get lost.
+            let (client, api, refused) = (self.clone(), api.clone(), refused.cloned());
+            let whose = person.clone();
+            let renewing = tokio::spawn(async move { client.renew(&api, &whose, refused.as_ref()).await });
+            match renewing.await.unwrap_or(Err(AuthError::Stopped)) {
+                Err(error) if is_good => {
+                    let (cloud, error) = (&person.cloud, secret::causes(&error));
+                    tracing::warn!(
+                        cloud,
+                        error,
+                        "the login was not renewed so far, and serves until its end"
+                    );
+                }
+                renewed => return renewed,
+            }
+        }
+        if !is_good {
+            return Err(AuthError::LoginRequired { cloud: person.cloud.clone() });
+        }
         if kept.ends_soon(now) {
             tracing::warn!(
-                cloud,
-                seconds_left = left.as_secs(),
+                cloud = person.cloud,
+                seconds_left = kept.left(now).unwrap_or_default().as_secs(),
                 "the login ends soon, and it takes a person to renew it: run `keyway login` again"
             );
         }
-        Ok(kept.token)
+        Ok(kept)
     }
 
-    /// Goes through a login that needs a person, who is told what to do by `tell`.
+    /// Renews what was left behind, unless another keyway just did.
+    async fn renew(&self, api: &Api, person: &Person, refused: Option<&TokenId>) -> Result<Kept, AuthError> {
+        let required = || AuthError::LoginRequired { cloud: person.cloud.clone() };
+        let (Credentials::Federated(federated), Some(place)) = (&self.identity.method, &person.place) else {
+            return Err(required());
+        };
+        let client = federated.person_client().ok_or_else(required)?;
+        // One at a time here, and of all keyways.
+        let _turn = self.kept.lock().await;
+        let Some(_lock) = place.lock().await.map_err(no_place)? else {
+            // What renews a login is good once: two that show it end it.
+            let why = "another keyway renews the login just now, and takes long".to_owned();
+            return Err(AuthError::NoSecret { why });
+        };
+        let mut kept = load(person).await?;
+        let is_good = |kept: &Kept, at| kept.left(at).is_some() && refused != Some(&kept.token);
+        let at = SystemTime::now();
+        let Some(refresh) = kept.refresh.clone().filter(|_| kept.is_due(at) || !is_good(&kept, at)) else {
+            return if is_good(&kept, at) { Ok(kept) } else { Err(required()) };
+        };
+        let fields = vec![("refresh_token", refresh.expose())];
+        let given = self.within_deadline(self.ask_for_token(client, REFRESH_GRANT, fields)).await;
+        let (access, next) = match given {
+            Ok(given) => given,
+            Err(AuthError::Provider(error @ ProviderError::Refused { code: Some("invalid_grant"), .. })) => {
+                tracing::warn!(
+                    cloud = person.cloud,
+                    error = secret::causes(&error),
+                    "the login can't be renewed any more: run `keyway login` before it ends"
+                );
+                kept.refresh = None;
+                save(place, &kept).await?;
+                return if is_good(&kept, at) { Ok(kept) } else { Err(required()) };
+            }
+            Err(error) => return Err(error),
+        };
+        // Some give another one each time, and the old one is good for nothing then. It must not get lost, whatever
+        // Keystone says.
+        kept.refresh = next.or(kept.refresh);
+        save(place, &kept).await?;
+        let token = self.within_deadline(self.exchange_for_unscoped(api, federated, &access)).await?;
+        let left = token.life_left(now().at).unwrap_or_default();
+        let since = SystemTime::now();
+        let user = token.user.map(|user| user.name);
+        let kept = Kept { token: token.id, user, since, ends: since + left, ..kept };
+        save(place, &kept).await?;
+        tracing::info!(cloud = person.cloud, lifetime_s = left.as_secs(), "the login was renewed");
+        Ok(kept)
+    }
+
+    /// Goes through a login that needs a person, who is told what to do by `tell`. A passcode that one types is in
+    /// the credentials already (see [`Method::with_passcode`](crate::keystone::Method::with_passcode)).
     ///
     /// # Errors
-    /// See [`AuthError`]; [`AuthError::LoginRequired`] for a login that keyway does by itself.
-    pub async fn log_in_with_person(
-        &self,
-        federated: &Federated,
-        tell: &mut (dyn FnMut(&str) + Send),
-    ) -> Result<Kept, AuthError> {
+    /// See [`AuthError`].
+    pub async fn log_in_with_person(&self, tell: &mut Tell<'_>) -> Result<Kept, AuthError> {
         let api = self.within_deadline(self.api()).await?;
-        let (token, left) = match &federated.grant {
-            Grant::Device { client, endpoint, challenge } => {
-                let access = self.ask_device(client, endpoint, *challenge, tell).await?;
-                let token = self.exchange_for_unscoped(&api, federated, &access);
-                let token = self.within_deadline(token).await?;
+        let (token, left, refresh) = match &self.identity.method {
+            Credentials::Federated(federated) => self.log_in_at_provider(&api, federated, tell).await?,
+            _ => {
+                let showing =
+                    async { self.present(&api, self.factors().await?, Some(&Scope::Unscoped)).await };
+                let token = self.within_deadline(showing).await?;
                 let left = token.life_left(now().at).unwrap_or_default();
-                (token, left)
+                (token, left, None)
+            }
+        };
+        let since = SystemTime::now();
+        let user = token.user.map(|user| user.name);
+        let login = LoginId::random();
+        Ok(Kept { login, token: token.id, refresh, user, since, ends: since + left })
+    }
+
+    /// The unscoped token, what is left of its life, and what renews it.
+    async fn log_in_at_provider(
+        &self,
+        api: &Api,
+        federated: &Federated,
+        tell: &mut Tell<'_>,
+    ) -> Result<(Token, Duration, Option<Secret>), AuthError> {
+        let (access, refresh) = match &federated.grant {
+            Grant::Device { client, endpoint, challenge } => {
+                self.ask_device(client, endpoint, *challenge, tell).await?
             }
             Grant::Code { client, redirect_uri, from } => {
-                let access = self.ask_with_code(client, redirect_uri.as_deref(), from, tell).await?;
-                let token = self.exchange_for_unscoped(&api, federated, &access);
-                let token = self.within_deadline(token).await?;
-                let left = token.life_left(now().at).unwrap_or_default();
-                (token, left)
+                self.ask_with_code(client, redirect_uri.as_deref(), from, tell).await?
             }
             Grant::WebSso { redirect_host, redirect_port, login_timeout, .. } => {
                 let other = "redirect_port (and Keystone's trusted_dashboard)";
                 let callback = listen(redirect_host, *redirect_port, callback::PATH, other).await?;
                 let start = format!("{}{}", api.base, federated.browser_path(&callback.address()));
-                tell(&format!("To log in, open {start} in a browser on this machine."));
+                tell(&format!("To log in, open {start} in a browser on this machine."), &start);
                 let brought = callback.wait(&Wanted::Token(api.base.origin().clone()), *login_timeout).await;
                 let Some(Brought::Token(token)) = brought else {
                     let where_else = format!("Keystone's trusted_dashboard has {}", callback.address());
                     return Err(nothing_came(*login_timeout, &where_else));
                 };
-                self.within_deadline(self.look_at(&api, token)).await?
+                let (token, left) = self.within_deadline(self.look_at(api, token)).await?;
+                return Ok((token, left, None));
+            }
+            Grant::Saml(_) | Grant::Adfs { .. } | Grant::Kerberos(_) => {
+                return Err(AuthError::LoginRequired { cloud: federated.person.cloud.clone() });
             }
             Grant::AccessToken(_) | Grant::Password { .. } | Grant::ClientCredentials(_) => {
-                return Err(AuthError::LoginRequired { cloud: federated.cloud.clone() });
+                self.within_deadline(self.ask_without_person(federated)).await?
             }
         };
-        let since = SystemTime::now();
-        let user = token.user.map(|user| user.name);
-        Ok(Kept { token: token.id, user, since, ends: since + left })
+        let token = self.within_deadline(self.exchange_for_unscoped(api, federated, &access)).await?;
+        let left = token.life_left(now().at).unwrap_or_default();
+        Ok((token, left, refresh))
     }
 
     /// Asks Keystone what a token is that somebody brought, and what is left of its life: it need not be new.
@@ -124,16 +210,16 @@ impl Client {
         client: &OAuthClient,
         redirect_uri: Option<&str>,
         from: &CodeSource,
-        tell: &mut (dyn FnMut(&str) + Send),
-    ) -> Result<TokenId, AuthError> {
+        tell: &mut Tell<'_>,
+    ) -> Result<Given, AuthError> {
         let tokens = &client.token_endpoint;
-        let tokens = self.find(tokens, CODE_GRANT, "token_endpoint", "access_token_endpoint").await?;
+        let tokens = self.find(tokens, Some(CODE_GRANT), "token_endpoint", "access_token_endpoint").await?;
         let (verifier, nonce) = (federation::verifier(), federation::verifier());
         let (code, is_ours) = match from {
             CodeSource::Given(source) => (proof::read(source).await?, false),
             CodeSource::Browser { authorization, redirect, login_timeout } => {
                 let member = "authorization_endpoint";
-                let begin = self.find(authorization, CODE_GRANT, member, member).await?;
+                let begin = self.find(authorization, Some(CODE_GRANT), member, member).await?;
                 let here = redirect.origin();
                 let callback = listen(here.host(), here.port(), redirect.target(), "redirect_uri").await?;
                 let state = federation::verifier();
@@ -147,7 +233,12 @@ impl Client {
                     ("nonce", nonce.expose()),
                 ];
                 fields.extend(challenge.iter().map(|(name, value)| (*name, value.as_str())));
-                tell(&format!("To log in, open {} in a browser on this machine.", begin.with_query(&fields)));
+                if federation::is_offline(&client.scope) {
+                    // Else it is ignored (OpenID Connect Core 1.0, section 11).
+                    fields.push(("prompt", "consent"));
+                }
+                let address = begin.with_query(&fields);
+                tell(&format!("To log in, open {address} in a browser on this machine."), &address);
                 match callback.wait(&Wanted::Code(state), *login_timeout).await {
                     Some(Brought::Code(code)) => (code, true),
                     Some(Brought::No(error)) => {
@@ -174,7 +265,7 @@ impl Client {
         if is_ours {
             federation::check_nonce(tokens.origin(), &answer, &nonce)?;
         }
-        Ok(token)
+        Ok((token, federation::read_refresh(&answer)))
     }
 
     /// A token for a person who agrees to it in a browser, anywhere (RFC 8628).
@@ -183,12 +274,12 @@ impl Client {
         client: &OAuthClient,
         endpoint: &ProviderEndpoint,
         challenge: Option<Challenge>,
-        tell: &mut (dyn FnMut(&str) + Send),
-    ) -> Result<TokenId, AuthError> {
+        tell: &mut Tell<'_>,
+    ) -> Result<Given, AuthError> {
         let option = "device_authorization_endpoint";
-        let endpoint = self.find(endpoint, DEVICE_GRANT, option, option).await?;
+        let endpoint = self.find(endpoint, Some(DEVICE_GRANT), option, option).await?;
         let tokens = &client.token_endpoint;
-        let tokens = self.find(tokens, DEVICE_GRANT, "token_endpoint", "access_token_endpoint").await?;
+        let tokens = self.find(tokens, Some(DEVICE_GRANT), "token_endpoint", "access_token_endpoint").await?;
         let secret = self.client_secret(client).await?;
         let verifier = challenge.map(|challenge| (challenge, federation::verifier()));
         let shown =
@@ -202,14 +293,18 @@ impl Client {
         let device = Device::read(endpoint.origin(), &answer, now().at, &secrets)?;
 
         let Device { address, user_code, .. } = &device;
-        tell(&match &device.complete {
-            Some(complete) => {
-                format!(
+        match &device.complete {
+            Some(complete) => tell(
+                &format!(
                     "To log in, open {complete} in a browser.\nOr open {address} and enter the code {user_code}"
-                )
+                ),
+                complete,
+            ),
+            None => {
+                let text = format!("To log in, open {address} in a browser and enter the code {user_code}");
+                tell(&text, address);
             }
-            None => format!("To log in, open {address} in a browser and enter the code {user_code}"),
-        });
+        }
         let mut fields = vec![
             ("grant_type", DEVICE_GRANT),
             ("device_code", device.code.expose()),
@@ -235,7 +330,7 @@ impl Client {
                     }
                     _ => {
                         match federation::read_token(tokens.origin(), &answer, client.token_kind, &secrets) {
-                            Ok(token) => return Ok(token),
+                            Ok(token) => return Ok((token, federation::read_refresh(&answer))),
                             Err(error) => error,
                         }
                     }
@@ -249,6 +344,43 @@ impl Client {
             }
             interval += SLOWER;
         }
+    }
+
+    /// Has Keystone revoke what a login left, and the identity provider what renews it, as far as that can be done.
+    ///
+    /// # Errors
+    /// See [`AuthError`].
+    pub async fn revoke_login(&self, kept: &Kept) -> Result<(), AuthError> {
+        let at_keystone = self.revoke(&kept.token).await;
+        let at_provider = self.revoke_refresh(kept).await;
+        at_keystone.and(at_provider)
+    }
+
+    async fn revoke_refresh(&self, kept: &Kept) -> Result<(), AuthError> {
+        let (Credentials::Federated(federated), Some(refresh)) = (&self.identity.method, &kept.refresh)
+        else {
+            return Ok(());
+        };
+        let Some(client) = federated.person_client() else { return Ok(()) };
+        let ProviderEndpoint::Discovered(discovery) = &client.token_endpoint else { return Ok(()) };
+        self.within_deadline(async {
+            let document = self.discover(discovery).await?;
+            // RFC 7009; not every provider has it.
+            let member = "revocation_endpoint";
+            let Ok(endpoint) = document.endpoint(member, member) else { return Ok(()) };
+            let secret = self.client_secret(client).await?;
+            let mut fields = vec![("token", refresh.expose()), ("token_type_hint", "refresh_token")];
+            fields.extend(secret.is_none().then_some(("client_id", client.id.as_str())));
+            let answer = self.post_form(&endpoint, member, client, secret.as_ref(), &fields).await?;
+            if answer.status() == StatusCode::OK {
+                return Ok(());
+            }
+            let mut secrets = vec![refresh.expose()];
+            secrets.extend(secret.as_ref().map(Secret::expose));
+            let asked = "the revocation of what renews the login";
+            Err(federation::refusal(endpoint.origin(), &answer, asked, &secrets).into())
+        })
+        .await
     }
 
     /// Revokes a token, which vouches for itself. One that is over or unknown is as good as revoked.
@@ -269,6 +401,24 @@ impl Client {
         })
         .await
     }
+}
+
+/// What a person's login left behind.
+async fn load(person: &Person) -> Result<Kept, AuthError> {
+    let required = || AuthError::LoginRequired { cloud: person.cloud.clone() };
+    let place = person.place.clone().ok_or_else(required)?;
+    let loaded = tokio::task::spawn_blocking(move || place.load()).await.map_err(|_| AuthError::Stopped)?;
+    loaded.map_err(no_place)?.ok_or_else(required)
+}
+
+async fn save(place: &Place, kept: &Kept) -> Result<(), AuthError> {
+    let (place, kept) = (place.clone(), kept.clone());
+    let saved = tokio::task::spawn_blocking(move || place.save(&kept)).await;
+    saved.map_err(|_| AuthError::Stopped)?.map_err(no_place)
+}
+
+fn no_place(error: private::Error) -> AuthError {
+    AuthError::NoSecret { why: secret::causes(&error) }
 }
 
 /// Listens for a browser; `option` is what names another port.

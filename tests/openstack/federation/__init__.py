@@ -13,7 +13,10 @@ and `stack` is the program of that name, whose functions and folders they use. E
 """
 PORT = 5010                         # Apache's, in front of Keystone
 KEYSTONE_PORT = 5011                # where Keystone speaks uWSGI's protocol with it
-PARTS = []
+
+from . import kerberos, oidc, saml  # noqa: E402 -- the parts use the ports
+
+PARTS = [oidc, saml, kerberos]
 
 
 def apt():
@@ -21,11 +24,12 @@ def apt():
     return ["apache2-bin"] + [package for part in PARTS for package in part.APT]
 
 
-def keystone_conf():
+def keystone_conf(stack):
     """Sections of Keystone's configuration."""
     return {
         # Where a browser may be sent with a token: `keyway login` listens there.
-        "federation": {"trusted_dashboard": "http://localhost:9990/auth/websso/"},
+        "federation": {"trusted_dashboard": "http://localhost:9990/auth/websso/",
+                       "sso_callback_template": stack.VENV / "etc/keystone/sso_callback_template.html"},
         # Which variable says which identity provider it was.
         "openid": {"remote_id_attribute": "HTTP_OIDC_ISS"},
         "saml2": {"remote_id_attribute": "MELLON_IDP"},

@@ -75,9 +75,19 @@ impl TokenCache {
         }
         for (index, cloud) in self.shared.clouds.iter().enumerate() {
             let breaker = cloud.breaker();
-            breaker.account().correct();
+            let account = breaker.account();
+            account.correct();
             if breaker.failure().is_some_and(|failure| failure.error.is_rejection()) {
                 self.shared.watch_secrets(index);
+                let is_spent = |most| {
+                    account.last_rejected().is_some_and(|secrets| account.may_show(&secrets, most).is_err())
+                };
+                let (before, now) = (old.shared.protection.rejections, self.shared.protection.rejections);
+                // The operator lets Keystone reject more than it did: the same credentials have a try more, and at once.
+                if is_spent(before) && !is_spent(now) {
+                    breaker.lift();
+                    cloud.slot.hurry(&self.shared);
+                }
             }
         }
     }

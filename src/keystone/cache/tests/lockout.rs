@@ -131,6 +131,48 @@ async fn reloads_do_not_add_to_the_wrong_passwords() {
 
 // Promise 66.
 #[tokio::test(start_paused = true)]
+async fn who_lets_keystone_reject_one_more_gets_one_more_try_for_the_same_password() {
+    for clouds in [1, 3] {
+        let mut fixture = Fixture::of_clouds(clouds);
+        let same: Vec<_> = (0..clouds).map(|cloud| (cloud, cloud)).collect();
+        let reload = |fixture: &mut Fixture, rejections| {
+            let protection = Protection { rejections: Some(rejections), ..Protection::default() };
+            let heir = fixture.anew(clouds, protection);
+            heir.adopt(&fixture.cache, &same);
+            heir.warm();
+            fixture.cache = heir;
+        };
+        fixture.keystone.close(WRONG);
+        fixture.load().await;
+        seconds(DAY).await;
+        fixture.load().await;
+        assert_eq!((fixture.most_rejected(), fixture.state()), ((2, 2), "stopped"));
+        // Nobody has to ask for it, and no reload after that is another one.
+        for (most, rejected) in [(3, 3), (3, 3), (2, 3), (3, 3), (4, 4), (4, 4)] {
+            reload(&mut fixture, most);
+            seconds(2).await;
+            assert_eq!(fixture.most_rejected(), (rejected, rejected));
+            fixture.load().await;
+            seconds(DAY).await;
+            fixture.load().await;
+        }
+        assert_eq!((fixture.most_rejected(), fixture.state()), ((4, 4), "stopped"));
+        // The user is enabled again.
+        fixture.keystone.closed.lock().unwrap().clear();
+        seconds(10 * DAY).await;
+        assert_eq!(fixture.state(), "stopped");
+        let before = fixture.keystone.logins();
+        reload(&mut fixture, 5);
+        seconds(2).await;
+        assert!(fixture.cache.snapshot(&own()).is_some(), "nobody had to ask");
+        assert!(fixture.keystone.logins() > before);
+        reload(&mut fixture, 2);
+        assert_eq!((fixture.cache.status(0).rejections, fixture.state()), ((0, Some(2)), "closed"));
+    }
+}
+
+// Promise 66.
+#[tokio::test(start_paused = true)]
 async fn a_corrected_password_is_tried_at_once() {
     let fixture = Fixture::new(3600);
     fixture.keystone.close(WRONG);

@@ -298,7 +298,7 @@ async fn credentials_with_a_scope_of_their_own_ask_for_no_other() {
     assert_eq!(fixture.keystone.logins(), 1);
 
     let endpoint = BaseUrl::parse("http://127.0.0.1:6385").unwrap();
-    let auth = Auth::Fixed { endpoint, token: Secret::new("fixed") };
+    let auth = Auth::Fixed { endpoint, token: Secret::new("fixed").into() };
     let standing = Source::Standing(Box::new(Standing::new(&auth).unwrap()));
     let clouds = vec![(Config { auth, ..config(password(), Scope::Default) }, standing)];
     let cache = TokenCache::with_sources(

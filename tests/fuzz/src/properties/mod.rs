@@ -8,6 +8,8 @@ pub mod kept;
 pub mod links;
 pub mod path;
 pub mod policy;
+pub mod provider;
+pub mod saml;
 pub mod session;
 pub mod stack;
 pub mod token;

@@ -133,12 +133,14 @@ fn cloud() -> Config {
     let endpoint = BaseUrl::parse("https://unused.example").unwrap();
     Config {
         name: "fuzzed".to_owned(),
-        auth: Auth::Fixed { endpoint, token: Secret::new("the-token") },
+        auth: Auth::Fixed { endpoint, token: Secret::new("the-token").into() },
         region: None,
         interfaces: vec![Interface::Public, Interface::Internal],
         endpoint_overrides: BTreeMap::new(),
         services: Default::default(),
         retries: Default::default(),
+        limits: Default::default(),
+        api_timeout: None,
         tls: keyway::upstream::tls::Config::default(),
         allow_http: AllowHttp::Never,
     }
