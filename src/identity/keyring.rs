@@ -131,7 +131,10 @@ pub fn read(path: &Path) -> Result<(Vec<ApiKey>, Vec<usize>), Error> {
     let system = || private::Error::system(path);
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
+        // Whoever is told to keep nothing, or nowhere that there is, has no keys.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Default::default());
+        }
         Err(error) => return Err(system()(error).into()),
     };
     private::check_owner(path, &metadata, NO_CHANGE)?;

@@ -69,7 +69,7 @@ fn seal(keyway: &TestKeyway, session: &Session) -> String {
 /// A token that ada got.
 fn ada_token(keyway: &TestKeyway) -> String {
     let keys = &keyway.app().shared().keys;
-    keys.seal(&Session { login: Some(vouched(&keys)), ..session("demo", Scope::Default) })
+    keys.seal(&Session { login: Some(vouched(keys)), ..session("demo", Scope::Default) })
 }
 
 async fn get(keyway: &TestKeyway, path: &str, token: &str) -> Answer {
