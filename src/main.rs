@@ -215,17 +215,19 @@ fn print(text: &str) {
 type Reread<'a> = dyn Fn() -> Result<Config, Problems> + 'a;
 
 /// SIGTERM and SIGINT: the first ends service gently, the second at once. SIGHUP reads the configuration
-/// again, and ends nothing.
+/// again, and ends nothing. SIGUSR1 has the audit's file opened anew, which SIGHUP does, too.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user: Signal,
 }
 
 /// What a signal asks for.
 enum Asked {
     Stop,
     Reload,
+    Reopen,
 }
 
 impl Signals {
@@ -235,6 +237,7 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
+            user: listen(SignalKind::user_defined1())?,
         })
     }
 
@@ -243,6 +246,7 @@ impl Signals {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.hangup.recv() => Asked::Reload,
+            _ = self.user.recv() => Asked::Reopen,
         }
     }
 
@@ -263,9 +267,11 @@ impl Signals {
                     Asked::Reload => {
                         app.reload(read());
                     }
+                    Asked::Reopen => app.reopen_audit(),
                 },
                 () = app.ended() => {
                     tracing::error!("every worker has ended although nobody asked for it");
+                    app.finish_audit().await;
                     return ExitCode::FAILURE;
                 }
                 () = introduction.as_mut() => {}
@@ -282,9 +288,11 @@ impl Signals {
                         break;
                     }
                     Asked::Reload => tracing::info!("stopping: the configuration is not read again"),
+                    Asked::Reopen => app.reopen_audit(),
                 },
             }
         }
+        app.finish_audit().await;
         ExitCode::SUCCESS
     }
 }

@@ -200,7 +200,8 @@ impl Proxy {
     }
 
     /// Sends one request to its service and returns the service's answer. The field `withheld` is
-    /// between the client and this listener, and its body has `most` bytes.
+    /// between the client and this listener, and its body has `most` bytes; beside the body, the bytes that were read of
+    /// it are counted.
     ///
     /// A 401 means the service no longer honors our token, so the request goes out once more with a
     /// new one if its body can still be replayed. A second 401 is the service's answer: it goes back, and so
@@ -214,9 +215,8 @@ impl Proxy {
         target: &str,
         parts: &Parts,
         fields: Fields,
-        withheld: Option<&HeaderName>,
-        most: Option<u64>,
-        incoming: Incoming,
+        (withheld, most): (Option<&HeaderName>, Option<u64>),
+        (incoming, received): (Incoming, &mut u64),
     ) -> Result<Answer, ProxyError> {
         let limit = destination.body_limit.unwrap_or(u64::MAX).min(most.unwrap_or(u64::MAX));
         let mut body = RequestBody::new(incoming, Arc::clone(&self.replay)).limited(limit);
@@ -229,7 +229,8 @@ impl Proxy {
         let outcome = self.exchange(destination, target, parts, fields, withheld, &mut body).await;
         let asked = body.received() > 0;
         if asked {
-            self.worker.bytes_up.fetch_add(body.received(), Ordering::Relaxed);
+            *received = body.received();
+            self.worker.bytes_up.fetch_add(*received, Ordering::Relaxed);
         }
         if let Some(rest) = body.into_rest() {
             if asked { drain(parts, rest) } else { drain_unasked(parts, rest) }

@@ -11,6 +11,7 @@ mod properties;
 mod addresses;
 mod admin;
 mod answers;
+mod audit;
 mod demo;
 mod endpoints;
 mod entry;
