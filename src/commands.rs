@@ -1,5 +1,6 @@
 //! The commands that ask and print, without serving: check, routes, token, env.
 
+pub mod identities;
 pub mod keys;
 
 use std::fmt::Write as _;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use keyway::app::{self, App};
-use keyway::cli::{Cli, Command, KeyCommand};
+use keyway::cli::{Cli, Command, IdentityCommand, KeyCommand};
 use keyway::config::{Config, Env, Log, Problems};
 use keyway::keystone::{Auth, Key};
 use keyway::{commands, demo, telemetry};
@@ -43,7 +43,9 @@ fn main() -> ExitCode {
     let env = Env::new(variables, std::env::current_dir().unwrap_or_default());
     let read = || match command {
         Command::Demo => Config::load_without_clouds(&overrides, &env),
-        Command::Key(_) => Config::load_identities(&overrides, &env),
+        Command::Key(_) | Command::Identity(IdentityCommand::List | IdentityCommand::Show { .. }) => {
+            Config::load_identities(&overrides, &env)
+        }
         _ => Config::load(&overrides, &env),
     };
     let config = match read() {
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
     let done = match &command {
         Command::Run { command } => run::run(config, run::Task { command, inherited, limits }),
         Command::Key(command) => keys(&config, command),
+        Command::Identity(command) => identities(&config, command),
         command => serve_or_ask(command, config, &read, cli.names_clouds()),
     };
     match done {
@@ -90,6 +93,24 @@ fn keys(config: &Config, command: &KeyCommand) -> anyhow::Result<ExitCode> {
         }
         KeyCommand::List { name } => keys::list(config, name.as_deref()),
         KeyCommand::Revoke { id } => keys::revoke(config, id).map(only),
+    };
+    let outcome = outcome.map_err(anyhow::Error::msg)?;
+    print(&outcome.text);
+    Ok(if outcome.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn identities(config: &Config, command: &IdentityCommand) -> anyhow::Result<ExitCode> {
+    use keyway::commands::identities;
+    let outcome = match command {
+        IdentityCommand::List => identities::list(config),
+        IdentityCommand::Show { name } => identities::show(config, name),
+        IdentityCommand::Test { name, method, path, by } => {
+            let runtime = side_runtime()?;
+            let gateway = app::unbound(config, runtime.handle())?;
+            let tried = runtime.block_on(identities::test(&gateway, name, by, method, path));
+            runtime.shutdown_timeout(Duration::from_millis(100));
+            tried
+        }
     };
     let outcome = outcome.map_err(anyhow::Error::msg)?;
     print(&outcome.text);

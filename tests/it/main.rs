@@ -25,6 +25,7 @@ mod fuzzed;
 mod h2_wire;
 mod http2;
 mod identities;
+mod identity_commands;
 mod kept;
 mod limits;
 mod links;
