@@ -286,4 +286,35 @@ mod tests {
         assert_eq!(line["openstack.global_request_id"], id);
         assert_eq!((&line["url.query"], &line["cloud"]), (&"a=".into(), &"lab".into()));
     }
+
+    // Promise 72.
+    #[test]
+    fn a_request_that_met_a_defect_has_a_line_too() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("audit");
+        let metrics = Metrics::new();
+        let target = audit::Target::File(path.clone());
+        let config = audit::Config { target, on_failure: audit::OnFailure::Stop };
+        let audit = audit::Audit::start(&config, &metrics).unwrap();
+        let worker = metrics.worker();
+        let service = metrics.service(&worker, "lab", "compute");
+        let (parts, ()) = Request::get("/compute/x").body(()).unwrap().into_parts();
+        let mut record = Record::new(parts, service, worker);
+        let (ticket, client) = (audit.admit().unwrap(), Arc::default());
+        record.audit = Some(Box::new(Audited { ticket, listener: "main".into(), client }));
+        let defect = std::panic::AssertUnwindSafe(move || {
+            let _record = record;
+            panic!("a defect");
+        });
+        assert!(std::panic::catch_unwind(defect).is_err());
+        let text = (0..6000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            std::fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n'))
+        });
+        let line: Value = serde_json::from_str(&text.expect("a line")).unwrap();
+        assert_eq!(
+            (&line["http.response.status_code"], &line["url.path"]),
+            (&500.into(), &"/compute/x".into())
+        );
+    }
 }
