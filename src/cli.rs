@@ -117,6 +117,9 @@ pub enum Command {
         #[arg(long)]
         ready: bool,
     },
+    /// Say who may come in, and what each of them may do
+    #[command(subcommand)]
+    Identity(IdentityCommand),
     /// Print what points an OpenStack client at keyway: OS_* lines for a shell
     Env {
         /// A clouds.yaml instead
@@ -154,6 +157,31 @@ pub enum KeyCommand {
     Revoke {
         /// The 16 digits that name it
         id: String,
+    },
+}
+
+/// What to say of identities.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum IdentityCommand {
+    /// List them: what each may show, its keys and their ends, its rights in short
+    List,
+    /// Say all about one of them, but its secrets
+    Show {
+        /// The identity, as in [identity.NAME]
+        name: String,
+    },
+    /// Say what would become of a request of it, which is not sent: `allowed` and where it would go (exit code 0), or
+    /// `denied` and by which rule (1)
+    Test {
+        /// The identity, as in [identity.NAME]
+        name: String,
+        /// The request's method
+        method: http::Method,
+        /// Its path at the listener: /compute/servers
+        path: String,
+        /// The listener by which it comes
+        #[arg(long, value_name = "NAME", default_value = "main")]
+        by: String,
     },
 }
 
@@ -275,6 +303,17 @@ mod tests {
             ("routes", Command::Routes),
             ("token", Command::Token),
             ("env", Command::Env { clouds_yaml: false }),
+            ("identity list", Command::Identity(IdentityCommand::List)),
+            ("identity show ada", Command::Identity(IdentityCommand::Show { name: "ada".to_owned() })),
+            (
+                "identity test ada GET /compute/servers --by team",
+                Command::Identity(IdentityCommand::Test {
+                    name: "ada".to_owned(),
+                    method: http::Method::GET,
+                    path: "/compute/servers".to_owned(),
+                    by: "team".to_owned(),
+                }),
+            ),
             ("env --clouds-yaml", Command::Env { clouds_yaml: true }),
             ("run -- env", Command::Run { command: vec!["env".into()] }),
             (
@@ -301,6 +340,9 @@ mod tests {
             "run --listen 127.0.0.1:1 -- ls",
             "--admin 127.0.0.1:1 run -- ls",
             "run --emulate-ports -- ls",
+            "identity",
+            "identity test ada GET",
+            "identity test ada G(T /compute",
         ] {
             assert_eq!(parse(&format!("keyway {line}")).expect_err(line).exit_code(), 2, "{line}");
         }

@@ -1,6 +1,7 @@
 //! The commands that ask and print, without serving: check, routes, token, env, health, key.
 
 mod health;
+pub mod identities;
 pub mod keys;
 
 use std::fmt::Write as _;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::audit::Decision;
 use crate::entry::Refusal;
 use crate::facade;
 use crate::identity::{Exceeded, Identity};
@@ -169,6 +170,11 @@ pub enum ProxyError {
         /// How long until there may be room.
         wait: Duration,
     },
+    /// The audit can't be written, and nothing may be served without it.
+    #[error(
+        "keyway can't write its audit, and serves nothing without it; try again shortly, or tell whoever runs it"
+    )]
+    AuditUnavailable,
     /// Too much at once.
     #[error("keyway is serving as many requests as it may; try again shortly")]
     Overloaded,
@@ -220,7 +226,9 @@ impl ProxyError {
                 _ => StatusCode::BAD_GATEWAY,
             },
             Self::Late => StatusCode::REQUEST_TIMEOUT,
-            Self::Overloaded | Self::ServiceLimit { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::AuditUnavailable | Self::ServiceLimit { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -257,6 +265,7 @@ impl ProxyError {
             Self::Upstream(upstream::Error::Tls { .. }) => "upstream_tls",
             Self::Upstream(_) => "upstream_broken",
             Self::Late => "head_timeout",
+            Self::AuditUnavailable => "audit_unavailable",
             Self::Overloaded => "overloaded",
             Self::ServiceLimit { .. } => "service_limit",
             Self::Internal => "internal",
@@ -269,7 +278,7 @@ impl ProxyError {
             Self::Auth(error) if self.status() == StatusCode::SERVICE_UNAVAILABLE => {
                 Some(error.retry_after().unwrap_or(Duration::from_secs(1)).max(Duration::from_secs(1)))
             }
-            Self::Overloaded => Some(Duration::from_secs(1)),
+            Self::Overloaded | Self::AuditUnavailable => Some(Duration::from_secs(1)),
             Self::TooManyLogins { wait }
             | Self::ServiceLimit { wait }
             | Self::Limited { exceeded: Exceeded::Rate(wait), .. } => {
@@ -282,6 +291,49 @@ impl ProxyError {
 }
 
 impl ProxyError {
+    /// What keyway made of the request, and what decided that: a rule or a right as the configuration calls it, else the
+    /// [`Reason`]. Where keyway was willing and something failed on the way, nothing did.
+    pub fn decision(&self) -> (Decision, Option<String>) {
+        let reason = || Some(self.reason().as_str().to_owned());
+        match self {
+            Self::Denied { policy, rule } => (Decision::Denied, Some(format!("policy.{policy}.{rule}"))),
+            Self::Beyond { identity, rule } => {
+                (Decision::Denied, Some(format!("identity.{identity}.{rule}")))
+            }
+            Self::Limited { identity, exceeded } => {
+                let limit = match exceeded {
+                    Exceeded::Rate(_) => "rate",
+                    Exceeded::Requests => "requests",
+                };
+                (Decision::Limited, Some(format!("identity.{identity}.{limit}")))
+            }
+            Self::TooManyLogins { .. } | Self::ServiceLimit { .. } | Self::Overloaded => {
+                (Decision::Limited, reason())
+            }
+            Self::Unauthorized { why, .. } => (Decision::Unauthorized, Some(why.as_str().to_owned())),
+            Self::WrongPassword { .. } => (Decision::Unauthorized, reason()),
+            Self::Entry(_)
+            | Self::Route(_)
+            | Self::Target
+            | Self::TargetTooLong { .. }
+            | Self::HeadTooLarge { .. }
+            | Self::Framing(_)
+            | Self::Syntax(_)
+            | Self::Method
+            | Self::BodyTooLarge { .. }
+            | Self::UnknownCloud { .. }
+            | Self::NoEndpoint(_)
+            | Self::NoOrigin { .. }
+            | Self::PlainHttp { .. }
+            | Self::TokenScope
+            | Self::OwnToken
+            | Self::AuditUnavailable => (Decision::Denied, reason()),
+            Self::Body(_) | Self::Auth(_) | Self::Upstream(_) | Self::Late | Self::Internal => {
+                (Decision::Allowed, None)
+            }
+        }
+    }
+
     /// A right of an identity's that does not reach as far as a request.
     #[cold]
     pub fn beyond(identity: &Identity, rule: &'static str) -> Self {

@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod audit;
 pub mod body;
 pub mod cli;
 pub mod commands;
@@ -30,5 +31,6 @@ pub mod proxy;
 pub mod route;
 pub mod secret;
 pub mod server;
+pub mod shown;
 pub mod telemetry;
 pub mod upstream;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use keyway::app::{self, App};
-use keyway::cli::{Cli, Command, KeyCommand};
+use keyway::cli::{Cli, Command, IdentityCommand, KeyCommand};
 use keyway::config::{Config, Env, Log, Overrides, Problems};
 use keyway::keystone::{Auth, Key};
 use keyway::{commands, demo, telemetry};
@@ -52,7 +52,9 @@ fn main() -> ExitCode {
     }
     let read = || match command {
         Command::Demo => Config::load_without_clouds(&overrides, &env),
-        Command::Key(_) => Config::load_identities(&overrides, &env),
+        Command::Key(_) | Command::Identity(IdentityCommand::List | IdentityCommand::Show { .. }) => {
+            Config::load_identities(&overrides, &env)
+        }
         _ => Config::load(&overrides, &env),
     };
     let config = match read() {
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::Run { command } => run::run(config, run::Task { command, inherited, limits }),
         Command::Key(command) => keys(&config, command),
         Command::Login { .. } => log_in(&config, browser.as_deref(), &inherited),
+        Command::Identity(command) => identities(&config, command),
         command => serve_or_ask(command, config, &read, cli.names_clouds()),
     };
     match done {
@@ -121,6 +124,24 @@ fn keys(config: &Config, command: &KeyCommand) -> anyhow::Result<ExitCode> {
         }
         KeyCommand::List { name } => keys::list(config, name.as_deref()),
         KeyCommand::Revoke { id } => keys::revoke(config, id).map(only),
+    };
+    let outcome = outcome.map_err(anyhow::Error::msg)?;
+    print(&outcome.text);
+    Ok(if outcome.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn identities(config: &Config, command: &IdentityCommand) -> anyhow::Result<ExitCode> {
+    use keyway::commands::identities;
+    let outcome = match command {
+        IdentityCommand::List => identities::list(config),
+        IdentityCommand::Show { name } => identities::show(config, name),
+        IdentityCommand::Test { name, method, path, by } => {
+            let runtime = side_runtime()?;
+            let gateway = app::unbound(config, runtime.handle())?;
+            let tried = runtime.block_on(identities::test(&gateway, name, by, method, path));
+            runtime.shutdown_timeout(Duration::from_millis(100));
+            tried
+        }
     };
     let outcome = outcome.map_err(anyhow::Error::msg)?;
     print(&outcome.text);
@@ -265,17 +286,19 @@ fn print(text: &str) {
 type Reread<'a> = dyn Fn() -> Result<Config, Problems> + 'a;
 
 /// SIGTERM and SIGINT: the first ends service gently, the second at once. SIGHUP reads the configuration
-/// again, and ends nothing.
+/// again, and ends nothing. SIGUSR1 has the audit's file opened anew, which SIGHUP does, too.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user: Signal,
 }
 
 /// What a signal asks for.
 enum Asked {
     Stop,
     Reload,
+    Reopen,
 }
 
 impl Signals {
@@ -285,6 +308,7 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
+            user: listen(SignalKind::user_defined1())?,
         })
     }
 
@@ -293,6 +317,7 @@ impl Signals {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.hangup.recv() => Asked::Reload,
+            _ = self.user.recv() => Asked::Reopen,
         }
     }
 
@@ -313,9 +338,11 @@ impl Signals {
                     Asked::Reload => {
                         app.reload(read());
                     }
+                    Asked::Reopen => app.reopen_audit(),
                 },
                 () = app.ended() => {
                     tracing::error!("every worker has ended although nobody asked for it");
+                    app.finish_audit().await;
                     return ExitCode::FAILURE;
                 }
                 () = introduction.as_mut() => {}
@@ -332,9 +359,11 @@ impl Signals {
                         break;
                     }
                     Asked::Reload => tracing::info!("stopping: the configuration is not read again"),
+                    Asked::Reopen => app.reopen_audit(),
                 },
             }
         }
+        app.finish_audit().await;
         ExitCode::SUCCESS
     }
 }

@@ -43,6 +43,10 @@ pub struct Metrics {
     pub logins: IntCounterVec,
     /// Requests of identities that had too many: `{identity, limit}`.
     pub identity_limited: IntCounterVec,
+    /// Lines of the audit that could not be written.
+    pub audit_lost: IntCounter,
+    /// 1 while the audit can't be written.
+    pub audit_failing: IntGauge,
     /// Requests whose token of keyway's was not good, or missing: `{why}`, see [`Metrics::show_refusals`].
     pub sessions_refused: IntCounterVec,
     /// Calls to Keystone for a token: `{cloud,reason,result}`.
@@ -220,6 +224,11 @@ impl Metrics {
             registry.register(Box::new(gauge.clone())).expect("names are unique");
             gauge
         };
+        let audit_lost =
+            IntCounter::new("keyway_audit_lost_total", "Lines of the audit that could not be written")
+                .expect("names and labels are valid");
+        registry.register(Box::new(audit_lost.clone())).expect("names are unique");
+        let audit_failing = gauge("keyway_audit_failing", "1 while the audit can't be written");
         let in_flight = gauge("keyway_requests_in_flight", "Requests being served");
         let last_reload_successful = gauge(
             "keyway_config_last_reload_successful",
@@ -330,6 +339,8 @@ impl Metrics {
                 "Errors that keyway answered itself, and answers that broke off",
                 &["reason"],
             ),
+            audit_lost,
+            audit_failing,
             logins,
             identity_limited: counters(
                 "keyway_identity_limited_total",

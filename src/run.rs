@@ -139,6 +139,8 @@ fn private(mut config: Config, secret: &str) -> anyhow::Result<Config> {
     config.identities =
         vec![identity::Config { name: openrc::USER.to_owned(), password, ..Default::default() }];
     config.api_keys = None;
+    // It tells of a team's members, and stdout is the command's.
+    config.audit = None;
     Ok(config)
 }
 

@@ -186,10 +186,14 @@ fn show_logins(shared: &Shared) {
     }
 }
 
-/// The default cloud has a token: what other clouds lack must not take this process out of service.
+/// The default cloud has a token, and requests are let in: what other clouds lack must not take this process out of service.
 fn ready(shared: &Shared) -> Response<Full<Bytes>> {
     if shared.draining.load(Ordering::Relaxed) {
         return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n".to_owned());
+    }
+    if shared.audit.as_ref().is_some_and(|audit| !audit.is_available()) {
+        let text = "the audit can't be written, and nothing is served without it; the log says more\n";
+        return later(text.to_owned());
     }
     let status = shared.tokens.status(0);
     if status.token.is_some() {
@@ -202,6 +206,10 @@ fn ready(shared: &Shared) -> Response<Full<Bytes>> {
             format!("no token: {}; the next attempt is in {} s\n", why(error), wait.as_secs())
         }
     };
+    later(text)
+}
+
+fn later(text: String) -> Response<Full<Bytes>> {
     let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text);
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response

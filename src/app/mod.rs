@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Admin};
+use crate::audit::{self, Audit};
 use crate::config::{self, Config};
 use crate::entry::Entry;
 use crate::error::ProxyError;
@@ -38,6 +39,9 @@ const REQUESTS_PER_CONNECTION: usize = 2;
 
 /// How often a worker looks at what it does not count as it happens.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long the audit's last lines are waited for.
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// Why keyway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +73,14 @@ pub enum StartError {
         listener: String,
         /// Why.
         source: Box<server::tls::Error>,
+    },
+    /// Where the audit goes can't be written to.
+    #[error("the audit can't be written to {target}; correct [audit] sink, or see to it")]
+    Audit {
+        /// Where.
+        target: audit::Target,
+        /// Why.
+        source: io::Error,
     },
     /// The operating system refused a thread or a socket.
     #[error("the system refused a thread or a socket; check the limits of this process")]
@@ -147,6 +159,7 @@ impl App {
             keys: Arc::new(facade::Keys::load(&config.facade)),
             keyring: Arc::new(Keyring::load(config.api_keys.clone())),
             draining: Arc::clone(&draining),
+            audit: start_audit(config, &metrics)?,
         };
         let doors = doors(config, listeners.iter().chain([&admin]).map(|running| &running.address));
         let shared = parts.shared(doors, None, runtime);
@@ -245,6 +258,22 @@ impl App {
         while running.changed().await.is_ok() {}
         self.admin_drain.begin();
     }
+
+    /// Has the audit's file opened anew before the next line: somebody gave it another name.
+    pub fn reopen_audit(&self) {
+        if let Some(audit) = &self.shared.borrow().audit {
+            audit.reopen();
+        }
+    }
+
+    /// Waits until the audit's lines are written, once nobody is served any more; but not for ever.
+    pub async fn finish_audit(&self) {
+        let Some(audit) = self.shared().audit.clone() else { return };
+        let lines = audit.written(LAST_LINES).await;
+        if lines > 0 {
+            tracing::error!(lines, "lines of the audit are lost: they could not be written before the end");
+        }
+    }
 }
 
 /// Dropped without having drained (a test that failed): the workers end all the same.
@@ -293,6 +322,7 @@ fn doors<'a>(config: &Config, addresses: impl Iterator<Item = &'a Address>) -> V
 fn door(listener: &config::Listener, address: &Address) -> Door {
     let tls = listener.server.tls.is_some();
     Door {
+        name: listener.name.as_str().into(),
         logins: listener.logins,
         attempts: Arc::default(),
         url: address.url(tls),
@@ -378,8 +408,39 @@ pub fn parts(config: &Config, runtime: &Handle) -> Result<Arc<Shared>, StartErro
         keys: Arc::default(),
         keyring: Arc::new(Keyring::load(None)),
         draining: Arc::default(),
+        audit: None,
     };
     Ok(parts.shared(Vec::new(), None, runtime))
+}
+
+/// A gateway that nobody reaches, for [`Gateway::dry_run`].
+///
+/// # Errors
+/// As for [`parts`].
+pub fn unbound(config: &Config, runtime: &Handle) -> Result<Arc<Gateway>, StartError> {
+    let metrics = Metrics::new();
+    let parts = Parts {
+        config,
+        tls: &load_tls(config)?,
+        metrics: Arc::clone(&metrics),
+        discovery: Discovery::new(runtime.clone()),
+        limits: Register::default(),
+        keys: Arc::default(),
+        keyring: Arc::new(Keyring::load(None)),
+        draining: Arc::default(),
+        audit: None,
+    };
+    let addresses = config.listeners.iter().chain([&config.admin]).map(|listener| &listener.server.address);
+    let shared = parts.shared(doors(config, addresses), None, runtime);
+    Ok(parts.gateway(&shared, &metrics.worker(), 1))
+}
+
+fn start_audit(config: &Config, metrics: &Metrics) -> Result<Option<Arc<Audit>>, StartError> {
+    let Some(config) = &config.audit else { return Ok(None) };
+    match Audit::start(config, metrics) {
+        Ok(audit) => Ok(Some(audit)),
+        Err(source) => Err(StartError::Audit { target: config.target.clone(), source }),
+    }
 }
 
 /// What everything that serves requests is made of.
@@ -393,6 +454,7 @@ struct Parts<'a> {
     keys: Arc<facade::Keys>,
     keyring: Arc<Keyring>,
     draining: Arc<AtomicBool>,
+    audit: Option<Arc<Audit>>,
 }
 
 impl Parts<'_> {
@@ -455,6 +517,7 @@ impl Parts<'_> {
             draining: Arc::clone(&self.draining),
             read_at: jiff::Timestamp::now(),
             metrics: Arc::clone(&self.metrics),
+            audit: self.audit.clone(),
         })
     }
 

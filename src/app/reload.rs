@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::{App, Parts, StartError, doors, listener_settings, load_tls};
+use super::{App, Parts, StartError, doors, listener_settings, load_tls, start_audit};
 use crate::config::{self, Config, Problems};
 use crate::facade::Logins;
 use crate::keystone::{self, Auth};
@@ -15,6 +15,8 @@ impl App {
     /// something is wrong with it, nothing changes. What only a restart can change stays as it is, and
     /// is named. `true` if the configuration is in force now.
     pub fn reload(&self, read: Result<Config, Problems>) -> bool {
+        // The signal for a reload is what log rotation sends, too.
+        self.reopen_audit();
         if self.draining.load(Ordering::Relaxed) {
             tracing::info!("keyway is stopping: the configuration is not read again");
             return false;
@@ -60,6 +62,11 @@ impl App {
         }
 
         let old = self.shared();
+        let same = old.audit.as_ref().filter(|audit| Some(audit.config()) == config.audit.as_ref());
+        let audit = match same {
+            Some(audit) => Some(Arc::clone(audit)),
+            None => start_audit(config, &old.metrics)?,
+        };
         let parts = Parts {
             config,
             tls: &tls,
@@ -69,6 +76,7 @@ impl App {
             keys: old.keys.reload(&config.facade),
             keyring: old.identities.keyring.reload(config.api_keys.clone()),
             draining: Arc::clone(&self.draining),
+            audit,
         };
         let addresses = self.listeners.iter().chain([&self.admin]).map(|running| &running.address);
         let shared = parts.shared(doors(config, addresses), Some(&old.identities), &self.runtime);

@@ -22,6 +22,7 @@ use crate::server::Address;
 use crate::upstream::{BaseUrl, Scheme};
 use crate::{entry, keystone, server};
 
+mod audit;
 mod cloud;
 mod clouds;
 mod env;
@@ -67,6 +68,8 @@ pub struct Config {
     pub api_keys: Option<PathBuf>,
     /// Where the clouds' tokens outlive the process, if they do.
     pub tokens: Option<keystone::store::Config>,
+    /// Where each request has a line, if it has.
+    pub audit: Option<crate::audit::Config>,
     /// Services whose answers keep the links that they wrote, by the cloud's name; `*` for all of a cloud.
     pub raw_links: BTreeMap<String, Vec<String>>,
     /// What is logged, and how.
@@ -256,7 +259,7 @@ pub struct Overrides {
 
 /// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
 /// `_` for the dot.
-const SETTINGS: [&str; 44] = [
+const SETTINGS: [&str; 46] = [
     "listen",
     "admin",
     "emulate_ports",
@@ -301,6 +304,8 @@ const SETTINGS: [&str; 44] = [
     "identities.keys",
     "tokens.cache",
     "tokens.cache_key",
+    "audit.sink",
+    "audit.on_failure",
 ];
 
 /// What a configuration is read for.
@@ -409,6 +414,7 @@ impl Config {
         config.identities = layers.identities(&places, &policies, &mut warnings);
         config.api_keys = places.keys;
         layers.check_logins(&config.listeners, &config.identities);
+        config.audit = layers.audit(&config.listeners);
         let logins = layers.login_state();
         config.tokens = layers.tokens(config.facade.state.as_deref(), !with_clouds, &mut warnings);
         if config.listeners.iter().chain([&config.admin]).any(|listener| listener.entry.required.is_some()) {
@@ -563,6 +569,7 @@ impl Layers<'_> {
             identities: Vec::new(),
             api_keys: None,
             tokens: None,
+            audit: None,
             raw_links: BTreeMap::new(),
             log: Log {
                 format: self.setting("log.format", log.format, log_format),

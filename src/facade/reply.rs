@@ -18,6 +18,11 @@ impl Refusal {
         Self { status, message: message.into() }
     }
 
+    /// What an answer begins with.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// 401, which makes a client log in again.
     pub fn unauthorized() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "The request you have made requires authentication.")

@@ -101,6 +101,7 @@ mod tests {
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
         let config = entry::Config { hosts, ..entry::Config::default() };
         Door {
+            name: "main".into(),
             logins: Logins::default(),
             attempts: Arc::default(),
             url: address.url(tls),

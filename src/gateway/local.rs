@@ -16,8 +16,10 @@ use http_body::Body as _;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
+use super::record::Trail;
 use super::session::Caller;
 use super::{Address, Door, Gateway};
+use crate::audit::Decision;
 use crate::entry;
 use crate::error::ProxyError;
 use crate::facade::call::Call;
@@ -25,10 +27,9 @@ use crate::facade::catalog::{self, Services, Shown};
 use crate::facade::documents::{self, Version};
 use crate::facade::request::{self, Login, Proof, Wanted};
 use crate::facade::{Logins, Refusal, Session, Unusable, View, random_id, reply};
-use crate::identity::{Identity, Rights};
+use crate::identity::{self, Identity, Proved, Rights};
 use crate::incoming::Incoming;
 use crate::keystone::{self, Asked, Auth, AuthError, Domain, Named, Project, Scope, Token};
-use crate::metrics::ServiceMetrics;
 use crate::proxy;
 use crate::proxy::headers::{X_AUTH_TOKEN, X_STORAGE_TOKEN};
 use crate::proxy::rewrite::Base;
@@ -77,18 +78,12 @@ impl Gateway {
         caller: &Caller,
         parts: &Parts,
         incoming: &mut Option<Incoming>,
-        counted: &mut Arc<ServiceMetrics>,
+        trail: &mut Trail,
     ) -> Result<Option<Response<Bytes>>, ProxyError> {
-        let (cloud, region, project) = (route.cloud()?, route.region()?, route.project()?);
-        let clouds = &self.shared.clouds;
-        let index = match &cloud {
-            None => 0,
-            Some(cloud) => match clouds.iter().position(|known| known.name == **cloud) {
-                Some(index) => index,
-                None => return Ok(None),
-            },
-        };
-        let cloud = &*clouds[index];
+        let (region, project) = (route.region()?, route.project()?);
+        let Some(index) = self.local_cloud(route)? else { return Ok(None) };
+        let cloud = &*self.shared.clouds[index];
+        trail.service = self.shared.metrics.service(&self.worker, &cloud.name, "identity");
         if !call.is_open() {
             if let Some(why) = caller.refused {
                 return Err(self.unauthorized(door, Some(route), parts, why));
@@ -96,8 +91,12 @@ impl Gateway {
             if caller.session.as_deref().is_some_and(|session| session.cloud() != cloud.name) {
                 return Err(self.unauthorized(door, Some(route), parts, Unusable::OtherCloud));
             }
+            if let Some(Proved { identity, .. }) = &caller.proved
+                && !identity.rights.has_cloud(&cloud.name)
+            {
+                return Err(ProxyError::beyond(identity, "clouds"));
+            }
         }
-        *counted = self.shared.metrics.service(&self.worker, &cloud.name, "identity");
         let address = Address::new(&self.shared.doors[0], door, route, parts);
         let (base, ordinary) = (address.base(), address.ordinary());
         let ordinary = ordinary.map(|root| match index {
@@ -120,13 +119,26 @@ impl Gateway {
             project,
             now: jiff::Timestamp::now().as_second(),
         };
-        let answer = match local.answer(call, incoming).await {
+        let answer = match local.answer(call, incoming, trail).await {
             Ok(None) => return Ok(None),
             Ok(Some(answer)) => answer,
-            Err(Failure::Refused(refusal)) => refusal.response(&local.base),
+            Err(Failure::Refused(refusal)) => {
+                let is_refused = refusal.status() == StatusCode::UNAUTHORIZED;
+                trail.refused =
+                    trail.refused.or(Some((Decision::Denied, "scope_refused"))).filter(|_| is_refused);
+                refusal.response(&local.base)
+            }
             Err(Failure::Failed(error)) => return Err(error),
         };
         Ok(Some(finish(answer, parts.method == Method::HEAD)))
+    }
+
+    /// The cloud whose Keystone a request asks, by its place among all; `None` if there is no such cloud.
+    pub(super) fn local_cloud(&self, route: &Route<'_>) -> Result<Option<usize>, ProxyError> {
+        Ok(match route.cloud()? {
+            None => Some(0),
+            Some(asked) => self.shared.clouds.iter().position(|cloud| cloud.name == asked),
+        })
     }
 }
 
@@ -183,6 +195,7 @@ impl Local<'_> {
         &self,
         call: Call<'_>,
         incoming: &mut Option<Incoming>,
+        trail: &mut Trail,
     ) -> Result<Option<Response<Bytes>>, Failure> {
         let query = self.parts.uri.query().unwrap_or_default();
         Ok(Some(match call {
@@ -193,14 +206,14 @@ impl Local<'_> {
             }
             Call::Version(version) => reply::json(StatusCode::OK, &documents::version(&self.base, version)),
             Call::LogIn(version) => {
-                let body = self.body(incoming).await?;
-                let (local, issued) = self.log_in(&request::read(&body, version)?).await?;
+                let body = self.body(incoming, &mut trail.received).await?;
+                let (local, issued) = self.log_in(&request::read(&body, version)?, trail).await?;
                 match version {
                     Version::V3 => local.token_v3(&issued, StatusCode::CREATED, query)?,
                     Version::V2 => local.token_v2(&issued),
                 }
             }
-            Call::LogInToSwift => self.log_in_to_swift().await?,
+            Call::LogInToSwift => self.log_in_to_swift(trail).await?,
             Call::Show => {
                 let at = self.now - if allows_expired(query) { ALLOW_EXPIRED_WINDOW } else { 0 };
                 let Some(token) = subject(&self.parts.headers) else { return Ok(None) };
@@ -240,7 +253,11 @@ impl Local<'_> {
     }
 
     /// The body of a login, which is wiped when it was read: it may hold a password.
-    async fn body(&self, incoming: &mut Option<Incoming>) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    async fn body(
+        &self,
+        incoming: &mut Option<Incoming>,
+        received: &mut u64,
+    ) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let too_large = || {
             let message =
                 format!("The request body is larger than {LARGEST_LOGIN} bytes, which no login is.");
@@ -259,6 +276,7 @@ impl Local<'_> {
             let frame = std::future::poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)).await;
             let Some(frame) = frame else { return Ok(body) };
             let Ok(piece) = frame.map_err(ProxyError::Body)?.into_data() else { continue };
+            *received += piece.len() as u64;
             if body.len() + piece.len() > LARGEST_LOGIN {
                 proxy::drain(self.parts, rest);
                 return Err(too_large().into());
@@ -309,20 +327,22 @@ impl Local<'_> {
     }
 
     /// Checks who logs in, and finds the scope. What it returns is for the one who logged in.
-    async fn log_in(&self, login: &Login) -> Result<(Self, Issued), Failure> {
+    async fn log_in(&self, login: &Login, trail: &mut Trail) -> Result<(Self, Issued), Failure> {
         let (gateway, door) = (self.gateway, self.door);
+        trail.refused = Some((Decision::Unauthorized, "bad_login"));
         let mut methods = login.methods.clone();
         let life = gateway.shared.facade.token_life.as_secs();
         let mut expires_at = self.now.saturating_add_unsigned(life);
-        let mut vouched = None;
+        let (mut vouched, mut proved) = (None, None);
         for proof in &login.proofs {
             let shown = match proof {
                 Proof::Secret { name, secret } => {
                     let shown = gateway.log_in(door, self.route, self.parts, name, secret.expose());
-                    shown.map_err(|error| match error {
+                    proved = shown.map_err(|error| match error {
                         ProxyError::WrongPassword { .. } => Refusal::unauthorized().into(),
                         error => Failure::Failed(error),
-                    })?
+                    })?;
+                    proved.as_ref().map(|proved| gateway.vouch(proved))
                 }
                 Proof::Other if door.logins == Logins::Any => None,
                 Proof::Other => return Err(Refusal::unauthorized().into()),
@@ -353,14 +373,24 @@ impl Local<'_> {
             if ends <= self.now {
                 return Err(Refusal::unauthorized().into());
             }
-            if !rights.has_cloud(&self.cloud.name) {
-                let message = "This identity may not use this cloud.";
-                return Err(Refusal::new(StatusCode::FORBIDDEN, message).into());
-            }
             expires_at = expires_at.min(ends);
         }
+        if let Some(identity) = &identity {
+            let by_token = || identity::Proved {
+                identity: Arc::clone(identity),
+                proof: identity::Proof::Token,
+                key: None,
+            };
+            trail.proved = Some(proved.unwrap_or_else(by_token));
+            if !identity.rights.has_cloud(&self.cloud.name) {
+                return Err(ProxyError::beyond(identity, "clouds").into());
+            }
+        }
+        trail.refused = Some((Decision::Denied, "scope_refused"));
         let local = Self { identity, ..self.clone() };
         let (scope, real) = local.scope(&login.wanted).await?;
+        trail.refused = None;
+        trail.token = Some(Arc::clone(&real));
         if let Auth::Identity(identity) = &self.cloud.auth
             && matches!(identity.method, keystone::Method::Token(_))
         {
@@ -622,8 +652,8 @@ impl Local<'_> {
     }
 
     /// Swift's v1. A project that there is not is refused: what was meant for it must not end up in another.
-    async fn log_in_to_swift(&self) -> Result<Response<Bytes>, Failure> {
-        let (local, issued) = self.log_in(&request::read_swift(&self.parts.headers)?).await?;
+    async fn log_in_to_swift(&self, trail: &mut Trail) -> Result<Response<Bytes>, Failure> {
+        let (local, issued) = self.log_in(&request::read_swift(&self.parts.headers)?, trail).await?;
         let catalog = &issued.real.catalog;
         let cloud = self.cloud.of_token(&issued.real);
         let found = keystone::catalog::choose(&cloud, catalog, "object-store", self.region.as_deref());

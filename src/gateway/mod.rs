@@ -22,8 +22,9 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 
 use self::held::Held;
-use self::record::Record;
+use self::record::{Audited, Record, Trail};
 use self::session::{Caller, Opened};
+use crate::audit::Audit;
 use crate::body::Budget;
 use crate::entry::Entry;
 use crate::error::ProxyError;
@@ -41,7 +42,7 @@ use crate::proxy::headers::{self, Fields};
 use crate::proxy::links::{Here, Mapping, There};
 use crate::proxy::origins::{self, Origins, Place};
 use crate::proxy::{self, Answer, BodyLimits, Destination, Extras, Proxy, Terms, rewrite};
-use crate::route::{Form, Route};
+use crate::route::{Form, Route, RouteError};
 use crate::server;
 use crate::upstream::{self, BaseUrl, Scheme};
 
@@ -73,6 +74,8 @@ pub struct Config {
 /// A listener, as a request sees it.
 #[derive(Clone, Debug)]
 pub struct Door {
+    /// As the configuration calls it.
+    pub name: Arc<str>,
     /// Who may log in through it.
     pub logins: Logins,
     /// The wrong passwords that came in by it.
@@ -133,6 +136,8 @@ pub struct Shared {
     pub read_at: jiff::Timestamp,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Where each request has its line, if the operator wants that.
+    pub audit: Option<Arc<Audit>>,
 }
 
 /// A cloud's name, and a scope there; without a name, of whatever cloud the path names.
@@ -214,6 +219,11 @@ impl Gateway {
         &self.clients
     }
 
+    /// What it shares with the others.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Answers one request that came in by `listener`, an index into [`Shared::doors`].
     pub async fn handle(
         self: Arc<Self>,
@@ -225,7 +235,10 @@ impl Gateway {
         let (parts, incoming) = request.into_parts();
         let mut record = Record::new(parts, Arc::clone(&self.nowhere), Arc::clone(&self.worker));
         let mut incoming = Some(incoming);
-        let outcome = self.answer(door, listener, &client, &mut incoming, &mut record).await;
+        let outcome = match self.audit(door, &client, &mut record) {
+            Ok(()) => self.answer(door, listener, &client, &mut incoming, &mut record).await,
+            Err(error) => Err(error),
+        };
         if let Some(unread) = incoming {
             proxy::drain_unasked(&record.parts, unread);
         }
@@ -265,6 +278,24 @@ impl Gateway {
         }
     }
 
+    /// Sees to it that a request has a line in the audit, where there is one.
+    ///
+    /// # Errors
+    /// It can't have one, and must not be served without.
+    fn audit(
+        &self,
+        door: &Door,
+        client: &Arc<server::Client>,
+        record: &mut Record,
+    ) -> Result<(), ProxyError> {
+        let Some(audit) = &self.shared.audit else { return Ok(()) };
+        let ticket = audit.admit().map_err(|_| ProxyError::AuditUnavailable)?;
+        let (listener, client) = (Arc::clone(&door.name), Arc::clone(client));
+        record.audit = Some(Box::new(Audited { ticket, listener, client }));
+        record.trail.is_audited = true;
+        Ok(())
+    }
+
     async fn answer(
         &self,
         door: &Door,
@@ -273,7 +304,7 @@ impl Gateway {
         incoming: &mut Option<Incoming>,
         record: &mut Record,
     ) -> Result<Reply, ProxyError> {
-        let parts = &record.parts;
+        let (parts, trail) = (&record.parts, &mut record.trail);
         let fields = Fields::of(&parts.headers);
         let below_localhost = door.entry.check(parts, &fields)?;
         self.check(parts, &fields)?;
@@ -283,29 +314,23 @@ impl Gateway {
         } else {
             Caller::default()
         };
+        if trail.is_audited {
+            trail.proved.clone_from(&caller.proved);
+        }
         if let Some(proved) = &caller.proved {
             record.under_way = self.enter(proved)?;
         }
-        let named;
-        let path = parts.uri.path();
-        let route = match (&door.pinned, below_localhost) {
-            (None, None) if call::is_at_root(&parts.method, path) => Route::at_root("/identity", path),
-            // Swift's capabilities, which its clients look for at the root of whatever host it has.
-            (None, None) if path == "/info" => Route::at_root("/object-store", path),
-            (None, None) => Route::parse(path),
-            (Some(pinned), _) => Route::at_root(pinned, path),
-            (None, Some(name)) => {
-                named = self.prefix_of(name)?;
-                Route::at_root(&named, path)
-            }
+        let named = match below_localhost {
+            Some(name) if door.pinned.is_none() => Some(self.prefix_of(name)?),
+            _ => None,
         };
-        let route = match (route, caller.refused) {
+        let route = match (route_of(door, named.as_deref(), parts), caller.refused) {
             (Ok(route), _) => route,
             (Err(_), Some(why)) => return Err(self.unauthorized(door, None, parts, why)),
             (Err(error), None) => return Err(error.into()),
         };
-        if let Some(call) = Call::of(&parts.method, &route, path) {
-            let local = self.facade(call, (door, &route), &caller, parts, incoming, &mut record.service);
+        if let Some(call) = Call::of(&parts.method, &route, parts.uri.path()) {
+            let local = self.facade(call, (door, &route), &caller, parts, incoming, trail);
             if let Some(reply) = Box::pin(local).await? {
                 return Ok(Reply::Own(reply));
             }
@@ -315,57 +340,8 @@ impl Gateway {
         }
         let session = caller.session.as_deref();
         let identity = caller.proved.as_ref().map(|proved| &*proved.identity);
-        let policies = [door.policy.as_ref(), identity.and_then(|identity| identity.rights.policy.as_ref())];
-        for policy in policies.into_iter().flatten() {
-            policy.before(&parts.method)?;
-        }
-        let scope = scope_of(session, identity, &route);
-        let (destination, cached_token) = match self.known(scope, &route, record.start) {
-            Some(destination) => (destination, true),
-            // Boxed, as all that is rare: a request's future is moved a few times, so it should be small.
-            None => {
-                let resolving =
-                    self.resolve(door, (session, identity, scope), &route, parts, &mut record.service);
-                Box::pin(resolving).await?
-            }
-        };
-        if let Some(identity) = identity {
-            self.check_rights(identity, &destination)?;
-        }
-        record.service = Arc::clone(&destination.metrics);
-        record.cached_token = cached_token;
-        // Listeners have theirs first, then identities.
-        let policy_of_identity =
-            identity.and_then(|identity| identity.policy).map(|index| self.shared.doors.len() + index);
-        let asked = (listener, policy_of_identity);
-        let at_endpoint = route.form == Form::Endpoint;
-        let versions;
-        let current = if at_endpoint && destination.base.needs_version(route.rest) {
-            versions = match self.shared.discovery.known(&destination.unversioned) {
-                Some(known) => known,
-                None => {
-                    // The question carries a token too, so nobody asks it for a request that is denied.
-                    // Which version it will be does not matter to a policy.
-                    let likely = destination.base.target(route.rest, Some("v1"));
-                    destination.permits(asked, &parts.method, &likely)?;
-                    let client = &self.shared.clients[destination.key.cloud];
-                    let token = Some(&destination.token);
-                    let asked = self.shared.discovery.versions(client, &destination.unversioned, token);
-                    let versions = Box::pin(asked).await;
-                    destination.warn_without_versions(&versions);
-                    versions
-                }
-            };
-            destination.segment(&versions)?
-        } else {
-            None
-        };
-        let mut target = match route.form {
-            Form::Endpoint => destination.base.target(route.rest, current),
-            Form::Root => verbatim(destination.base.root(), route.rest, parts),
-            Form::Origin => verbatim("", route.rest, parts),
-        };
-        destination.permits(asked, &parts.method, &target)?;
+        let asked = Asking { door, listener, session, identity, now: record.start, may_ask: true };
+        let (destination, mut target) = self.aim(&asked, &route, parts, trail).await?;
         if let Some(query) = parts.uri.query() {
             target.push('?');
             target.push_str(query);
@@ -376,7 +352,8 @@ impl Gateway {
         let incoming = incoming.take().expect("it is taken here only");
         let most = identity.and_then(|identity| identity.rights.body);
         let terms = Terms { withheld: door.entry.required(), most };
-        let answer = self.proxy.forward(&destination, &target, parts, fields, terms, incoming);
+        let body = (incoming, &mut trail.received);
+        let answer = self.proxy.forward(&destination, &target, parts, fields, terms, body);
         let mut answer = answer.await?;
         let Some(bodies) = destination.links else { return Ok(Reply::Service(answer, None)) };
         let Destination { url, base, origins, .. } = &*destination;
@@ -404,6 +381,131 @@ impl Gateway {
             None
         };
         Ok(Reply::Service(answer, held))
+    }
+
+    /// Where a request goes, and the path there: its destination is found, and rights and policies are asked.
+    #[inline]
+    async fn aim(
+        &self,
+        asking: &Asking<'_>,
+        route: &Route<'_>,
+        parts: &Parts,
+        trail: &mut Trail,
+    ) -> Result<(Arc<Destination>, String), ProxyError> {
+        let &Asking { door, listener, session, identity, now, may_ask } = asking;
+        let of_identity = identity.and_then(|identity| identity.rights.policy.as_ref());
+        for policy in [door.policy.as_ref(), of_identity].into_iter().flatten() {
+            policy.before(&parts.method)?;
+        }
+        let scope = scope_of(session, identity, route);
+        let (destination, cached_token) = match self.known(scope, route, now) {
+            Some(destination) => (destination, true),
+            // Boxed, as all that is rare: a request's future is moved a few times, so it should be small.
+            None => {
+                let resolving =
+                    self.resolve(door, (session, identity, scope), route, parts, &mut trail.service);
+                Box::pin(resolving).await?
+            }
+        };
+        trail.service = Arc::clone(&destination.metrics);
+        if trail.is_audited {
+            trail.token = Some(Arc::clone(&destination.token));
+        }
+        if let Some(identity) = identity {
+            self.check_rights(identity, &destination)?;
+        }
+        trail.cached_token = cached_token;
+        // Listeners have theirs first, then identities.
+        let policy_of_identity =
+            identity.and_then(|identity| identity.policy).map(|index| self.shared.doors.len() + index);
+        let asked = (listener, policy_of_identity);
+        let at_endpoint = route.form == Form::Endpoint;
+        let versions;
+        let current = if at_endpoint && destination.base.needs_version(route.rest) {
+            versions = match self.shared.discovery.known(&destination.unversioned) {
+                Some(known) => Some(known),
+                None => {
+                    // The question carries a token too, so nobody asks it for a request that is denied.
+                    // Which version it will be does not matter to a policy.
+                    let likely = destination.base.target(route.rest, Some("v1"));
+                    destination.permits(asked, &parts.method, &likely)?;
+                    if may_ask {
+                        let client = &self.shared.clients[destination.key.cloud];
+                        let token = Some(&destination.token);
+                        let asked = self.shared.discovery.versions(client, &destination.unversioned, token);
+                        let versions = Box::pin(asked).await;
+                        destination.warn_without_versions(&versions);
+                        Some(versions)
+                    } else {
+                        None
+                    }
+                }
+            };
+            match &versions {
+                Some(versions) => destination.segment(versions)?,
+                None => None,
+            }
+        } else {
+            None
+        };
+        let target = match route.form {
+            Form::Endpoint => destination.base.target(route.rest, current),
+            Form::Root => verbatim(destination.base.root(), route.rest, parts),
+            Form::Origin => verbatim("", route.rest, parts),
+        };
+        destination.permits(asked, &parts.method, &target)?;
+        Ok((destination, target))
+    }
+
+    /// What would become of a request of this identity at the listener with this index, if it came now: nothing is
+    /// sent to a service, and no limit counts it.
+    ///
+    /// # Errors
+    /// It would be refused.
+    pub async fn dry_run(
+        &self,
+        listener: usize,
+        identity: &Identity,
+        request: Request<()>,
+    ) -> Result<Trial, ProxyError> {
+        let (door, (parts, ())) = (&self.shared.doors[listener], request.into_parts());
+        let fields = Fields::of(&parts.headers);
+        self.check(&parts, &fields)?;
+        let route = route_of(door, None, &parts)?;
+        if identity.rights.ends.is_some_and(|ends| ends <= jiff::Timestamp::now()) {
+            return Err(self.unauthorized(door, Some(&route), &parts, Unusable::IdentityExpired));
+        }
+        if let Some(call) = Call::of(&parts.method, &route, parts.uri.path()) {
+            let cloud = self.local_cloud(&route)?.map(|index| &self.shared.clouds[index]);
+            if let Some(cloud) = cloud.filter(|_| !call.is_open())
+                && !identity.rights.has_cloud(&cloud.name)
+            {
+                return Err(ProxyError::beyond(identity, "clouds"));
+            }
+            let view = cloud.and_then(|cloud| self.shared.facade.clouds.get(&cloud.name));
+            let is_limited =
+                !identity.rights.projects.is_empty() || view.is_some_and(|view| !view.projects.is_empty());
+            // Where there is no limit, the real Keystone's own list is right.
+            let is_local = match call {
+                Call::Projects(None) | Call::Domains | Call::System | Call::Tenants => is_limited,
+                Call::Projects(Some(_)) => false,
+                _ => true,
+            };
+            if is_local && cloud.is_some() {
+                return Ok(Trial::Local);
+            }
+        }
+        let identity = Some(identity);
+        let asking = Asking { door, listener, session: None, identity, now: Instant::now(), may_ask: false };
+        let mut trail = Trail::new(Arc::clone(&self.nowhere));
+        let (destination, target) = self.aim(&asking, &route, &parts, &mut trail).await?;
+        let query = parts.uri.query().map_or_else(String::new, |query| format!("?{query}"));
+        Ok(Trial::Service {
+            url: format!("{}{target}{query}", destination.url.origin()),
+            cloud: trail.service.cloud.clone(),
+            service: trail.service.service.clone(),
+            project: destination.token.project.as_ref().map(|project| project.name.clone()),
+        })
     }
 
     /// Refuses what could be read in two ways, or is larger than allowed.
@@ -633,6 +735,19 @@ impl Gateway {
     }
 }
 
+/// What a request asks for by its path; `named` is the prefix that its host name stands for.
+fn route_of<'a>(door: &'a Door, named: Option<&'a str>, parts: &'a Parts) -> Result<Route<'a>, RouteError> {
+    let path = parts.uri.path();
+    match (&door.pinned, named) {
+        (None, None) if call::is_at_root(&parts.method, path) => Route::at_root("/identity", path),
+        // Swift's capabilities, which its clients look for at the root of whatever host it has.
+        (None, None) if path == "/info" => Route::at_root("/object-store", path),
+        (None, None) => Route::parse(path),
+        (Some(pinned), _) => Route::at_root(pinned, path),
+        (None, Some(named)) => Route::at_root(named, path),
+    }
+}
+
 /// Under which scope the destinations of a request are known. `None` is the cloud's own.
 fn scope_of<'a>(
     session: Option<&'a Session>,
@@ -697,6 +812,36 @@ fn at_origin(origins: &Origins, id: &str, path: &str) -> Option<(Arc<Place>, usi
 #[cold]
 fn no_origin(token: &Token) -> ProxyError {
     ProxyError::NoOrigin { available: token.catalog.official_types() }
+}
+
+/// Who asks for something, by which listener, and when.
+struct Asking<'a> {
+    door: &'a Door,
+    /// The door's place among all.
+    listener: usize,
+    session: Option<&'a Session>,
+    identity: Option<&'a Identity>,
+    now: Instant,
+    /// A service that did not say yet which versions it has may be asked.
+    may_ask: bool,
+}
+
+/// What would become of a request, see [`Gateway::dry_run`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// It would go to a service.
+    Service {
+        /// There.
+        url: String,
+        /// The cloud's name.
+        cloud: String,
+        /// The service's official type.
+        service: String,
+        /// The name of the token's project.
+        project: Option<String>,
+    },
+    /// keyway's own Keystone would answer.
+    Local,
 }
 
 /// What a request is answered with.

@@ -256,7 +256,8 @@ impl Gateway {
     }
 
     /// Lets a client log in with a name and a password (for an application credential, its id or name and its
-    /// secret): the login to put into its [`Session`]. Where anybody may log in, all are right and there is none.
+    /// secret): whose that is, which [`Gateway::vouch`] puts into its [`Session`]. Where anybody may log in, all are
+    /// right and it is nobody's.
     /// A client that shows a token instead goes on with that session's login; see [`Gateway::session`].
     ///
     /// # Errors
@@ -268,12 +269,12 @@ impl Gateway {
         parts: &Parts,
         name: &str,
         password: &str,
-    ) -> Result<Option<Vouched>, ProxyError> {
+    ) -> Result<Option<Proved>, ProxyError> {
         if door.logins == Logins::Any {
             return Ok(None);
         }
         match self.prove(door, Some(name), password.as_bytes(), Instant::now())? {
-            Some(proved) => Ok(Some(self.vouch(&proved))),
+            Some(proved) => Ok(Some(proved)),
             None => Err(ProxyError::WrongPassword { keystone: self.keystone(door, Some(route), parts) }),
         }
     }

@@ -198,6 +198,11 @@ impl Identities {
         self.all.get(name).map(|(identity, _)| identity)
     }
 
+    /// All names, in no order.
+    pub fn names(&self) -> Vec<&str> {
+        self.all.keys().map(String::as_str).collect()
+    }
+
     /// Whether nobody has an identity.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()

@@ -134,6 +134,21 @@ impl Policy {
         &self.name
     }
 
+    /// Whether every method that changes something is denied before any rule is asked.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// What holds where no rule speaks of a request.
+    pub fn default_effect(&self) -> Effect {
+        self.default
+    }
+
+    /// The names of its rules and what they do, in their order.
+    pub fn rules(&self) -> impl Iterator<Item = (&str, Effect)> {
+        self.rules.iter().map(|rule| (rule.name.as_str(), rule.effect))
+    }
+
     /// What is known of a request before anybody knows where it goes.
     ///
     /// # Errors

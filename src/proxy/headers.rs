@@ -12,6 +12,8 @@ pub const MAX_LISTED: usize = 64;
 
 /// The same as X-Auth-Token, as Swift called it first; middleware takes it where there is no other.
 pub static X_STORAGE_TOKEN: HeaderName = HeaderName::from_static("x-storage-token");
+/// A service's id of a request; in the request, the one that its client gave it.
+pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
 /// Where the page is from that a browser sends a request for (Fetch Metadata).
 pub static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -174,7 +176,6 @@ pub fn clean_trailers(trailers: &mut HeaderMap, sent: &super::Sent) {
 
 /// The service's id of a request: `X-Openstack-Request-Id`, or Swift's `X-Trans-Id`.
 pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
-    static REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
     static TRANS_ID: HeaderName = HeaderName::from_static("x-trans-id");
     headers.get(&REQUEST_ID).or_else(|| headers.get(&TRANS_ID))
 }

@@ -228,7 +228,8 @@ impl Proxy {
         Self { tokens, metrics, worker, replay, proof }
     }
 
-    /// Sends one request to its service and returns the service's answer.
+    /// Sends one request to its service and returns the service's answer. Beside the body, the bytes that were read of
+    /// it are counted.
     ///
     /// A 401 means the service no longer honors our token, so the request goes out once more with a
     /// new one if its body can still be replayed. A second 401 is the service's answer: it goes back, and so
@@ -243,7 +244,7 @@ impl Proxy {
         parts: &Parts,
         fields: Fields,
         Terms { withheld, most }: Terms<'_>,
-        incoming: Incoming,
+        (incoming, received): (Incoming, &mut u64),
     ) -> Result<Answer, ProxyError> {
         let limit = destination.body_limit.unwrap_or(u64::MAX).min(most.unwrap_or(u64::MAX));
         let mut body = RequestBody::new(incoming, Arc::clone(&self.replay)).limited(limit);
@@ -256,7 +257,8 @@ impl Proxy {
         let outcome = self.exchange(destination, target, parts, fields, withheld, &mut body).await;
         let asked = body.received() > 0;
         if asked {
-            self.worker.bytes_up.fetch_add(body.received(), Ordering::Relaxed);
+            *received = body.received();
+            self.worker.bytes_up.fetch_add(*received, Ordering::Relaxed);
         }
         if let Some(rest) = body.into_rest() {
             if asked { drain(parts, rest) } else { drain_unasked(parts, rest) }

@@ -288,7 +288,7 @@ async fn a_configured_login_is_named_and_its_password_left_to_the_user() {
     let arguments = ["env", "--config", "k.toml", "--listen", &listen];
     let (code, lines, err) = Process::start(home.path(), &arguments, &variables).outcome().await;
     assert_eq!(code, 0, "{err}");
-    let remark = "the listener main wants a login: set the password of one of ada, bob";
+    let remark = "the listener main wants a login: set the password (or a key) of one of ada, bob";
     assert!(lines.contains(&format!("# {remark}\n")) && err.contains(remark), "{lines}{err}");
     assert!(!format!("{lines}{err}").contains("hunter2"), "{lines}{err}");
 

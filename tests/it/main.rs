@@ -11,6 +11,7 @@ mod properties;
 mod addresses;
 mod admin;
 mod answers;
+mod audit;
 mod demo;
 mod endpoints;
 mod entry;
@@ -24,6 +25,7 @@ mod fuzzed;
 mod h2_wire;
 mod http2;
 mod identities;
+mod identity_commands;
 mod kept;
 #[cfg(feature = "kerberos")]
 mod kerberos;

@@ -1,5 +1,6 @@
 //! What [`Config::load`] makes of files, variables and flags together.
 
+mod audit;
 mod clouds;
 mod endpoints;
 mod facade;

@@ -187,6 +187,8 @@ fn every_setting_is_a_variable_too() {
             "identities.keys" => "~/api-keys",
             "tokens.cache" => "~/tokens",
             "tokens.cache_key" => "~/key",
+            "audit.sink" => "~/audit",
+            "audit.on_failure" => "stop",
             _ => "77",
         };
         format!("{}={value}", variable(key))
