@@ -104,8 +104,15 @@ impl Layers<'_> {
             if options.has("password") {
                 exposure::warn(&path, self.env, warnings);
             }
-            let shows =
-                ["password", "password_file", "password_credential", "certificates", "users", "groups"];
+            let shows = [
+                "password",
+                "password_file",
+                "password_command",
+                "password_credential",
+                "certificates",
+                "users",
+                "groups",
+            ];
             if !shows.iter().any(|option| options.has(option)) && !places.keyed.contains(&name) {
                 warnings.push(format!(
                     "{}: identity {name} has nothing to show yet: make a key with `keyway key new {name}`",
