@@ -67,6 +67,8 @@ pub struct Config {
     pub api_keys: Option<PathBuf>,
     /// Where the clouds' tokens outlive the process, if they do.
     pub tokens: Option<keystone::store::Config>,
+    /// Where several keyways share them, if they do.
+    pub token_store: Option<keystone::shared::Config>,
     /// Services whose answers keep the links that they wrote, by the cloud's name; `*` for all of a cloud.
     pub raw_links: BTreeMap<String, Vec<String>>,
     /// What is logged, and how.
@@ -256,7 +258,7 @@ pub struct Overrides {
 
 /// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
 /// `_` for the dot.
-const SETTINGS: [&str; 43] = [
+const SETTINGS: [&str; 53] = [
     "listen",
     "admin",
     "emulate_ports",
@@ -300,6 +302,16 @@ const SETTINGS: [&str; 43] = [
     "identities.keys",
     "tokens.cache",
     "tokens.cache_key",
+    "tokens.store",
+    "tokens.store_user",
+    "tokens.store_password_file",
+    "tokens.store_password_command",
+    "tokens.store_password_credential",
+    "tokens.store_ca",
+    "tokens.store_cert",
+    "tokens.store_key",
+    "tokens.store_prefix",
+    "tokens.store_timeout",
 ];
 
 /// What a configuration is read for.
@@ -395,7 +407,10 @@ impl Config {
         config.identities = layers.identities(&places, &policies, &mut warnings);
         config.api_keys = places.keys;
         let logins = layers.login_state();
-        config.tokens = layers.tokens(config.facade.state.as_deref(), !with_clouds, &mut warnings);
+        config.token_store = layers.token_store(!with_clouds, &mut warnings);
+        if config.token_store.is_none() {
+            config.tokens = layers.tokens(config.facade.state.as_deref(), !with_clouds, &mut warnings);
+        }
         if config.listeners.iter().chain([&config.admin]).any(|listener| listener.entry.required.is_some()) {
             exposure::warn(&file.path, env, &mut warnings);
         }
@@ -548,6 +563,7 @@ impl Layers<'_> {
             identities: Vec::new(),
             api_keys: None,
             tokens: None,
+            token_store: None,
             raw_links: BTreeMap::new(),
             log: Log {
                 format: self.setting("log.format", log.format, log_format),
