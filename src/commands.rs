@@ -50,6 +50,15 @@ pub async fn check(config: &Config, shared: &Shared) -> Outcome {
         };
         outcome.line(&format!("  {name:<11} {}{only}{tls}{policy}", server.address));
     }
+    if let Some(store) = &config.token_store {
+        let said = keystone::shared::reach(store.clone()).await;
+        outcome.failed |= said.is_err();
+        let said = match said {
+            Ok(()) => "ok: can be read and written".to_owned(),
+            Err(why) => format!("FAILED: it {why}"),
+        };
+        outcome.line(&format!("token store {}\n  shared      {said}", store.address));
+    }
     for (index, cloud) in shared.clouds.iter().enumerate() {
         outcome.line(&format!("cloud {}", cloud.name));
         match &cloud.auth {

@@ -160,7 +160,7 @@ fn serve_or_ask(
         Command::Serve => serve(&runtime, &config, read),
         Command::Demo => serve_demo(&runtime, config, read),
         // It says whether the login works, which a token of an earlier one does not.
-        Command::Check => ask(&runtime, &Config { tokens: None, ..config }, command, by_name),
+        Command::Check => ask(&runtime, &config, command, by_name),
         asking => ask(&runtime, &config, asking, by_name),
     };
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -178,7 +178,13 @@ fn side_runtime() -> anyhow::Result<Runtime> {
 }
 
 fn ask(runtime: &Runtime, config: &Config, command: &Command, by_name: bool) -> anyhow::Result<ExitCode> {
-    let shared = app::parts(config, runtime.handle())?;
+    let shared = match command {
+        // A check logs in, or it would say nothing about the password.
+        Command::Check => {
+            app::parts(&Config { tokens: None, token_store: None, ..config.clone() }, runtime.handle())?
+        }
+        _ => app::parts(config, runtime.handle())?,
+    };
     let outcome = runtime.block_on(async {
         let only = |printed: Result<String, String>| match printed {
             Ok(text) => Ok(commands::Outcome { text, failed: false }),

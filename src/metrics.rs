@@ -71,7 +71,11 @@ pub struct Metrics {
     pub refusals_capped: IntCounterVec,
     /// Questions to Keystone for the user's projects: `{cloud, result}`.
     pub project_lists: IntCounterVec,
-    /// Tokens of earlier logins that were found on disk, so that Keystone was not asked: `{cloud}`.
+    /// What the store that keyways share was asked: `{result}`.
+    pub token_store_requests: IntCounterVec,
+    /// Whether it can be used: one sample without labels, none where there is no such store.
+    pub token_store_up: IntGaugeVec,
+    /// Tokens of earlier logins or of other keyways that were found, so that Keystone was not asked: `{cloud}`.
     pub tokens_restored: IntCounterVec,
     /// How many more logins there may be right now: `{cloud, cause}`.
     pub logins_left: IntGaugeVec,
@@ -373,9 +377,19 @@ impl Metrics {
             reloads,
             last_reload_successful,
             last_reload_timestamp,
+            token_store_requests: counters(
+                "keyway_token_store_requests_total",
+                "Questions to the store of tokens that keyways share, by what came of them",
+                &["result"],
+            ),
+            token_store_up: gauges(
+                "keyway_token_store_up",
+                "1 while the store of tokens that keyways share can be used, 0 while each logs in by itself",
+                &[],
+            ),
             tokens_restored: counters(
                 "keyway_tokens_restored_total",
-                "Tokens that were found on disk, without a call to Keystone",
+                "Tokens that were found on disk or in the store that keyways share, without a call to Keystone",
                 &["cloud"],
             ),
             token_requests_saved: counters(
@@ -484,6 +498,19 @@ impl Metrics {
             let _ = self.refusals_capped.with_label_values(&[name]);
             let _ = self.tokens_restored.with_label_values(&[name]);
         }
+    }
+
+    /// The same for the store that keyways share, if there is one.
+    pub fn show_token_store(&self, results: Option<impl IntoIterator<Item = &'static str>>) {
+        let none: [&str; 0] = [];
+        let Some(results) = results else {
+            let _ = self.token_store_up.remove_label_values(&none);
+            return;
+        };
+        for result in results {
+            self.token_store_requests.with_label_values(&[result]);
+        }
+        self.token_store_up.with_label_values(&none);
     }
 
     /// The same for each reason why a token of keyway's is refused.

@@ -18,7 +18,9 @@ use crate::config::{Log, LogFormat};
 pub fn init(log: &Log) {
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
     // Beside the operator's filter, since a more exact directive of it would win over one of ours.
-    let cap = filter_fn(|metadata| *metadata.level() <= Level::INFO || is_own(metadata.target()));
+    let cap = filter_fn(|metadata| {
+        (*metadata.level() <= Level::INFO && !quotes_servers(metadata.target())) || is_own(metadata.target())
+    });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let terminal = std::io::stderr().is_terminal();
     let text = match log.format {
@@ -39,6 +41,12 @@ pub fn init(log: &Log) {
 /// rustls its messages). Which ones do may change with any update, so none is trusted.
 fn is_own(target: &str) -> bool {
     target.strip_prefix("keyway").is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// Whether an event may quote what a server said: the client of the token store passes on its errors whole, and what
+/// they come to is told by keyway.
+fn quotes_servers(target: &str) -> bool {
+    target.strip_prefix("redis").is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 /// From now on a panic is a line in the log like any other error.

@@ -98,6 +98,11 @@ impl Admin {
                 "read_at": seconds(shared.read_at).to_string(),
                 "last_reload_successful": shared.metrics.last_reload_successful(),
             },
+            "token_store": shared.tokens.store().map(|store| json!({
+                "address": store.address,
+                "up": store.up,
+                "error": store.error,
+            })),
             "clouds": clouds.map(|(index, cloud)| self.cloud(shared, index, cloud)).collect::<Vec<_>>(),
         })
     }

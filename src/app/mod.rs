@@ -28,9 +28,10 @@ use crate::error::ProxyError;
 use crate::facade;
 use crate::gateway::{self, Door, Gateway, Shared};
 use crate::identity::{self, Identities, Keyring};
-use crate::keystone::{self, Discovery, Event, Observer, Store, TokenCache};
+use crate::keystone::{self, Discovery, Event, Keeping, Observer, Store, TokenCache, shared};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::proxy::limit::Register;
+use crate::secret;
 use crate::server::{self, Address, Clients, Drain, Fallback, Socket};
 use crate::upstream::{self, Scheme, tls};
 
@@ -66,6 +67,9 @@ pub enum StartError {
         /// Why.
         source: tls::Error,
     },
+    /// The token store's TLS files can't be used.
+    #[error("the token store's TLS files can't be used; correct tokens.store_ca, store_cert or store_key")]
+    StoreTls(#[source] tls::Error),
     /// A listener's TLS files can't be used.
     #[error("the listener `{listener}`: its TLS files can't be used; correct tls_cert, tls_key or client_ca")]
     ListenerTls {
@@ -366,6 +370,10 @@ fn limits(config: &Config) -> server::Limits {
 }
 
 fn load_tls(config: &Config) -> Result<Vec<Arc<rustls::ClientConfig>>, StartError> {
+    if let Some(store) = config.token_store.as_ref().filter(|store| store.address.tls) {
+        // Its client reads them anew for each connection; what is wrong with them is to be told now.
+        store.tls.load().map_err(StartError::StoreTls)?;
+    }
     // Reading the system's authorities takes milliseconds, and most clouds share one setting.
     let mut loaded: Vec<(&tls::Config, Arc<rustls::ClientConfig>)> = Vec::new();
     for cloud in &config.clouds {
@@ -477,6 +485,7 @@ impl Parts<'_> {
         let observed = Arc::clone(&self.metrics);
         let observer: Observer = Arc::new(move |event: &Event| observe(&observed, &names, event));
         let clouds = config.clouds.iter().cloned().zip(clients.iter().cloned()).collect();
+        let store = self.keeping(&observer, runtime);
         Arc::new(Shared {
             doors,
             config: gateway::Config {
@@ -505,7 +514,7 @@ impl Parts<'_> {
                 .collect(),
             tokens: TokenCache::new(
                 clouds,
-                config.tokens.clone().map(Store::new),
+                store,
                 config.timeouts.keystone,
                 config.protection,
                 runtime.clone(),
@@ -519,6 +528,31 @@ impl Parts<'_> {
             metrics: Arc::clone(&self.metrics),
             audit: self.audit.clone(),
         })
+    }
+
+    /// Where tokens are kept. A store that keyways share has a connection of its own with each configuration: other
+    /// keys, another password or certificate are in force from then on.
+    fn keeping(&self, observer: &Observer, runtime: &Handle) -> Option<Keeping> {
+        let results =
+            self.config.token_store.as_ref().map(|_| shared::Answer::ALL.map(shared::Answer::as_str));
+        self.metrics.show_token_store(results);
+        let Some(config) = self.config.token_store.clone() else {
+            self.keys.share(None, runtime);
+            return self.config.tokens.clone().map(|config| Keeping::Disk(Arc::new(Store::new(config))));
+        };
+        match shared::Store::new(config, Arc::clone(observer)) {
+            Ok(store) => {
+                self.keys.share(Some(&store), runtime);
+                runtime.spawn(store.keep());
+                Some(Keeping::Shared(store))
+            }
+            // It was right when the configuration was read.
+            Err(error) => {
+                tracing::warn!("{}: tokens are not shared", secret::causes(&error));
+                self.keys.share(None, runtime);
+                None
+            }
+        }
     }
 
     fn gateway(&self, shared: &Arc<Shared>, metrics: &Arc<WorkerMetrics>, workers: usize) -> Arc<Gateway> {
@@ -565,6 +599,12 @@ fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
         Event::Capped { cloud } => {
             let Some(cloud) = clouds.get(*cloud) else { return };
             metrics.refusals_capped.with_label_values(&[cloud]).inc();
+        }
+        Event::StoreAsked(answer) => {
+            metrics.token_store_requests.with_label_values(&[answer.as_str()]).inc();
+        }
+        Event::StoreIs { up } => {
+            metrics.token_store_up.with_label_values::<&str>(&[]).set(i64::from(*up));
         }
     }
 }

@@ -239,6 +239,17 @@ impl File {
                             self.settings.insert(setting, services.join(","));
                         }
                     }
+                    ("tokens.store_password_command", value @ Value::Array(_)) => {
+                        let words = self.list(key.clone(), value, Form::Texts, problems);
+                        match words.map(|words| shlex::try_join(words.iter().map(String::as_str))) {
+                            Some(Ok(text)) => drop(self.settings.insert(setting, text)),
+                            Some(Err(_)) => {
+                                let message = "has a word that is none: a NUL is in it".to_owned();
+                                self.problem(problems, key, message);
+                            }
+                            None => {}
+                        }
+                    }
                     (_, value) => match scalar(value) {
                         Ok(text) => drop(self.settings.insert(setting, text)),
                         Err(what) => self.problem(problems, key, format!("{what}, not a text or a number")),

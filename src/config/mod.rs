@@ -70,6 +70,8 @@ pub struct Config {
     pub tokens: Option<keystone::store::Config>,
     /// Where each request has a line, if it has.
     pub audit: Option<crate::audit::Config>,
+    /// Where several keyways share them, if they do.
+    pub token_store: Option<keystone::shared::Config>,
     /// Services whose answers keep the links that they wrote, by the cloud's name; `*` for all of a cloud.
     pub raw_links: BTreeMap<String, Vec<String>>,
     /// What is logged, and how.
@@ -259,7 +261,7 @@ pub struct Overrides {
 
 /// Every key of keyway.toml that holds one value. Its variable is `KEYWAY_` and the key in capitals,
 /// `_` for the dot.
-const SETTINGS: [&str; 46] = [
+const SETTINGS: [&str; 56] = [
     "listen",
     "admin",
     "emulate_ports",
@@ -304,6 +306,16 @@ const SETTINGS: [&str; 46] = [
     "identities.keys",
     "tokens.cache",
     "tokens.cache_key",
+    "tokens.store",
+    "tokens.store_user",
+    "tokens.store_password_file",
+    "tokens.store_password_command",
+    "tokens.store_password_credential",
+    "tokens.store_ca",
+    "tokens.store_cert",
+    "tokens.store_key",
+    "tokens.store_prefix",
+    "tokens.store_timeout",
     "audit.sink",
     "audit.on_failure",
 ];
@@ -416,7 +428,10 @@ impl Config {
         layers.check_logins(&config.listeners, &config.identities);
         config.audit = layers.audit(&config.listeners);
         let logins = layers.login_state();
-        config.tokens = layers.tokens(config.facade.state.as_deref(), !with_clouds, &mut warnings);
+        config.token_store = layers.token_store(!with_clouds, &mut warnings);
+        if config.token_store.is_none() {
+            config.tokens = layers.tokens(config.facade.state.as_deref(), !with_clouds, &mut warnings);
+        }
         if config.listeners.iter().chain([&config.admin]).any(|listener| listener.entry.required.is_some()) {
             exposure::warn(&file.path, env, &mut warnings);
         }
@@ -570,6 +585,7 @@ impl Layers<'_> {
             api_keys: None,
             tokens: None,
             audit: None,
+            token_store: None,
             raw_links: BTreeMap::new(),
             log: Log {
                 format: self.setting("log.format", log.format, log_format),

@@ -8,18 +8,21 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use std::{fmt, io};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use tokio::runtime::Handle;
+use tokio::sync::broadcast::error::RecvError;
 use zeroize::Zeroizing;
 
 use super::state::{self, Journal, Revocation};
 use super::{Config, Session, Unusable, Vouched};
 use crate::keystone::Secret;
+use crate::keystone::shared::{self, LONGEST_NEWS, News};
 use crate::private::{self, Key, Stamp, derive, random};
 use crate::secret;
 
@@ -45,6 +48,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The longest life of a token, seconds: `facade.token_life` has it as its limit.
 pub const LONGEST_LIFE: i64 = 30 * 24 * 3600;
 
+// What was revoked is told for as long as it may matter.
+const _: () = assert!(LONGEST_LIFE <= LONGEST_NEWS);
+
 /// The keys that seal tokens, and the tokens that were revoked. All workers share one; a reload keeps it.
 pub struct Keys {
     /// The first seals, all open. Never empty.
@@ -53,6 +59,8 @@ pub struct Keys {
     /// Grows whenever a token that was good may not be any more.
     changes: AtomicU64,
     state: Option<State>,
+    /// Where other machines' keyways hear what was revoked.
+    store: Mutex<Weak<shared::Store>>,
     named: Option<Named>,
 }
 
@@ -181,6 +189,35 @@ impl Keys {
         }
     }
 
+    /// From now on what is revoked is told by this store too, and what others revoke is heard from it.
+    pub fn share(self: &Arc<Self>, store: Option<&Arc<shared::Store>>, runtime: &Handle) {
+        *lock(&self.store) = store.map(Arc::downgrade).unwrap_or_default();
+        let Some(mut news) = store.map(|store| store.news()) else { return };
+        let keys = Arc::downgrade(self);
+        runtime.spawn(async move {
+            loop {
+                let news = match news.recv().await {
+                    Ok(news) => news,
+                    Err(RecvError::Lagged(missed)) => {
+                        tracing::warn!(missed, "too much was revoked at once: some of it stays good here");
+                        continue;
+                    }
+                    Err(RecvError::Closed) => return,
+                };
+                let revoked = |news: &News| match *news {
+                    News::Revoked(id, end) => Some(Revocation::Token(id, end)),
+                    News::RevokedUntil(at) => Some(Revocation::Until(at)),
+                    News::Refused(_) => None,
+                };
+                let revoked: Vec<_> = news.iter().filter_map(revoked).collect();
+                let Some(keys) = keys.upgrade() else { return };
+                if !revoked.is_empty() {
+                    keys.remember(revoked);
+                }
+            }
+        });
+    }
+
     /// Seals with the first of these keys; the `old` ones still open.
     fn adopt(&self, mut keys: Vec<Key>, old: &[Key]) {
         let more: Vec<_> = old.iter().filter(|key| !keys.contains(key)).cloned().collect();
@@ -206,6 +243,7 @@ impl Keys {
             changes: AtomicU64::new(0),
             state: None,
             named: None,
+            store: Mutex::default(),
         }
     }
 
@@ -283,6 +321,17 @@ impl Keys {
     /// later one with the same directory.
     pub async fn revoke(&self, session: &Session) {
         let news = self.remember([Revocation::Token(session.id, session.expires_at)]);
+        let store = lock(&self.store).upgrade();
+        if let Some(store) = store {
+            for news in &news {
+                store
+                    .tell(match *news {
+                        Revocation::Token(id, end) => News::Revoked(id, end),
+                        Revocation::Until(at) => News::RevokedUntil(at),
+                    })
+                    .await;
+            }
+        }
         let Some(state) = &self.state else { return };
         let journal = Arc::clone(&state.journal);
         let write = move || {

@@ -24,15 +24,18 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
+use tokio::sync::broadcast::{self, error::RecvError};
 
 use self::account::{Account, Secrets};
 pub use self::breaker::Protection;
 use self::breaker::{Breaker, Permit, Verdict};
+pub use self::kept::Keeping;
 use self::slot::{Login, Slot, Trouble};
 use self::standing::Standing;
+use super::shared::{self, News};
 use super::{
     Auth, AuthError, Client, Config, Destination, Domain, LoginId, Named, NoEndpoint, Place, Project,
-    ProjectInfo, ProviderError, Scope, Store, Token, TokenId, catalog,
+    ProjectInfo, ProviderError, Scope, Token, TokenId, catalog,
 };
 use crate::secret;
 use crate::upstream;
@@ -114,7 +117,7 @@ pub enum Event {
         /// The end of the new token, UNIX seconds, if this was for the cloud's own scope.
         expires_at: Option<i64>,
     },
-    /// A token of an earlier login was found on disk, so that Keystone was not asked.
+    /// A token of an earlier login or of another keyway's was found, so that Keystone was not asked.
     Restored {
         /// Of which cloud.
         cloud: usize,
@@ -152,6 +155,13 @@ pub enum Event {
     Capped {
         /// Of which cloud.
         cloud: usize,
+    },
+    /// The store that keyways share was asked for something.
+    StoreAsked(shared::Answer),
+    /// It can be used from now on, or can't.
+    StoreIs {
+        /// It can.
+        up: bool,
     },
 }
 
@@ -328,7 +338,7 @@ pub struct TokenCache {
 struct Shared {
     clouds: Vec<Cloud>,
     /// Where tokens outlive the process.
-    store: Option<Arc<Store>>,
+    store: Option<Keeping>,
     /// Scopes beside the clouds' own that Keystone granted. A slot may be there under several keys: those
     /// that its token is good for.
     scopes: moka::sync::Cache<Key, Arc<Slot>>,
@@ -453,7 +463,7 @@ impl TokenCache {
     /// [`warm`](Self::warm) is called, and then only for what `store` does not have.
     pub fn new(
         clouds: Vec<(Config, upstream::Client)>,
-        store: Option<Store>,
+        store: Option<Keeping>,
         deadline: Duration,
         protection: Protection,
         runtime: Handle,
@@ -474,7 +484,7 @@ impl TokenCache {
                 (config, source)
             })
             .collect();
-        Self::with_store(clouds, store.map(Arc::new), deadline, protection, runtime, observer)
+        Self::with_store(clouds, store, deadline, protection, runtime, observer)
     }
 
     #[cfg(test)]
@@ -490,7 +500,7 @@ impl TokenCache {
 
     fn with_store(
         clouds: Vec<(Config, Source)>,
-        store: Option<Arc<Store>>,
+        store: Option<Keeping>,
         deadline: Duration,
         protection: Protection,
         runtime: Handle,
@@ -532,7 +542,11 @@ impl TokenCache {
             runtime,
             observer,
         };
-        Self { shared: Arc::new(shared) }
+        let shared = Arc::new(shared);
+        if let Some(Keeping::Shared(store)) = &shared.store {
+            shared.runtime.spawn(listen(store.news(), Arc::downgrade(&shared)));
+        }
+        Self { shared }
     }
 
     /// Starts to log in to every cloud, in the background. Where that fails it is tried again until
@@ -719,6 +733,14 @@ impl TokenCache {
     ) -> Result<Destination<'a>, NoEndpoint> {
         let cloud = self.shared.clouds.get(cloud).ok_or(NoEndpoint::NoCatalog)?;
         catalog::choose(&cloud.config, &token.catalog, service, region)
+    }
+
+    /// How the store that keyways share is doing, if there is one.
+    pub fn store(&self) -> Option<shared::Standing> {
+        match &self.shared.store {
+            Some(Keeping::Shared(store)) => Some(store.standing()),
+            Some(Keeping::Disk(_)) | None => None,
+        }
     }
 
     /// How a cloud's own token is doing.
@@ -1181,6 +1203,26 @@ impl Shared {
             Err(error) => {
                 projects.failed = Some((slot::now(), error.clone()));
                 Err(Trouble::OfScope(error))
+            }
+        }
+    }
+}
+
+/// Hears which tokens services refused to other keyways, and replaces those here as well.
+async fn listen(mut news: broadcast::Receiver<Arc<[News]>>, shared: Weak<Shared>) {
+    loop {
+        let news = match news.recv().await {
+            Ok(news) => news,
+            // What was missed is learnt from the services.
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => return,
+        };
+        let Some(shared) = shared.upgrade() else { return };
+        for news in news.iter() {
+            let News::Refused(token) = news else { continue };
+            let own = shared.clouds.iter().map(|cloud| Arc::clone(&cloud.slot));
+            for slot in own.chain(shared.scopes.iter().map(|(_, slot)| slot)) {
+                slot.hear_of_refusal(&shared, token);
             }
         }
     }

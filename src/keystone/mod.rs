@@ -18,11 +18,12 @@ pub mod protocol;
 pub mod saml;
 pub mod service;
 pub mod service_type;
+pub mod shared;
 pub mod store;
 pub mod token;
 pub mod totp;
 
-pub use cache::{Asked, Event, Key, Observer, Outcome, Protection, Reason, Status, TokenCache};
+pub use cache::{Asked, Event, Keeping, Key, Observer, Outcome, Protection, Reason, Status, TokenCache};
 pub use catalog::{Catalog, Destination, Endpoint, NoEndpoint};
 pub use client::Client;
 pub use credentials::{

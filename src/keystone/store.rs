@@ -1,6 +1,6 @@
 //! Which tokens outlive the process, and which of them are still good?
 //!
-//! A [`Store`] is a directory with one file for each login and scope: the token, what Keystone said of it, and
+//! A [`Store`] is a directory (several machines share a [server](super::shared)) with one file for each login and scope: the token, what Keystone said of it, and
 //! what is left of its life, sealed with a key from a file elsewhere. A file's name is a keyed hash of who logs in
 //! where, how and for what, and what is sealed opens under its own name only: whoever can write to the directory
 //! (and lacks the key) can remove tokens, but neither make one nor hand one login's token to another. Any
@@ -32,7 +32,10 @@ use crate::upstream::tls;
 /// How each entry's file begins.
 const MAGIC: &[u8; 16] = b"keyway token v1\n";
 /// Beginning, end of life, nonce.
-const HEAD: usize = MAGIC.len() + 8 + NONCE_LEN;
+pub(super) const HEAD: usize = MAGIC.len() + 8 + NONCE_LEN;
+
+/// What holds for each message: none is taken for an entry.
+const MESSAGE: &[u8] = b"keyway message v1";
 
 /// The largest file that is read or written, bytes: the longest answer of Keystone's, and what stands around it.
 const LARGEST: u64 = 9 << 20;
@@ -244,6 +247,30 @@ impl Seal {
             sealed,
         );
         read(opened.map_err(|_| Unusable::Foreign)?, now)
+    }
+
+    /// Something short that one keyway says to others: a nonce, and what it says, sealed.
+    ///
+    /// # Panics
+    /// Never: anything short can be sealed.
+    pub fn close_message(&self, said: &[u8]) -> Vec<u8> {
+        let (nonce, mut sealed) = (private::random::<NONCE_LEN>(), said.to_vec());
+        let closed = self.contents.seal_in_place_append_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(MESSAGE),
+            &mut sealed,
+        );
+        closed.expect("something short can be sealed");
+        [&nonce[..], &sealed].concat()
+    }
+
+    /// What was said; `None` if that was not with this key.
+    pub fn open_message(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, sealed) = message.split_first_chunk::<NONCE_LEN>()?;
+        let mut sealed = sealed.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let said = self.contents.open_in_place(nonce, Aad::from(MESSAGE), &mut sealed).ok()?;
+        Some(said.to_vec())
     }
 }
 

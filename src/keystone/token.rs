@@ -314,6 +314,16 @@ impl Token {
         Duration::from_millis(ago) <= span
     }
 
+    /// When it was asked for.
+    pub fn born(&self) -> Instant {
+        self.born
+    }
+
+    /// When a service (or Keystone) accepted it for the last time, or it was asked for; up to a second early.
+    pub fn proved_at(&self) -> Instant {
+        self.born + Duration::from_millis(self.proved.load(Ordering::Relaxed))
+    }
+
     /// Milliseconds since it was asked for.
     fn age(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.born).as_millis()).unwrap_or(u64::MAX)

@@ -49,6 +49,7 @@ mod scopes;
 mod secrets;
 mod services;
 mod sessions;
+mod shared;
 mod stopping;
 mod streaming;
 mod systemd;

@@ -13,6 +13,7 @@ pub mod h2;
 pub mod judge;
 pub mod oracle;
 pub mod raw;
+pub mod redis;
 pub mod saml;
 pub mod tls;
 

@@ -166,7 +166,9 @@ fn what_keystone_is_spared_is_checked() {
 
 #[test]
 fn every_setting_is_a_variable_too() {
-    let variables = SETTINGS.map(|key| {
+    let is_about_the_store = |key: &&str| key.starts_with("tokens.store");
+    let all = SETTINGS.iter().copied().filter(|key| !is_about_the_store(key));
+    let variables = all.map(|key| {
         let value = match key {
             "listen" => "127.0.0.1:1",
             "admin" => "127.0.0.1:2",
@@ -194,7 +196,7 @@ fn every_setting_is_a_variable_too() {
         format!("{}={value}", variable(key))
     });
     let setup = Setup::new().vars(PASSWORD).file("home/key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
-    let config = setup.vars(&variables.join("\n")).config();
+    let config = setup.vars(&variables.collect::<Vec<_>>().join("\n")).config();
     assert_eq!((port(&config.listeners[0]), port(&config.admin), config.workers), (1, 2, 3));
     assert_eq!(port(&config.listeners[1]), 9001);
     let eleven = Duration::from_secs(11);
@@ -221,6 +223,29 @@ fn every_setting_is_a_variable_too() {
     assert!(tokens.directory.ends_with("home/tokens") && tokens.key_file.ends_with("home/key"));
     assert!(config.api_keys.is_some_and(|keys| keys.ends_with("home/api-keys")));
     assert_eq!(config.warnings, [""; 0]);
+
+    // Tokens are kept on disk or shared.
+    let shared = SETTINGS.iter().copied().filter(|key| is_about_the_store(key) || *key == "tokens.cache_key");
+    let variables = shared.filter_map(|key| {
+        let value = match key {
+            "tokens.store" => "rediss://cache.example",
+            "tokens.store_timeout" => "2s",
+            "tokens.store_password_command" | "tokens.store_password_credential" => return None,
+            "tokens.store_user" | "tokens.store_prefix" => "77",
+            _ => "~/key",
+        };
+        Some(format!("{}={value}", variable(key)))
+    });
+    let setup = Setup::new().vars(PASSWORD).file("home/key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    let config = setup.vars(&variables.collect::<Vec<_>>().join("\n")).config();
+    let store = config.token_store.expect("they are shared");
+    assert_eq!((store.user.as_deref(), store.prefix.as_str()), (Some("77"), "77"));
+    let of_the_home = |path: &std::path::Path| path.ends_with("home/key");
+    let (cert, key) = store.tls.client_cert.expect("it shows one");
+    assert!(of_the_home(&store.key_file) && of_the_home(&cert) && of_the_home(&key.expect("a key")));
+    assert!(
+        store.tls.ca_file.is_some() && store.password.is_some() && store.timeout == Duration::from_secs(2)
+    );
 }
 
 #[test]

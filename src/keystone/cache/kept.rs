@@ -1,15 +1,17 @@
-//! A token that an earlier login left on disk, or a new one, which is left there for the next.
+//! A token that an earlier login left on disk or another keyway in the store that they share, or a new one, which is
+//! left there for the next.
 //!
-//! The disk is asked by the login's own task, on the threads for what blocks, and never for long: whatever
-//! becomes of it, there is a token as soon as Keystone gives one.
+//! Both are asked by the login's own task, the disk on the threads for what blocks, and never for long: whatever
+//! becomes of them, there is a token as soon as Keystone gives one.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::slot::{Login, Trouble, now};
 use super::{Cloud, Event, Issuer, Outcome, Reason, Shared};
+use crate::keystone::shared::{self, Lease};
 use crate::keystone::store::{self, Lock};
-use crate::keystone::{Identity, Scope, Store, Token};
+use crate::keystone::{Identity, Scope, Store, Token, TokenId};
 use crate::secret;
 
 /// How long the disk may take for anything.
@@ -22,6 +24,15 @@ const LOOK: Duration = Duration::from_millis(25);
 /// What is left at least of a token that serves for want of a new one.
 const LEAST_LEFT: Duration = Duration::from_secs(1);
 
+/// Where tokens are kept.
+#[derive(Clone, Debug)]
+pub enum Keeping {
+    /// On disk, for the keyways of this machine.
+    Disk(Arc<Store>),
+    /// On a server, for those of many.
+    Shared(Arc<shared::Store>),
+}
+
 impl Shared {
     /// The token for a scope: one that was kept and is no worse than a new one, else Keystone's, which is
     /// kept. Of several keyways one asks, and the others find what it got.
@@ -33,7 +44,7 @@ impl Shared {
         scope: &Scope,
         login: &mut Login,
     ) -> Result<Token, Trouble> {
-        let Some(entry) = Entry::of(self.store.as_ref(), cloud, identity, scope).await else {
+        let Some(mut entry) = Entry::of(self.store.as_ref(), cloud, identity, scope).await else {
             return self.authenticate(cloud, keystone, scope, login).await;
         };
         if let Some(token) = entry.load().await
@@ -41,14 +52,14 @@ impl Shared {
         {
             return Ok(restored(cloud, scope, login, token));
         }
-        let lock = entry.lock(now() + LONGEST_WAIT.min(self.deadline / 3)).await;
+        let lock = entry.lock(self.deadline).await;
         // Whoever had the lock may have logged in.
         let kept = entry.load().await;
         if let Some(token) = kept.as_ref().filter(|token| login.present.as_ref() == Some(&token.id))
             && login.reason == Reason::Rejected
         {
             tracing::debug!(token = token.id.fingerprint(), "a kept token was refused, so it is removed");
-            entry.remove().await;
+            entry.refuse(&token.id).await;
         }
         let spare = match kept {
             Some(token) if is_as_good_as_new(&token, login) => {
@@ -93,6 +104,7 @@ fn is_as_good_as_new(token: &Token, login: &Login) -> bool {
     let now = now();
     token.is_fresh(now)
         && login.present.as_ref() != Some(&token.id)
+        && login.good_until.is_none_or(|until| token.born() > until)
         && token.renew_at(0.0).is_none_or(|due| now < due)
 }
 
@@ -102,55 +114,84 @@ fn restored(cloud: &Cloud, scope: &Scope, login: &mut Login, token: Token) -> To
     token
 }
 
-/// The place of one token on disk.
-struct Entry {
-    store: Arc<Store>,
-    name: Arc<str>,
+/// The place of one token.
+enum Entry {
+    Disk { store: Arc<Store>, name: Arc<str> },
+    Shared(shared::Entry),
+}
+
+/// The right to log in for it.
+enum Right {
+    Lock(#[expect(dead_code, reason = "dropping it is what it is for")] Lock),
+    Lease(Lease),
 }
 
 impl Entry {
-    async fn of(
-        store: Option<&Arc<Store>>,
-        cloud: &Cloud,
-        identity: &Identity,
-        scope: &Scope,
-    ) -> Option<Self> {
+    async fn of(store: Option<&Keeping>, cloud: &Cloud, identity: &Identity, scope: &Scope) -> Option<Self> {
         let store = store.filter(|_| store::keeps(&identity.method))?;
         let bearer = match store::bearer(&identity.method) {
             Some(source) => Some(source.read().await.ok()?),
             None => None,
         };
+        let store = match store {
+            Keeping::Disk(store) => store,
+            Keeping::Shared(store) => {
+                return Some(Self::Shared(store.entry(identity, &cloud.config.tls, scope, bearer.as_ref())));
+            }
+        };
         let (identity, tls, scope) = (identity.clone(), cloud.config.tls.clone(), scope.clone());
         let name =
             in_time(store, move |store| store.name(&identity, &tls, &scope, bearer.as_ref())).await??;
-        Some(Self { store: Arc::clone(store), name: name.into() })
+        Some(Self::Disk { store: Arc::clone(store), name: name.into() })
     }
 
-    async fn load(&self) -> Option<Token> {
-        self.ask(|store, name| store.load(name)).await?
+    async fn load(&mut self) -> Option<Token> {
+        match self {
+            Self::Disk { store, name } => ask(store, name, |store, name| store.load(name)).await?,
+            Self::Shared(entry) => entry.load().await,
+        }
     }
 
-    async fn remove(&self) {
-        self.ask(|store, name| store.remove(name)).await;
+    /// The token that was loaded is of no use to anybody.
+    async fn refuse(&mut self, token: &TokenId) {
+        match self {
+            Self::Disk { store, name } => {
+                ask(store, name, |store, name| store.remove(name)).await;
+            }
+            Self::Shared(entry) => entry.refuse(token).await,
+        }
     }
 
     /// Writes the token down, and only then lets others look.
-    async fn save(&self, token: &Token, lock: Option<Lock>) {
-        let file = self.store.close(&self.name, token);
-        let save = |store: &Store, name: &str| {
-            if let Some(file) = file {
-                store.save(name, &file);
+    async fn save(&mut self, token: &Token, right: Option<Right>) {
+        match (self, right) {
+            (Self::Disk { store, name }, right) => {
+                let file = store.close(name, token);
+                let save = |store: &Store, name: &str| {
+                    if let Some(file) = file {
+                        store.save(name, &file);
+                    }
+                    drop(right);
+                };
+                ask(store, name, save).await;
             }
-            drop(lock);
-        };
-        self.ask(save).await;
+            (Self::Shared(entry), Some(Right::Lease(lease))) => entry.save(token, Some(lease)).await,
+            (Self::Shared(entry), _) => entry.save(token, None).await,
+        }
     }
 
-    /// Waits until nobody else logs in for this; without the lock, where that takes too long.
-    async fn lock(&self, until: Instant) -> Option<Lock> {
+    /// Waits until nobody else logs in for this; without the right, where that takes too long. `deadline` is how long
+    /// a login may take in all.
+    async fn lock(&mut self, deadline: Duration) -> Option<Right> {
+        let (store, name) = match self {
+            Self::Disk { store, name } => (store, name),
+            // Whoever holds it lives, since it is extended.
+            Self::Shared(entry) => return entry.lease(now() + deadline * 2 / 3).await.map(Right::Lease),
+        };
+        let until = now() + LONGEST_WAIT.min(deadline / 3);
         loop {
-            match self.ask(|store, name| store.try_lock(name)).await? {
-                Ok(Some(lock)) => return Some(lock),
+            match ask(store, name, |store, name| store.try_lock(name)).await? {
+                Ok(Some(lock)) => return Some(Right::Lock(lock)),
                 Err(_) => return None,
                 Ok(None) if now() >= until => {
                     tracing::debug!(
@@ -163,17 +204,24 @@ impl Entry {
         }
     }
 
-    async fn unlock(&self, lock: Option<Lock>) {
-        self.ask(|_, _| drop(lock)).await;
+    async fn unlock(&self, right: Option<Right>) {
+        match (self, right) {
+            (Self::Disk { store, name }, right) => {
+                ask(store, name, |_, _| drop(right)).await;
+            }
+            (Self::Shared(entry), Some(Right::Lease(lease))) => entry.release(lease).await,
+            (Self::Shared(_), _) => {}
+        }
     }
+}
 
-    async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Store, &str) -> T + Send + 'static,
-    ) -> Option<T> {
-        let name = Arc::clone(&self.name);
-        in_time(&self.store, move |store| question(store, &name)).await
-    }
+async fn ask<T: Send + 'static>(
+    store: &Arc<Store>,
+    name: &Arc<str>,
+    question: impl FnOnce(&Store, &str) -> T + Send + 'static,
+) -> Option<T> {
+    let name = Arc::clone(name);
+    in_time(store, move |store| question(store, &name)).await
 }
 
 /// What the disk says, if it answers.

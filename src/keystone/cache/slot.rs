@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 
 use super::breaker::{Breaker, Bucket, Failure};
 use super::{Asked, Event, Key, Outcome, Reason, Shared, Status, has_scope};
+use crate::keystone::shared::fingerprint;
 use crate::keystone::{AuthError, LoginId, Token, TokenId};
 use crate::secret;
 
@@ -64,6 +65,9 @@ pub(super) struct Login {
     pub(super) lister: Option<Arc<Token>>,
     /// The token that there is, and that a new one is wanted for.
     pub(super) present: Option<TokenId>,
+    /// Where a service refused that token: when it was good for the last time. Whatever happened to it since
+    /// may have happened to each token that was issued before.
+    pub(super) good_until: Option<Instant>,
     /// What came of it is a token that was kept: Keystone was not asked.
     pub(super) restored: bool,
     /// Not before this; and not for longer than a login may take after it.
@@ -288,6 +292,14 @@ impl Slot {
         Some(Turn::Started(self.take_off(shared, &mut state, Reason::Rejected, lister)))
     }
 
+    /// Another keyway's token was refused: if it is the one here, it is replaced as if it had been refused here.
+    pub(super) fn hear_of_refusal(self: &Arc<Self>, shared: &Arc<Shared>, token: &[u8; 16]) {
+        if let Some(known) = self.known().filter(|known| fingerprint(&known.id) == *token) {
+            tracing::debug!(token = known.id.fingerprint(), "another keyway says that a token was refused");
+            drop(self.exchange(shared, &known.id, None));
+        }
+    }
+
     /// Takes one of the logins that refused tokens may cause, of this project and of the cloud.
     fn take_refusal(&self, shared: &Shared, state: &mut State, now: Instant) -> Result<(), AuthError> {
         state.refusals.take_refusal(now)?;
@@ -321,7 +333,9 @@ impl Slot {
         let (key, project_id) = (self.key.clone(), state.project_id.clone());
         let present = state.token.as_ref().map(|token| token.id.clone());
         let known = present.is_some();
-        let login = Login { key, known, reason, project_id, lister, present, restored: false, start };
+        let good_until = state.token.as_ref().filter(|_| replaces).map(|token| token.proved_at());
+        let login =
+            Login { key, known, reason, project_id, lister, present, good_until, restored: false, start };
         shared.runtime.spawn(fly(Arc::clone(self), Arc::clone(shared), login, tell));
         answer
     }

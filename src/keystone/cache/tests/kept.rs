@@ -1,7 +1,7 @@
 //! The cache with a store on disk, which other keyways write to as well.
 
 use super::*;
-use crate::keystone::store;
+use crate::keystone::{Store, store};
 
 /// The fixture's cloud, and a store that it has not been asked for anything yet.
 struct Kept {
@@ -26,7 +26,7 @@ impl Kept {
         let source = Source::Keystone(Box::new(Arc::clone(&fixture.keystone)));
         let seen = Arc::clone(&fixture.events);
         let observer: Observer = Arc::new(move |event: &Event| seen.lock().unwrap().push(event.clone()));
-        let kept = Some(Arc::clone(&store));
+        let kept = Some(Keeping::Disk(Arc::clone(&store)));
         fixture.cache = TokenCache::with_store(
             vec![(config, source)],
             kept,
@@ -95,6 +95,17 @@ async fn a_refused_token_is_replaced_by_what_another_keyway_got_meanwhile() {
     kept.fixture.keystone.fail(1, AuthError::Timeout { after: DEADLINE });
     assert!(kept.fixture.replace("k2").await.is_err());
     assert_eq!((kept.fixture.keystone.logins(), kept.left()), (1, None));
+}
+
+#[tokio::test]
+async fn where_a_token_was_refused_no_other_is_taken_that_is_as_old() {
+    let kept = Kept::new();
+    kept.leave("k2", 60);
+    assert_eq!(kept.fixture.current().await.unwrap(), "k2");
+    // Whatever revoked the one may have revoked the other, and a request is sent once more, not twice.
+    kept.leave("k1", 120);
+    assert_eq!(kept.fixture.replace("k2").await.unwrap(), "t1");
+    assert_eq!((kept.fixture.keystone.logins(), kept.restored()), (1, 1));
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
-//! Tokens that were kept on disk: nothing opens that was not sealed, and what was sealed is a token that lives no longer
+//! Tokens that were kept on disk or in the store that keyways share, and what these say to each other: nothing opens that was not sealed, and what was sealed is a token that lives no longer
 //! than it says, or none.
 
 use std::time::{Duration, Instant};
 
 use keyway::keystone::Token;
+use keyway::keystone::shared::News;
 use keyway::keystone::store::{Moment, Seal, Unusable, read};
 use keyway::private::Key;
 use serde_json::Value;
@@ -24,6 +25,15 @@ pub fn check(input: &[u8]) {
     assert!(matches!(why(input.to_vec()), Some(Unusable::NoEntry | Unusable::Foreign)));
     let begun = [b"keyway token v1\n", input].concat();
     assert!(matches!(why(begun), Some(Unusable::NoEntry | Unusable::Foreign)));
+
+    assert!(News::open(&seal, input).is_none(), "nobody with the key said it");
+    // With the key it may be anything as well.
+    let said = seal.close_message(input);
+    assert_eq!(seal.open_message(&said).as_deref(), Some(input));
+    if let Some(news) = News::open(&seal, &said) {
+        assert_eq!(News::open(&seal, &news.close(&seal)), Some(news));
+    }
+    assert!(matches!(why(said), Some(Unusable::NoEntry | Unusable::Foreign)), "a message is no entry");
 
     let Ok(token) = read(input, &now) else { return };
     check_token(&token, &now);
