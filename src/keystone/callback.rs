@@ -1,7 +1,7 @@
 //! What does a browser bring back?
 //!
 //! Keystone's web single sign-on ends with a page that makes the browser post an unscoped token to a listener on
-//! this machine. [`Callback`] is that listener: on loopback only, as long as a login goes on, and for one token.
+//! this machine. `Callback` is that listener: on loopback only, as long as a login goes on, and for one token.
 //! Any page that is open in the browser could post a token of its own meanwhile; what tells it from Keystone's is
 //! looked at, and who logged in is told to the person. An identity provider's login ends alike, with a code that
 //! names the login which it belongs to.
