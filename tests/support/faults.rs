@@ -74,7 +74,9 @@ impl Fault {
     /// An answer in place of the service's.
     pub fn instead(status: &str, headers: &str, body: &str) -> Self {
         let length = body.len();
-        let text = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
+        let text = format!(
+            "HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
         Self::Instead(text.into_bytes())
     }
 
