@@ -617,7 +617,13 @@ impl Gateway {
         // Read first: what changes while this goes on is noticed by the next request.
         let version = shared.tokens.version();
         let cached = shared.tokens.snapshot(&key).is_some();
-        let token = shared.tokens.current(&key).await.map_err(ProxyError::Auth)?;
+        let token = shared.tokens.current(&key).await.map_err(|error| match identity {
+            // What other projects there are is nothing that it may know.
+            Some(identity) if !identity.rights.projects.is_empty() && is_about_project(&error) => {
+                ProxyError::beyond(identity, "projects")
+            }
+            _ => ProxyError::Auth(error),
+        })?;
         if let Some(view) = shared.facade.clouds.get(&cloud.name)
             && !view.permits(&key.scope, token.project.as_ref())
         {
@@ -746,6 +752,11 @@ fn route_of<'a>(door: &'a Door, named: Option<&'a str>, parts: &'a Parts) -> Res
         (Some(pinned), _) => Route::at_root(pinned, path),
         (None, Some(named)) => Route::at_root(named, path),
     }
+}
+
+/// Whether the project that was asked for is what is wrong.
+fn is_about_project(error: &AuthError) -> bool {
+    matches!(error.root(), AuthError::UnknownProject { .. } | AuthError::AmbiguousProject { .. })
 }
 
 /// Under which scope the destinations of a request are known. `None` is the cloud's own.

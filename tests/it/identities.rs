@@ -346,6 +346,8 @@ async fn rights_reach_to_named_clouds_projects_and_regions_and_no_further() {
     check(rights(&[], &[demo::PROJECT], &[]), "/compute/servers", None).await;
     check(rights(&[], &[demo::PROJECT_ID], &[]), "/project/demo/compute/servers", None).await;
     check(rights(&[], &[demo::PROJECT], &[]), "/project/other/compute/servers", Some("projects")).await;
+    // Nor does it hear which projects there are.
+    check(rights(&[], &[demo::PROJECT], &[]), "/project/nowhere/compute/servers", Some("projects")).await;
     check(rights(&[], &[], &["RegionOne"]), "/compute/servers", None).await;
     check(rights(&[], &[], &["RegionTwo"]), "/compute/servers", Some("regions")).await;
 
