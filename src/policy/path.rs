@@ -227,9 +227,8 @@ impl View {
             }
         };
         add(below.segments, below.project);
-        // Where the endpoint has no project, the path may have one all the same.
-        if let Some((first, after)) = below.segments.split_first().filter(|_| below.may_have_project) {
-            add(after, Some(first));
+        if let Some(id) = below.may_have_project {
+            add(&below.segments[1..], Some(id));
         }
     }
 }

@@ -31,8 +31,9 @@ pub struct Below<'s, 'p> {
     pub segments: &'s [&'p [u8]],
     /// The id of the project that came before them, where the endpoint has one.
     pub project: Option<&'p [u8]>,
-    /// The endpoint has no project, but the first of the segments may be one.
-    pub may_have_project: bool,
+    /// The id in the first of the segments, where that may be a project: the endpoint has none, or one behind
+    /// a version that the path does not have.
+    pub may_have_project: Option<&'p [u8]>,
     /// The endpoint has a version, and the path has this very one.
     pub versioned: bool,
 }
@@ -149,22 +150,28 @@ impl Base {
             segments = segments.split_first().filter(|(first, _)| **first == root.as_bytes())?.1;
         }
         let text = |segment: &'p [u8]| std::str::from_utf8(segment).unwrap_or_default();
-        let mut versioned = false;
+        let (mut has_version, mut versioned) = (false, false);
         if let [first, after @ ..] = segments
             && is_version(text(first))
         {
+            has_version = true;
             versioned = self.version.strip_prefix('/') == Some(text(first));
             segments = after;
         }
         let first = segments.first().map_or("", |first| text(first));
-        let without = Below { segments, project: None, may_have_project: false, versioned };
+        let without = Below { segments, project: None, may_have_project: None, versioned };
         let Some(account) = self.account.strip_prefix('/') else {
             let own = !first.is_empty() && self.project.as_deref() == Some(first);
-            return Some(Below { may_have_project: own || is_id(first), ..without });
+            let id = (own || is_id(first)).then_some(first.as_bytes());
+            return Some(Below { may_have_project: id, ..without });
         };
         let id = first.strip_prefix(&self.account_mark[1..]).filter(|id| first == account || is_id(id));
+        let id = id.map(str::as_bytes);
+        if self.has_version() && !has_version {
+            return Some(Below { may_have_project: id, ..without });
+        }
         Some(match id {
-            Some(id) => Below { segments: &segments[1..], project: Some(id.as_bytes()), ..without },
+            Some(_) => Below { segments: &segments[1..], project: id, ..without },
             None => without,
         })
     }
@@ -332,7 +339,7 @@ mod tests {
         let got = base.below(&segments).map(|below| {
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
             let segments: Vec<_> = below.segments.iter().map(|segment| text(segment)).collect();
-            (segments.join("/"), below.project.map(text), below.may_have_project)
+            (segments.join("/"), below.project.map(text), below.may_have_project.is_some())
         });
         let expected = below.map(|(rest, project, maybe)| (fill(rest), project.map(fill), maybe));
         assert_eq!(got, expected, "{catalog} {path}");
@@ -348,6 +355,8 @@ mod tests {
         check_below("/x/v3/{id}", "/x/v3/{id}/volumes", Some(("volumes", Some("{id}"), false)));
         check_below("/v3/{id}", "/v3/{other}/volumes", Some(("volumes", Some("{other}"), false)));
         check_below("/v3/{id}", "/v3/", Some(("", None, false)));
+        check_below("/x/v3/{id}", "/x/{other}/volumes", Some(("{other}/volumes", None, true)));
+        check_below("/x/{id}", "/x/{other}/volumes", Some(("volumes", Some("{other}"), false)));
         check_below("/v1/AUTH_{id}", "/v1/AUTH_{id}/c/v1", Some(("c/v1", Some("{id}"), false)));
         check_below("/v1/AUTH_{id}", "/v1/{other}/c", Some(("{other}/c", None, false)));
         check_below("", "/v2/images", Some(("images", None, false)));

@@ -236,8 +236,13 @@ fn check(request: &Request) -> Result<(), String> {
     if method.is_empty() || !method.bytes().all(is_token) {
         return Err("a method that is no token".to_owned());
     }
-    if !target.starts_with('/') || !target.bytes().all(|b| b.is_ascii_graphic() && b != b'#' && b != b'\\') {
+    // Some readers take a backslash in a path for a slash; in a query it is a character like any other.
+    let path = target.split('?').next().unwrap_or_default();
+    if !path.starts_with('/') || path.contains('\\') {
         return Err("a target that is no path".to_owned());
+    }
+    if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Err("a target with what does not belong into one".to_owned());
     }
     for (name, value) in request.fields.iter().chain(&request.trailers) {
         if name.is_empty() || !name.bytes().all(is_token) {
