@@ -159,8 +159,6 @@ fn serve_or_ask(
     let code = match command {
         Command::Serve => serve(&runtime, &config, read),
         Command::Demo => serve_demo(&runtime, config, read),
-        // It says whether the login works, which a token of an earlier one does not.
-        Command::Check => ask(&runtime, &config, command, by_name),
         asking => ask(&runtime, &config, asking, by_name),
     };
     runtime.shutdown_timeout(Duration::from_millis(100));

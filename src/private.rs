@@ -261,6 +261,31 @@ pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// The right to do something, which one process has at a time: a locked file that goes with it.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    /// Closing it unlocks it, which is after the path was removed.
+    _file: File,
+}
+
+impl Lock {
+    /// The one at `path`, whose directory is made if it is not there; `None` while somebody else has it.
+    ///
+    /// # Errors
+    /// As with [`try_lock`].
+    pub fn take(path: &Path) -> io::Result<Option<Self>> {
+        make_directory(path.parent().unwrap_or(Path::new("/")))?;
+        Ok(try_lock(path)?.map(|file| Self { path: path.to_owned(), _file: file }))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 fn same(there: &fs::Metadata, file: &File) -> bool {
     file.metadata().is_ok_and(|metadata| which(&metadata) == which(there))
 }

@@ -407,18 +407,8 @@ pub fn parts(config: &Config, runtime: &Handle) -> Result<Arc<Shared>, StartErro
     for listener in config.listeners.iter().chain([&config.admin]) {
         listener_settings(config, listener)?;
     }
-    let parts = Parts {
-        config,
-        tls: &load_tls(config)?,
-        metrics: Metrics::new(),
-        discovery: Discovery::new(runtime.clone()),
-        limits: Register::default(),
-        keys: Arc::default(),
-        keyring: Arc::new(Keyring::load(None)),
-        draining: Arc::default(),
-        audit: None,
-    };
-    Ok(parts.shared(Vec::new(), None, runtime))
+    let tls = load_tls(config)?;
+    Ok(Parts::unserved(config, &tls, runtime).shared(Vec::new(), None, runtime))
 }
 
 /// A gateway that nobody reaches, for [`Gateway::dry_run`].
@@ -426,21 +416,11 @@ pub fn parts(config: &Config, runtime: &Handle) -> Result<Arc<Shared>, StartErro
 /// # Errors
 /// As for [`parts`].
 pub fn unbound(config: &Config, runtime: &Handle) -> Result<Arc<Gateway>, StartError> {
-    let metrics = Metrics::new();
-    let parts = Parts {
-        config,
-        tls: &load_tls(config)?,
-        metrics: Arc::clone(&metrics),
-        discovery: Discovery::new(runtime.clone()),
-        limits: Register::default(),
-        keys: Arc::default(),
-        keyring: Arc::new(Keyring::load(None)),
-        draining: Arc::default(),
-        audit: None,
-    };
+    let tls = load_tls(config)?;
+    let parts = Parts::unserved(config, &tls, runtime);
     let addresses = config.listeners.iter().chain([&config.admin]).map(|listener| &listener.server.address);
     let shared = parts.shared(doors(config, addresses), None, runtime);
-    Ok(parts.gateway(&shared, &metrics.worker(), 1))
+    Ok(parts.gateway(&shared, &parts.metrics.worker(), 1))
 }
 
 fn start_audit(config: &Config, metrics: &Metrics) -> Result<Option<Arc<Audit>>, StartError> {
@@ -465,7 +445,22 @@ struct Parts<'a> {
     audit: Option<Arc<Audit>>,
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    /// Those of a keyway that serves nobody: without API keys, the facade's keys, and an audit.
+    fn unserved(config: &'a Config, tls: &'a [Arc<rustls::ClientConfig>], runtime: &Handle) -> Self {
+        Self {
+            config,
+            tls,
+            metrics: Metrics::new(),
+            discovery: Discovery::new(runtime.clone()),
+            limits: Register::default(),
+            keys: Arc::default(),
+            keyring: Arc::new(Keyring::load(None)),
+            draining: Arc::default(),
+            audit: None,
+        }
+    }
+
     fn clients(&self) -> Vec<upstream::Client> {
         let clouds = self.tls.iter().zip(&self.config.clouds);
         clouds

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{Method, Secret, TokenId};
-use crate::private::{self, Key, NO_CHANGE, NOTHING};
+use crate::private::{self, Key, Lock, NO_CHANGE, NOTHING};
 use crate::upstream::BaseUrl;
 
 /// How a file begins.
@@ -126,20 +126,6 @@ impl Drop for Sealed {
     }
 }
 
-/// The right to change what was left of a login.
-#[derive(Debug)]
-pub struct Lock {
-    path: PathBuf,
-    /// Closing it unlocks it, which is after the path was removed.
-    _file: File,
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
 impl Place {
     /// In the state directory, for this login at this Keystone. Clouds that log in alike share it, whatever their
     /// projects.
@@ -206,10 +192,7 @@ impl Place {
     fn try_lock(&self) -> Result<Option<Lock>, private::Error> {
         let (name, path) = self.file(&self.sealing_key()?);
         let path = path.with_file_name(format!("{name}.lock"));
-        let directory = self.state.join("logins");
-        let locked = private::make_directory(&directory).and_then(|()| private::try_lock(&path));
-        let locked = locked.map_err(private::Error::system(&path))?;
-        Ok(locked.map(|file| Lock { path, _file: file }))
+        Lock::take(&path).map_err(private::Error::system(&path))
     }
 
     /// The key that seals, which is made where there is none.

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Identity, Method, Scope, Secret, Source, Token, TokenId, protocol};
-use crate::private::{self, Key, NO_CHANGE, NOTHING};
+use crate::private::{self, Key, Lock, NO_CHANGE, NOTHING};
 use crate::secret;
 use crate::upstream::tls;
 
@@ -330,20 +330,6 @@ pub fn keeps(method: &Method) -> bool {
         && method.person().is_none()
 }
 
-/// The right to log in for an entry. Its file goes with it.
-#[derive(Debug)]
-pub struct Lock {
-    path: PathBuf,
-    /// Closing it unlocks it, which is after the path was removed.
-    _file: File,
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
 impl Store {
     /// A store at this place. Nothing is read or written before something is asked of it.
     pub fn new(config: Config) -> Self {
@@ -425,9 +411,9 @@ impl Store {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let path = self.config.directory.join(format!("{}{LOCK}", name.trim_end_matches(ENTRY)));
-        let locked = private::make_directory(&self.config.directory).and_then(|()| private::try_lock(&path));
+        let locked = Lock::take(&path);
         self.settle(&locked);
-        Ok(locked?.map(|file| Lock { path, _file: file }))
+        locked
     }
 
     /// The disk does not answer: from now on nothing is asked of it.

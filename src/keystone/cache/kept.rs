@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::slot::{Login, Trouble, now};
 use super::{Cloud, Event, Issuer, Outcome, Reason, Shared};
 use crate::keystone::shared::{self, Lease};
-use crate::keystone::store::{self, Lock};
+use crate::keystone::store;
 use crate::keystone::{Identity, Scope, Store, Token, TokenId};
+use crate::private::Lock;
 use crate::secret;
 
 /// How long the disk may take for anything.
