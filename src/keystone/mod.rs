@@ -16,6 +16,7 @@ mod oauth1;
 mod proof;
 pub mod protocol;
 pub mod saml;
+pub mod seal;
 pub mod service;
 pub mod service_type;
 pub mod shared;

@@ -25,7 +25,7 @@ use tokio::task::AbortHandle;
 pub use self::address::{Address, Place};
 use self::link::Link;
 pub use self::news::{LONGEST_NEWS, News, fingerprint};
-use super::store::{HEAD, Moment, Seal, Unusable};
+use super::seal::{HEAD, Moment, Seal, Unusable};
 use super::{Event, Identity, Observer, Scope, Secret, Source, Token, TokenId};
 use crate::private::{self, NO_CHANGE, random};
 use crate::secret;

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::slot::{Login, Trouble, now};
 use super::{Cloud, Event, Issuer, Outcome, Reason, Shared};
+use crate::keystone::seal;
 use crate::keystone::shared::{self, Lease};
-use crate::keystone::store;
-use crate::keystone::{Identity, Scope, Store, Token, TokenId};
+use crate::keystone::{Identity, Method, Scope, Store, Token, TokenId};
 use crate::private::Lock;
 use crate::secret;
 
@@ -129,8 +129,8 @@ enum Right {
 
 impl Entry {
     async fn of(store: Option<&Keeping>, cloud: &Cloud, identity: &Identity, scope: &Scope) -> Option<Self> {
-        let store = store.filter(|_| store::keeps(&identity.method))?;
-        let bearer = match store::bearer(&identity.method) {
+        let store = store.filter(|_| keeps(&identity.method))?;
+        let bearer = match seal::bearer(&identity.method) {
             Some(source) => Some(source.read().await.ok()?),
             None => None,
         };
@@ -214,6 +214,13 @@ impl Entry {
             (Self::Shared(_), _) => {}
         }
     }
+}
+
+/// Whether what a login gets is kept. An access token beside the token is not; what a person's login led to ends with
+/// that; and whose ticket it was, nothing here tells.
+fn keeps(method: &Method) -> bool {
+    !matches!(method, Method::OAuth2 { .. } | Method::Kerberos(_) | Method::Federated(_))
+        && method.person().is_none()
 }
 
 async fn ask<T: Send + 'static>(

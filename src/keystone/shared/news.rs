@@ -7,7 +7,7 @@ use redis::Value;
 use ring::digest::{SHA256, digest};
 
 use super::{Store, TokenId};
-use crate::keystone::store::Seal;
+use crate::keystone::seal::Seal;
 
 /// Tells all who listen. `KEYS`: the set. `ARGV`: the channel, the news, until when they matter (UNIX seconds; 0: now
 /// only), now, the longest time that anything matters (seconds).

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use keyway::keystone::Token;
+use keyway::keystone::seal::{Moment, Seal, Unusable, read};
 use keyway::keystone::shared::News;
-use keyway::keystone::store::{Moment, Seal, Unusable, read};
 use keyway::private::Key;
 use serde_json::Value;
 
