@@ -15,6 +15,7 @@ pub mod login;
 mod oauth1;
 mod proof;
 pub mod protocol;
+pub mod provider;
 pub mod saml;
 pub mod seal;
 pub mod service;
@@ -34,13 +35,13 @@ pub use credentials::{
 pub use discovery::{Discovery, Versions};
 pub use error::AuthError;
 pub use federation::{
-    Challenge, CodeSource, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderError, ProviderUrl,
-    ProviderUser, TokenKind,
+    Challenge, CodeSource, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderUser, TokenKind,
 };
 pub use kerberos::MutualAuth;
 pub use login::{Kept, LoginId, Person, Place};
 pub use proof::Factor;
 pub use protocol::ProjectInfo;
+pub use provider::{ProviderError, ProviderUrl};
 pub use service::{Retries, ServiceOptions};
 pub use store::Store;
 pub use token::{InvalidToken, Named, Token, TokenId};

@@ -19,8 +19,8 @@ use roxmltree::{Document, Node, ParsingOptions};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::Secret;
-use super::federation::form;
 use super::protocol::presentable;
+use super::provider::form;
 use crate::secret;
 
 /// The media type of envelopes that go by way of the client (PAOS).

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::login::Federation;
 use super::{Reader, Written};
-use crate::keystone::federation::is_loopback;
+use crate::keystone::provider::is_loopback;
 use crate::keystone::{
     Challenge, CodeSource, Federated, Grant, Method, OAuthClient, Person, ProviderEndpoint, ProviderUrl,
     ProviderUser, Source, TokenKind,

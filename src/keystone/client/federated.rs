@@ -5,10 +5,9 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use super::{Api, Client, now, request};
-use crate::keystone::federation::{
-    self, Document, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderError, ProviderUrl,
-};
+use crate::keystone::federation::{Federated, Grant, OAuthClient, ProviderEndpoint};
 use crate::keystone::protocol::Sent;
+use crate::keystone::provider::{self, Document, ProviderError, ProviderUrl};
 use crate::keystone::{AuthError, MutualAuth, Passcode, Secret, Token, TokenId, proof, protocol, token};
 
 /// What an identity provider gave: a token for Keystone, and maybe what gets another one without a person.
@@ -147,8 +146,8 @@ impl Client {
         let mut secrets: Vec<_> =
             fields.iter().filter(|(name, _)| !known.contains(name)).map(|(_, value)| *value).collect();
         secrets.extend(secret.as_ref().map(Secret::expose));
-        let token = federation::read_token(endpoint.origin(), &answer, client.token_kind, &secrets)?;
-        Ok((token, federation::read_refresh(&answer)))
+        let token = provider::read_token(endpoint.origin(), &answer, client.token_kind, &secrets)?;
+        Ok((token, provider::read_refresh(&answer)))
     }
 
     pub(super) async fn client_secret(&self, client: &OAuthClient) -> Result<Option<Secret>, AuthError> {
@@ -197,7 +196,7 @@ impl Client {
         let request =
             Request::builder().method(Method::POST).uri(endpoint.target()).header(ACCEPT, "application/json");
         let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-        let mut request = request.body(federation::form(fields)).expect("its target was parsed as one");
+        let mut request = request.body(provider::form(fields)).expect("its target was parsed as one");
         if let Some(secret) = secret {
             let (_, value): (_, HeaderValue) = token::basic(&client.id, secret);
             request.headers_mut().insert(AUTHORIZATION, value);

@@ -9,8 +9,9 @@ use super::federated::{Given, REFRESH_GRANT};
 use super::{Api, Client, Credentials, now};
 use crate::keystone::callback::{self, Brought, Callback, Wanted};
 use crate::keystone::federation::{
-    self, Challenge, CodeSource, Device, Federated, Grant, OAuthClient, ProviderEndpoint, ProviderError,
+    self, Challenge, CodeSource, Federated, Grant, OAuthClient, ProviderEndpoint,
 };
+use crate::keystone::provider::{self, Device, ProviderError};
 use crate::keystone::{
     AuthError, Kept, LoginId, Person, Place, Scope, Secret, Token, TokenId, proof, protocol,
 };
@@ -242,7 +243,7 @@ impl Client {
                 match callback.wait(&Wanted::Code(state), *login_timeout).await {
                     Some(Brought::Code(code)) => (code, true),
                     Some(Brought::No(error)) => {
-                        return Err(federation::declined(begin.origin(), &error).into());
+                        return Err(provider::declined(begin.origin(), &error).into());
                     }
                     Some(Brought::Token(_)) | None => {
                         let where_else =
@@ -261,11 +262,11 @@ impl Client {
             self.post_form(&tokens, "access_token_endpoint", client, secret.as_ref(), &fields).await?;
         let mut secrets: Vec<_> = secret.iter().map(Secret::expose).collect();
         secrets.extend([code.expose(), verifier.expose()]);
-        let token = federation::read_token(tokens.origin(), &answer, client.token_kind, &secrets)?;
+        let token = provider::read_token(tokens.origin(), &answer, client.token_kind, &secrets)?;
         if is_ours {
-            federation::check_nonce(tokens.origin(), &answer, &nonce)?;
+            provider::check_nonce(tokens.origin(), &answer, &nonce)?;
         }
-        Ok((token, federation::read_refresh(&answer)))
+        Ok((token, provider::read_refresh(&answer)))
     }
 
     /// A token for a person who agrees to it in a browser, anywhere (RFC 8628).
@@ -322,18 +323,16 @@ impl Client {
             let answer =
                 self.post_form(&tokens, "access_token_endpoint", client, secret.as_ref(), &fields).await;
             let error = match answer {
-                Ok(answer) => match federation::error_code(answer.body()).as_deref() {
+                Ok(answer) => match provider::error_code(answer.body()).as_deref() {
                     Some("authorization_pending") => continue,
                     Some("slow_down") => {
                         interval += SLOWER;
                         continue;
                     }
-                    _ => {
-                        match federation::read_token(tokens.origin(), &answer, client.token_kind, &secrets) {
-                            Ok(token) => return Ok((token, federation::read_refresh(&answer))),
-                            Err(error) => error,
-                        }
-                    }
+                    _ => match provider::read_token(tokens.origin(), &answer, client.token_kind, &secrets) {
+                        Ok(token) => return Ok((token, provider::read_refresh(&answer))),
+                        Err(error) => error,
+                    },
                 },
                 Err(AuthError::Provider(error)) => error,
                 Err(error) => return Err(error),
@@ -378,7 +377,7 @@ impl Client {
             let mut secrets = vec![refresh.expose()];
             secrets.extend(secret.as_ref().map(Secret::expose));
             let asked = "the revocation of what renews the login";
-            Err(federation::refusal(endpoint.origin(), &answer, asked, &secrets).into())
+            Err(provider::refusal(endpoint.origin(), &answer, asked, &secrets).into())
         })
         .await
     }

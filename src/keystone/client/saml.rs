@@ -13,8 +13,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use super::federated::not_accepted;
 use super::{Api, Client, now, request};
-use crate::keystone::federation::{self, Federated, ProviderError, ProviderUrl, ProviderUser};
+use crate::keystone::federation::{Federated, ProviderUser};
 use crate::keystone::protocol::{self, bad_reply};
+use crate::keystone::provider::{self, ProviderError, ProviderUrl};
 use crate::keystone::saml::{self, AuthnRequest, Cookies, PAOS, PAOS_VERSIONS, TokenRequest, Unusable};
 use crate::keystone::{AuthError, Token, proof, token};
 use crate::private;
@@ -216,7 +217,7 @@ fn of_provider(
             let what = format!("answered the login with {what}; is identity_provider_url right?");
             return Err(ProviderError::BadReply { host, what });
         }
-        _ => return Err(federation::refusal(from, answer, "the login", secrets)),
+        _ => return Err(provider::refusal(from, answer, "the login", secrets)),
     };
     Err(ProviderError::RefusedUser { host, status: status.as_u16(), code, message })
 }

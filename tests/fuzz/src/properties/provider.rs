@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use keyway::keystone::callback::{self, Brought};
-use keyway::keystone::federation::{self, Device, Document};
+use keyway::keystone::provider::{self, Device, Document};
 use keyway::keystone::{ProviderError, ProviderUrl, Secret, TokenKind};
 use percent_encoding::percent_decode;
 use serde_json::Value;
@@ -43,7 +43,7 @@ fn check_answer(answer: &Response<Bytes>) {
     for base in ["https://idp.example/d", "http://127.0.0.1/d"] {
         let from = url(base);
         for kind in [TokenKind::Access, TokenKind::Id] {
-            match federation::read_token(from.origin(), answer, kind, &[PASSWORD]) {
+            match provider::read_token(from.origin(), answer, kind, &[PASSWORD]) {
                 Ok(token) => {
                     assert!(is_ok && text(kind.as_str()).map(str::trim) == Some(token.expose()));
                     assert!(token.expose().bytes().all(|byte| byte.is_ascii_graphic()));
@@ -52,7 +52,7 @@ fn check_answer(answer: &Response<Bytes>) {
             }
         }
         let nonce = Secret::new(STATE);
-        match federation::check_nonce(from.origin(), answer, &nonce) {
+        match provider::check_nonce(from.origin(), answer, &nonce) {
             Ok(()) => assert!(text("id_token").is_none_or(|token| claims_hold(token, STATE))),
             Err(error) => check_error(&error),
         }
@@ -84,13 +84,13 @@ fn check_answer(answer: &Response<Bytes>) {
             // No secret was sent for it.
             Err(error) => check_told(&error),
         }
-        check_error(&federation::refusal(from.origin(), answer, "the login", &[PASSWORD]));
+        check_error(&provider::refusal(from.origin(), answer, "the login", &[PASSWORD]));
     }
-    if let Some(refresh) = federation::read_refresh(answer) {
+    if let Some(refresh) = provider::read_refresh(answer) {
         assert_eq!(Some(refresh.expose()), text("refresh_token"));
         assert!(refresh.expose().bytes().all(|byte| (0x20..=0x7e).contains(&byte)));
     }
-    assert_eq!(federation::error_code(answer.body()).as_deref(), text("error"));
+    assert_eq!(provider::error_code(answer.body()).as_deref(), text("error"));
 }
 
 /// Secrets go by TLS, or stay on this machine.
@@ -159,7 +159,7 @@ fn check_query(query: &str) {
         Brought::No(error) => {
             assert_eq!(of("error"), [error.as_bytes()]);
             let origin = ProviderUrl::parse("https://idp.example").expect("a URL");
-            check_error(&federation::declined(origin.origin(), &error));
+            check_error(&provider::declined(origin.origin(), &error));
         }
         Brought::Token(_) => panic!("a query brings no token"),
     }
