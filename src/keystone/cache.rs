@@ -6,250 +6,51 @@
 //! an old token never throws away a new one, and the old one stays until the new one is there.
 //!
 //! Keystone is protected from us: failures back off, rejected credentials most of all (accounts get
-//! locked; all scopes of a cloud share one breaker, and all clouds of a user one account), and buckets cap the logins that refused tokens and
-//! made-up scopes may cause. Calls to Keystone run on a runtime of their own and outlive the requests
-//! that wait for them. Nothing here knows about routes or downstream clients.
+//! locked; all scopes of a cloud share one breaker, and all clouds of a user one account), and buckets
+//! cap the logins that refused tokens and made-up scopes may cause. Calls to Keystone run on a runtime
+//! of their own and outlive the requests that wait for them. Nothing here knows about routes or
+//! downstream clients.
 
 mod account;
+mod asked;
 mod breaker;
+mod check;
+mod event;
 mod kept;
+mod login;
+mod projects;
 mod slot;
 mod standing;
+mod watch;
 
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::OnceCell;
-use tokio::sync::broadcast::{self, error::RecvError};
 
 use self::account::{Account, Secrets};
+pub use self::asked::{Asked, Key};
+use self::asked::{has_scope, may_exist};
+use self::breaker::Breaker;
 pub use self::breaker::Protection;
-use self::breaker::{Breaker, Permit, Verdict};
+use self::check::Check;
+pub use self::event::{Event, Observer, Outcome, Reason};
 pub use self::kept::Keeping;
-use self::slot::{Login, Slot, Trouble};
+use self::projects::{KNOWN_PROJECTS, Projects, UNKNOWN_PROJECTS, match_project};
+use self::slot::Slot;
 use self::standing::Standing;
-use super::shared::{self, News};
 use super::{
-    Auth, AuthError, Client, Config, Destination, Domain, LoginId, Named, NoEndpoint, Place, Project,
-    ProjectInfo, ProviderError, Scope, Token, TokenId, catalog,
+    Auth, AuthError, Client, Config, Destination, NoEndpoint, Project, ProjectInfo, Scope, Token, TokenId,
+    catalog, shared,
 };
-use crate::secret;
 use crate::upstream;
 
 /// How many scopes' tokens are kept beside those of the clouds' own, and of how many it is remembered that
 /// there is none.
 const MOST_SCOPES: u64 = 1024;
-
-/// The longest name or id in a scope that is worth asking for, bytes; Keystone has none of more than 255
-/// characters. What somebody asked for is kept for a while, so it must not be of any size.
-const LONGEST_NAME: usize = 1024;
-
-/// How long a list of projects answers for names that are in it, and for those that are not. The latter
-/// also for whoever wants the list itself, and for a failure to get one.
-const KNOWN_PROJECTS: Duration = Duration::from_secs(60);
-const UNKNOWN_PROJECTS: Duration = Duration::from_secs(5);
-
-/// How long Keystone may take to say whether a token is good, before an upload starts without its
-/// word; and how long it is not asked again then.
-const CHECK_DEADLINE: Duration = Duration::from_secs(2);
-const UNCHECKED: Duration = Duration::from_secs(10);
-
-/// How often it is looked whether a rejected secret has changed, or a person's login.
-const WATCH: Duration = Duration::from_secs(1);
-
-/// Which token: of which cloud, and for what.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// The cloud's place in the list that the cache was made from.
-    pub cloud: usize,
-    /// For what.
-    pub scope: Asked,
-}
-
-/// What a token should be good for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Asked {
-    /// The scope that the cloud's configuration asks for.
-    Own,
-    /// A project of the user, by id or name: which one is found out first.
-    Project(String),
-    /// This very scope, whatever Keystone says to it.
-    Exactly(Scope),
-}
-
-impl fmt::Display for Asked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Own => f.write_str("the cloud's own scope"),
-            Self::Project(project) => f.write_str(project),
-            Self::Exactly(scope) => scope.fmt(f),
-        }
-    }
-}
-
-impl Key {
-    /// The key of a cloud's own scope.
-    pub fn of_cloud(cloud: usize) -> Self {
-        Self { cloud, scope: Asked::Own }
-    }
-}
-
-/// What happens in the cache, for metrics. Called on the path of a login, so it must be quick.
-pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
-
-/// One thing that happened.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// Keystone was asked for a token.
-    Asked {
-        /// Of which cloud.
-        cloud: usize,
-        /// Why.
-        reason: Reason,
-        /// What came of it.
-        outcome: Outcome,
-        /// How long it took.
-        took: Duration,
-        /// The end of the new token, UNIX seconds, if this was for the cloud's own scope.
-        expires_at: Option<i64>,
-    },
-    /// A token of an earlier login or of another keyway's was found, so that Keystone was not asked.
-    Restored {
-        /// Of which cloud.
-        cloud: usize,
-        /// Its end, UNIX seconds, if this was for the cloud's own scope.
-        expires_at: Option<i64>,
-    },
-    /// Someone got a token, or waits for one, without a call of its own. Readers of a
-    /// [`TokenCache::snapshot`] count for themselves.
-    Saved {
-        /// Of which cloud.
-        cloud: usize,
-    },
-    /// No login of a cloud goes to Keystone for a while.
-    Paused {
-        /// Of which cloud.
-        cloud: usize,
-        /// For how long.
-        wait: Duration,
-        /// Keystone rejected the credentials; else it did not answer.
-        rejected: bool,
-    },
-    /// A login went well after [`Paused`](Self::Paused).
-    Resumed {
-        /// Of which cloud.
-        cloud: usize,
-    },
-    /// Keystone was asked for the user's projects.
-    Listed {
-        /// Of which cloud.
-        cloud: usize,
-        /// What came of it.
-        outcome: Outcome,
-    },
-    /// A service refused a token, and no new one was asked for: there were too many of late.
-    Capped {
-        /// Of which cloud.
-        cloud: usize,
-    },
-    /// The store that keyways share was asked for something.
-    StoreAsked(shared::Answer),
-    /// It can be used from now on, or can't.
-    StoreIs {
-        /// It can.
-        up: bool,
-    },
-}
-
-/// Why Keystone was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// There was no token yet.
-    Cold,
-    /// The token was about to end, or over.
-    Renewal,
-    /// A service refused the token.
-    Rejected,
-}
-
-impl Reason {
-    /// The label in metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cold => "cold",
-            Self::Renewal => "renewal",
-            Self::Rejected => "rejected",
-        }
-    }
-}
-
-/// What came of asking Keystone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// A token.
-    Ok,
-    /// The credentials or the scope were not accepted.
-    Rejected,
-    /// Keystone did not answer, or could not.
-    Unavailable,
-    /// Keystone asked for fewer questions.
-    Throttled,
-    /// Not what Keystone would answer, or nothing that can be used.
-    BadReply,
-}
-
-impl Outcome {
-    /// The label in metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Rejected => "rejected",
-            Self::Unavailable => "unavailable",
-            Self::Throttled => "throttled",
-            Self::BadReply => "bad_reply",
-        }
-    }
-
-    fn of(error: &AuthError) -> Self {
-        match error.root() {
-            AuthError::Rejected { .. } | AuthError::ScopeRefused { .. } | AuthError::MoreMethods { .. } => {
-                Self::Rejected
-            }
-            AuthError::Provider(error) if error.is_rejection() => Self::Rejected,
-            AuthError::Provider(ProviderError::Unavailable { status: 429, .. }) => Self::Throttled,
-            AuthError::Provider(error) if error.is_temporary() => Self::Unavailable,
-            AuthError::Unavailable { status: 429, .. } => Self::Throttled,
-            AuthError::Unavailable { .. }
-            | AuthError::Unreachable(_)
-            | AuthError::Timeout { .. }
-            | AuthError::Waiting { .. }
-            | AuthError::Spent { .. }
-            | AuthError::TooManyRefusals { .. }
-            | AuthError::TooManyScopes { .. }
-            | AuthError::NoSecret { .. }
-            | AuthError::LoginRequired { .. }
-            | AuthError::PasscodeUsed { .. }
-            | AuthError::Stopped => Self::Unavailable,
-            AuthError::BadReply { .. }
-            | AuthError::Provider(_)
-            | AuthError::NoBrowser { .. }
-            | AuthError::NoCatalog { .. }
-            | AuthError::AlreadyExpired { .. }
-            | AuthError::NoTenant
-            | AuthError::ManyTenants { .. }
-            | AuthError::UnknownProject { .. }
-            | AuthError::AmbiguousProject { .. }
-            | AuthError::ScopeFixed { .. }
-            | AuthError::FixedToken
-            | AuthError::NotInV2 { .. }
-            | AuthError::NoSuchCloud => Self::BadReply,
-        }
-    }
-}
 
 /// How a cloud's own token is doing, for `/status`, `/readyz` and people.
 #[derive(Clone, Debug, Default)]
@@ -370,12 +171,12 @@ struct Cloud {
     check: Mutex<Option<Arc<Check>>>,
 }
 
-/// What Keystone said when it was asked for the user's projects, and when.
-#[derive(Clone, Default)]
-struct Projects {
-    listed: Option<(Instant, Arc<[ProjectInfo]>)>,
-    /// Since then, if at all.
-    failed: Option<(Instant, AuthError)>,
+enum Source {
+    Keystone(Box<dyn Issuer>),
+    /// There is nobody to ask for a token.
+    Standing(Box<Standing>),
+    /// The operator's fixed token can't be sent.
+    Unusable(Arc<AuthError>),
 }
 
 impl Cloud {
@@ -405,49 +206,9 @@ impl Cloud {
         }
     }
 
-    /// The user's projects, if Keystone listed them no longer than `span` ago.
-    fn projects_within(&self, span: Duration) -> Option<Arc<[ProjectInfo]>> {
-        let projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, listed) = projects.listed.as_ref()?;
-        (slot::now().saturating_duration_since(*at) < span).then(|| Arc::clone(listed))
-    }
-
-    /// Why there was no list of them just now.
-    fn listing_failed(&self) -> Option<AuthError> {
-        let projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, error) = projects.failed.as_ref()?;
-        (slot::now().saturating_duration_since(*at) < UNKNOWN_PROJECTS).then(|| error.clone())
-    }
-
     fn breaker(&self) -> Arc<Breaker> {
         Arc::clone(&self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// A question whether a token is good, and its answer.
-struct Check {
-    token: TokenId,
-    good: OnceCell<Result<bool, AuthError>>,
-    asked: Instant,
-}
-
-impl Check {
-    /// Whether its answer, or that there was none, still counts.
-    fn holds(&self, now: Instant) -> bool {
-        match self.good.get() {
-            None => true,
-            Some(Ok(_)) => false,
-            Some(Err(_)) => now.saturating_duration_since(self.asked) < UNCHECKED,
-        }
-    }
-}
-
-enum Source {
-    Keystone(Box<dyn Issuer>),
-    /// There is nobody to ask for a token.
-    Standing(Box<Standing>),
-    /// The operator's fixed token can't be sent.
-    Unusable(Arc<AuthError>),
 }
 
 impl fmt::Debug for TokenCache {
@@ -484,21 +245,10 @@ impl TokenCache {
                 (config, source)
             })
             .collect();
-        Self::with_store(clouds, store, deadline, protection, runtime, observer)
+        Self::with_sources(clouds, store, deadline, protection, runtime, observer)
     }
 
-    #[cfg(test)]
     fn with_sources(
-        clouds: Vec<(Config, Source)>,
-        deadline: Duration,
-        protection: Protection,
-        runtime: Handle,
-        observer: Observer,
-    ) -> Self {
-        Self::with_store(clouds, None, deadline, protection, runtime, observer)
-    }
-
-    fn with_store(
         clouds: Vec<(Config, Source)>,
         store: Option<Keeping>,
         deadline: Duration,
@@ -544,7 +294,7 @@ impl TokenCache {
         };
         let shared = Arc::new(shared);
         if let Some(Keeping::Shared(store)) = &shared.store {
-            shared.runtime.spawn(listen(store.news(), Arc::downgrade(&shared)));
+            shared.runtime.spawn(watch::listen(store.news(), Arc::downgrade(&shared)));
         }
         Self { shared }
     }
@@ -649,50 +399,6 @@ impl TokenCache {
             Source::Standing(standing) => standing.replace(used).await.inspect(|_| self.shared.changed()),
             Source::Unusable(error) => Err(Arc::clone(error)),
         }
-    }
-
-    /// Asks Keystone whether a token is still good, and notes it in the token if it is. For uploads
-    /// that can't be sent twice. Those who ask about the same token together share one question, and
-    /// one that was not answered is not repeated for a while.
-    ///
-    /// # Errors
-    /// [`AuthError`] when Keystone gives no clear answer.
-    pub async fn validate(&self, cloud: usize, token: &Token) -> Result<bool, AuthError> {
-        let place = self.shared.clouds.get(cloud).ok_or(AuthError::NoSuchCloud)?;
-        let check = {
-            let mut running = place.check.lock().unwrap_or_else(PoisonError::into_inner);
-            match &*running {
-                Some(check) if check.token == token.id && check.holds(slot::now()) => Arc::clone(check),
-                _ => {
-                    let (token, good, asked) = (token.id.clone(), OnceCell::new(), slot::now());
-                    let check = Arc::new(Check { token, good, asked });
-                    *running = Some(Arc::clone(&check));
-                    check
-                }
-            }
-        };
-        let ask = || async {
-            let (shared, id) = (Arc::clone(&self.shared), token.id.clone());
-            let task = self.shared.runtime.spawn(async move {
-                let Cloud { source, .. } = &shared.clouds[cloud];
-                let breaker = shared.clouds[cloud].breaker();
-                let Source::Keystone(keystone) = source else { return Ok(true) };
-                if let Some(waiting) = breaker.waiting(slot::now()) {
-                    return Err(waiting);
-                }
-                let limit = CHECK_DEADLINE.min(shared.deadline);
-                let checking = tokio::time::timeout(limit, keystone.validate(&id));
-                checking.await.unwrap_or(Err(AuthError::Timeout { after: limit }))
-            });
-            task.await.unwrap_or(Err(AuthError::Stopped))
-        };
-        let good = check.good.get_or_init(ask).await.clone()?;
-        // It is answered, so nobody joins it any more: it must not outlive the token.
-        place.check.lock().unwrap_or_else(PoisonError::into_inner).take_if(|last| Arc::ptr_eq(last, &check));
-        if good {
-            token.mark_proved(slot::now());
-        }
-        Ok(good)
     }
 
     /// The projects that a cloud's user may log in to, disabled ones included, as Keystone lists them now or
@@ -806,7 +512,7 @@ impl TokenCache {
             return Err(Arc::new(AuthError::ScopeFixed { asked: key.scope.to_string() }));
         }
         if let Asked::Exactly(scope) = &key.scope
-            && names(scope).iter().any(|name| name.len() > LONGEST_NAME)
+            && !may_exist(scope)
         {
             return Err(Arc::new(AuthError::Rejected { status: 401, message: None }.of_scope()));
         }
@@ -854,284 +560,6 @@ impl Shared {
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    /// One login: finds the project, if that is still to be done, and asks Keystone for its token, unless one
-    /// was kept.
-    async fn log_in(self: &Arc<Self>, login: &mut Login) -> Result<Token, Trouble> {
-        let cloud = self.clouds.get(login.key.cloud).ok_or(Trouble::NotAsked(AuthError::NoSuchCloud))?;
-        let (Source::Keystone(keystone), Auth::Identity(identity)) = (&cloud.source, &cloud.config.auth)
-        else {
-            return Err(Trouble::NotAsked(AuthError::FixedToken));
-        };
-        let scope = match &login.key.scope {
-            Asked::Own => identity.scope.clone(),
-            Asked::Exactly(scope) => scope.clone(),
-            Asked::Project(asked) => {
-                let id = match (&login.project_id, &login.lister) {
-                    (Some(id), _) => id.clone(),
-                    (None, Some(own)) => self.find_project(asked, own, login).await?,
-                    (None, None) => return Err(Trouble::NotAsked(AuthError::Stopped)),
-                };
-                login.project_id = Some(id.clone());
-                Scope::Project(Project::Id(id))
-            }
-        };
-        self.obtain(cloud, identity, keystone.as_ref(), &scope, login).await
-    }
-
-    /// Asks Keystone for a token when its turn comes.
-    async fn authenticate(
-        self: &Arc<Self>,
-        cloud: &Cloud,
-        keystone: &dyn Issuer,
-        scope: &Scope,
-        login: &Login,
-    ) -> Result<Token, Trouble> {
-        let breaker = cloud.breaker();
-        let permit = self.in_time(login.start, breaker.admit()).await.map_err(Trouble::NotAsked)?;
-        if login.known || !cloud.may_be_made_up(&login.key.scope) {
-            return self.ask(cloud, keystone, scope, login, permit).await;
-        }
-        // There is a limit to those that Keystone may refuse.
-        breaker.take_scope().map_err(Trouble::NotAsked)?;
-        let result = self.ask(cloud, keystone, scope, login, permit).await;
-        if !matches!(&result, Err(Trouble::OfScope(AuthError::ScopeRefused { .. }))) {
-            breaker.put_scope_back();
-        }
-        result
-    }
-
-    /// Asks Keystone for a token, and tells the breaker what came of it while nobody else's turn has
-    /// come yet.
-    async fn ask(
-        self: &Arc<Self>,
-        cloud: &Cloud,
-        keystone: &dyn Issuer,
-        scope: &Scope,
-        login: &Login,
-        permit: Permit<'_>,
-    ) -> Result<Token, Trouble> {
-        let (breaker, index, start) = (cloud.breaker(), login.key.cloud, login.start);
-        // Where a client named the scope and Keystone says no to it, that is the client's answer.
-        let about_scope = |error: AuthError| {
-            Trouble::OfScope(if login.key.scope == Asked::Own { error } else { error.of_scope() })
-        };
-        let mut sent = slot::now();
-        let mut secrets = match self.in_time(start, self.secrets(&breaker, keystone)).await {
-            Ok(secrets) => secrets,
-            Err(error) => return Err(self.fail(index, error, sent)),
-        };
-        if breaker.is_last_chance(&secrets) && cloud.takes_scope() && *scope != Scope::Unscoped {
-            // Once more may be once too often: without a scope, the answer is about the credentials alone.
-            match self.show(cloud, keystone, &Scope::Unscoped, &secrets, login).await {
-                Ok(_) => sent = slot::now(),
-                Err(error) if error.is_rejection() || is_about_keystone(&error) => {
-                    return Err(self.fail(index, error, sent));
-                }
-                // That is none of Keystone's answers to a wrong password.
-                Err(_) => {}
-            }
-        }
-        let mut answer = self.in_time(start, keystone.authenticate(scope)).await;
-        let mut permit = permit;
-        if let Err(error) = &answer
-            && error.is_rejection()
-        {
-            breaker.account().reject(&secrets, error);
-            permit = match self.in_time(start, breaker.alone(permit)).await {
-                Ok(permit) => permit,
-                Err(_) => {
-                    return Err(
-                        answer.map_or_else(Trouble::OfScope, |_| Trouble::NotAsked(AuthError::Stopped))
-                    );
-                }
-            };
-            // Somebody may have changed the password just now.
-            let other = self.in_time(start, keystone.secrets(Some(&secrets))).await;
-            if let Some(other) =
-                other.ok().filter(|other| *other != secrets && breaker.may_show(other).is_ok())
-            {
-                tracing::info!(
-                    cloud = cloud.config.name,
-                    "the secret to log in with has changed: trying the new one"
-                );
-                self.asked(login, Outcome::Rejected, sent, None);
-                (secrets, sent) = (other, slot::now());
-                answer = self.in_time(start, keystone.authenticate(scope)).await;
-                if let Err(error) = &answer
-                    && error.is_rejection()
-                {
-                    breaker.account().reject(&secrets, error);
-                }
-            }
-        }
-        let _permit = permit;
-        match answer {
-            Ok(token) => {
-                self.accept(cloud, scope, login);
-                Ok(token)
-            }
-            Err(error) if is_about_keystone(&error) => Err(self.fail(index, error, sent)),
-            Err(error) if error.is_rejection() => {
-                let scope_alone = match breaker.verdict(scope, sent) {
-                    Verdict::Good => true,
-                    Verdict::Bad | Verdict::Unknown => false,
-                    Verdict::Ask(other) => self.show(cloud, keystone, &other, &secrets, login).await.is_ok(),
-                };
-                if scope_alone {
-                    breaker.absolve(scope);
-                    return Err(about_scope(error));
-                }
-                Err(self.fail(index, error, sent))
-            }
-            Err(error @ AuthError::NotInV2 { .. }) => Err(about_scope(error)),
-            Err(error) => Err(Trouble::OfScope(error)),
-        }
-    }
-
-    /// What a login shows now. What Keystone rejected before is asked for anew, where that may help; and if it must not
-    /// be shown once more, that is the answer.
-    async fn secrets(&self, breaker: &Breaker, keystone: &dyn Issuer) -> Result<Secrets, AuthError> {
-        let mut secrets = keystone.secrets(None).await?;
-        if breaker.account().times(&secrets) > 0 {
-            secrets = keystone.secrets(Some(&secrets)).await?;
-        }
-        breaker.may_show(&secrets)?;
-        Ok(secrets)
-    }
-
-    /// Logs in for `scope` to see whether Keystone accepts these credentials at all.
-    async fn show(
-        &self,
-        cloud: &Cloud,
-        keystone: &dyn Issuer,
-        scope: &Scope,
-        secrets: &Secrets,
-        login: &Login,
-    ) -> Result<(), AuthError> {
-        let (breaker, started) = (cloud.breaker(), slot::now());
-        breaker.may_show(secrets)?;
-        let answer = self.in_time(login.start, keystone.authenticate(scope)).await;
-        let outcome = answer.as_ref().map_or_else(Outcome::of, |_| Outcome::Ok);
-        self.asked(login, outcome, started, None);
-        match answer {
-            Ok(_) => {
-                self.accept(cloud, scope, login);
-                Ok(())
-            }
-            Err(error) => {
-                if error.is_rejection() {
-                    breaker.account().reject(secrets, &error);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Tells of a login beside the one that brings the token.
-    fn asked(&self, login: &Login, outcome: Outcome, started: Instant, expires_at: Option<i64>) {
-        (self.observer)(&Event::Asked {
-            cloud: login.key.cloud,
-            reason: login.reason,
-            outcome,
-            took: slot::now().saturating_duration_since(started),
-            expires_at,
-        });
-    }
-
-    /// Looks again and again whether a rejected secret has changed where it comes from, until Keystone accepts one.
-    fn watch_secrets(self: &Arc<Self>, index: usize) {
-        let (shared, watch) = (Arc::downgrade(self), self.clouds[index].breaker().watch());
-        self.runtime.spawn(async move {
-            loop {
-                tokio::time::sleep(WATCH).await;
-                let Some(shared) = shared.upgrade() else { return };
-                let cloud = &shared.clouds[index];
-                let breaker = cloud.breaker();
-                let Source::Keystone(keystone) = &cloud.source else { return };
-                if !breaker.watches(watch) {
-                    return;
-                }
-                let changed = match breaker.account().last_rejected() {
-                    Some(rejected) => keystone.has_changed(&rejected).await,
-                    // Another cloud's login went well since.
-                    None => true,
-                };
-                if changed
-                    && let Ok(secrets) = keystone.secrets(None).await
-                    && breaker.may_show(&secrets).is_ok()
-                {
-                    tracing::info!(
-                        cloud = cloud.config.name,
-                        "the rejected secret has changed: trying the new one"
-                    );
-                    breaker.lift();
-                    cloud.slot.hurry(&shared);
-                }
-            }
-        });
-    }
-
-    /// Looks again and again whether a person's login is still the one that tokens were got with. Once it is not,
-    /// because of `keyway logout` or another login, they are used no more. Keystone does not end them with the login.
-    async fn watch_login(shared: Weak<Self>, index: usize, place: Place) {
-        loop {
-            tokio::time::sleep(WATCH).await;
-            let asked = place.clone();
-            let Ok(loaded) = tokio::task::spawn_blocking(move || asked.load()).await else { return };
-            let Some(shared) = shared.upgrade() else { return };
-            // What is wrong with the place is told where the token is wanted, and is no logout.
-            let Ok(kept) = loaded else { continue };
-            shared.forget_logins(index, kept.map(|kept| kept.login)).await;
-        }
-    }
-
-    /// Lets go of tokens that came of other logins than this one. Where there is none, Keystone revokes them.
-    async fn forget_logins(self: &Arc<Self>, index: usize, login: Option<LoginId>) {
-        let cloud = &self.clouds[index];
-        let others = self.scopes.iter().chain(&self.tried);
-        let others = others.filter(|(key, _)| key.cloud == index).map(|(_, slot)| slot);
-        let slots: Vec<_> = std::iter::once(Arc::clone(&cloud.slot)).chain(others).collect();
-        // The cloud's own goes last: it asks for another one at once.
-        let forgotten: Vec<_> = slots.iter().rev().filter_map(|slot| slot.forget(self, login)).collect();
-        if forgotten.is_empty() {
-            return;
-        }
-        *cloud.projects.lock().unwrap_or_else(PoisonError::into_inner) = Projects::default();
-        tracing::info!(
-            cloud = cloud.config.name,
-            tokens = forgotten.len(),
-            "the login that these tokens came of is gone, and they with it"
-        );
-        let (Source::Keystone(keystone), None) = (&cloud.source, login) else { return };
-        for token in forgotten {
-            if let Err(error) = keystone.revoke(&token.id).await {
-                let (cloud, error) = (&cloud.config.name, secret::causes(&error));
-                tracing::warn!(cloud, error, "tokens of the login that is gone could not be revoked");
-                return;
-            }
-        }
-    }
-
-    fn accept(&self, cloud: &Cloud, scope: &Scope, login: &Login) {
-        if cloud.breaker().accept(scope) {
-            tracing::info!(cloud = cloud.config.name, "Keystone accepts logins again");
-            (self.observer)(&Event::Resumed { cloud: login.key.cloud });
-        }
-    }
-
-    fn fail(self: &Arc<Self>, cloud: usize, error: AuthError, sent: Instant) -> Trouble {
-        let failure = self.clouds[cloud].breaker().fail(error, sent);
-        if failure.error.is_rejection() {
-            self.watch_secrets(cloud);
-        }
-        (self.observer)(&Event::Paused {
-            cloud,
-            wait: failure.until.saturating_duration_since(slot::now()),
-            rejected: failure.error.is_rejection(),
-        });
-        Trouble::OfCloud(failure)
-    }
-
     /// A step of what began at `start`, as long as that may take in all.
     async fn in_time<T>(
         &self,
@@ -1141,176 +569,6 @@ impl Shared {
         let due = start + self.deadline;
         let timed_out = |_| Err(AuthError::Timeout { after: self.deadline });
         tokio::time::timeout_at(due.into(), step).await.unwrap_or_else(timed_out)
-    }
-
-    /// The id of the project that a request means: an id, else a name; among equal names the one in
-    /// the domain of the cloud's own project.
-    async fn find_project(
-        self: &Arc<Self>,
-        asked: &str,
-        own: &Token,
-        login: &Login,
-    ) -> Result<String, Trouble> {
-        let known = self.clouds[login.key.cloud].projects_within(KNOWN_PROJECTS);
-        if let Some(found) = known.and_then(|projects| match_project(&projects, asked, own).ok()) {
-            return Ok(found);
-        }
-        let projects = self.list_projects(login.key.cloud, own, login.start).await?;
-        match_project(&projects, asked, own).map_err(Trouble::OfScope)
-    }
-
-    /// Asks Keystone for the user's projects, unless it was asked just now. `start` is when whoever needs
-    /// them began.
-    async fn list_projects(
-        self: &Arc<Self>,
-        index: usize,
-        own: &Token,
-        start: Instant,
-    ) -> Result<Arc<[ProjectInfo]>, Trouble> {
-        let cloud = &self.clouds[index];
-        let Source::Keystone(keystone) = &cloud.source else {
-            return Err(Trouble::NotAsked(AuthError::FixedToken));
-        };
-        let turn = self.in_time(start, async { Ok(cloud.listing.lock().await) });
-        let _turn = turn.await.map_err(Trouble::NotAsked)?;
-        if let Some(projects) = cloud.projects_within(UNKNOWN_PROJECTS) {
-            return Ok(projects);
-        }
-        if let Some(failed) = cloud.listing_failed() {
-            return Err(Trouble::OfScope(failed));
-        }
-        if let Some(waiting) = cloud.breaker().waiting(slot::now()) {
-            return Err(Trouble::NotAsked(waiting));
-        }
-        let sent = slot::now();
-        let mut listed = self.in_time(start, keystone.projects(&own.id)).await;
-        // The list's 401 is about the token that it was asked for with, not about the credentials.
-        if let Err(AuthError::Rejected { status: 401, .. }) = listed {
-            let replaced = cloud.slot.replace(self, &own.id, None).await;
-            let own = replaced.map_err(|error| Trouble::NotAsked((*error).clone()))?;
-            listed = self.in_time(start, keystone.projects(&own.id)).await;
-        }
-        let outcome = listed.as_ref().map_or_else(Outcome::of, |_| Outcome::Ok);
-        (self.observer)(&Event::Listed { cloud: index, outcome });
-        let mut projects = cloud.projects.lock().unwrap_or_else(PoisonError::into_inner);
-        match listed {
-            Ok(listed) => {
-                let listed: Arc<[ProjectInfo]> = listed.into();
-                *projects = Projects { listed: Some((slot::now(), Arc::clone(&listed))), failed: None };
-                Ok(listed)
-            }
-            Err(error) if is_about_keystone(&error) => Err(self.fail(index, error, sent)),
-            Err(error) => {
-                projects.failed = Some((slot::now(), error.clone()));
-                Err(Trouble::OfScope(error))
-            }
-        }
-    }
-}
-
-/// Hears which tokens services refused to other keyways, and replaces those here as well.
-async fn listen(mut news: broadcast::Receiver<Arc<[News]>>, shared: Weak<Shared>) {
-    loop {
-        let news = match news.recv().await {
-            Ok(news) => news,
-            // What was missed is learnt from the services.
-            Err(RecvError::Lagged(_)) => continue,
-            Err(RecvError::Closed) => return,
-        };
-        let Some(shared) = shared.upgrade() else { return };
-        for news in news.iter() {
-            let News::Refused(token) = news else { continue };
-            let own = shared.clouds.iter().map(|cloud| Arc::clone(&cloud.slot));
-            for slot in own.chain(shared.scopes.iter().map(|(_, slot)| slot)) {
-                slot.hear_of_refusal(&shared, token);
-            }
-        }
-    }
-}
-
-/// Whether a failure would meet every login alike. A 500 may be about one project's catalog.
-fn is_about_keystone(error: &AuthError) -> bool {
-    match error {
-        AuthError::Unreachable(_)
-        | AuthError::Timeout { .. }
-        | AuthError::NoSecret { .. }
-        | AuthError::PasscodeUsed { .. }
-        | AuthError::LoginRequired { .. }
-        | AuthError::Provider(_) => true,
-        AuthError::Unavailable { status, retry_after, .. } => {
-            matches!(status, 429 | 502 | 503 | 504) || retry_after.is_some()
-        }
-        _ => false,
-    }
-}
-
-/// Whether a token is good for what is asked, as far as it tells.
-fn has_scope(token: &Token, asked: &Asked) -> bool {
-    let scope = match asked {
-        Asked::Own => return true,
-        Asked::Project(asked) => {
-            return token.project.as_ref().is_some_and(|own| own.id == *asked || own.name == *asked);
-        }
-        Asked::Exactly(scope) => scope,
-    };
-    match scope {
-        // Only Keystone knows what that is.
-        Scope::Default => false,
-        Scope::Unscoped => token.project.is_none() && token.domain.is_none() && !token.system,
-        Scope::System => token.system,
-        Scope::Trust(id) => token.trust.as_ref() == Some(id),
-        Scope::Project(Project::Id(id)) => token.project.as_ref().is_some_and(|own| own.id == *id),
-        Scope::Project(Project::Name { name, domain }) => {
-            let in_domain = |own: &Named| match domain {
-                None => true,
-                Some(Domain::Id(id)) => own.domain_id.as_ref() == Some(id),
-                Some(Domain::Name(name)) => own.domain_name.as_ref() == Some(name),
-            };
-            token.project.as_ref().is_some_and(|own| own.name == *name && in_domain(own))
-        }
-        Scope::Domain(domain) => token.domain.as_ref().is_some_and(|own| match domain {
-            Domain::Id(id) => own.id == *id,
-            Domain::Name(name) => own.name == *name,
-        }),
-    }
-}
-
-/// The names and ids in a scope.
-fn names(scope: &Scope) -> [&str; 2] {
-    fn of_domain(domain: &Domain) -> &str {
-        match domain {
-            Domain::Id(name) | Domain::Name(name) => name,
-        }
-    }
-    match scope {
-        Scope::Project(Project::Id(id)) => [id, ""],
-        Scope::Project(Project::Name { name, domain }) => [name, domain.as_ref().map_or("", of_domain)],
-        Scope::Domain(domain) => [of_domain(domain), ""],
-        Scope::Trust(id) => [id, ""],
-        Scope::Default | Scope::Unscoped | Scope::System => ["", ""],
-    }
-}
-
-fn match_project(projects: &[ProjectInfo], asked: &str, own: &Token) -> Result<String, AuthError> {
-    let usable = || projects.iter().filter(|info| info.enabled).map(|info| &info.project);
-    if let Some(project) = usable().find(|project| project.id == asked) {
-        return Ok(project.id.clone());
-    }
-    let mut named: Vec<&Named> = usable().filter(|project| project.name == asked).collect();
-    let own_domain = own.project.as_ref().or(own.user.as_ref()).and_then(|own| own.domain_id.as_ref());
-    if named.len() > 1 && named.iter().any(|project| project.domain_id.as_ref() == own_domain) {
-        named.retain(|project| project.domain_id.as_ref() == own_domain);
-    }
-    match named[..] {
-        [project] => Ok(project.id.clone()),
-        [] => Err(AuthError::UnknownProject {
-            asked: asked.to_owned(),
-            available: usable().map(|project| project.name.clone()).collect(),
-        }),
-        _ => Err(AuthError::AmbiguousProject {
-            asked: asked.to_owned(),
-            ids: named.iter().map(|project| project.id.clone()).collect(),
-        }),
     }
 }
 

@@ -11,7 +11,8 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::keystone::{
-    AllowHttp, ApplicationCredential, Catalog, Identity, IdentityVersion, Interface, Method, Secret, User,
+    AllowHttp, ApplicationCredential, Catalog, Domain, Identity, IdentityVersion, Interface, Method, Named,
+    Secret, User,
 };
 use crate::upstream::BaseUrl;
 
@@ -370,6 +371,7 @@ impl Fixture {
         let source = Source::Keystone(Box::new(Arc::clone(&keystone)));
         let cache = TokenCache::with_sources(
             vec![(config(method, scope), source)],
+            None,
             DEADLINE,
             Protection::default(),
             Handle::current(),
@@ -714,6 +716,7 @@ async fn a_runtime_that_is_gone_is_an_error_and_no_deadlock() {
     let clouds = vec![(config(password(), Scope::Default), source)];
     fixture.cache = TokenCache::with_sources(
         clouds,
+        None,
         DEADLINE,
         Protection::default(),
         runtime.handle().clone(),
@@ -819,6 +822,7 @@ async fn a_fixed_token_serves_every_service_and_is_never_renewed() {
     let clouds = vec![(Config { auth, ..config(password(), Scope::Default) }, standing)];
     let cache = TokenCache::with_sources(
         clouds,
+        None,
         DEADLINE,
         Protection::default(),
         Handle::current(),

@@ -27,7 +27,7 @@ impl Kept {
         let seen = Arc::clone(&fixture.events);
         let observer: Observer = Arc::new(move |event: &Event| seen.lock().unwrap().push(event.clone()));
         let kept = Some(Keeping::Disk(Arc::clone(&store)));
-        fixture.cache = TokenCache::with_store(
+        fixture.cache = TokenCache::with_sources(
             vec![(config, source)],
             kept,
             DEADLINE,

@@ -22,7 +22,7 @@ impl Fixture {
         let seen = Arc::clone(&self.events);
         let observer: Observer = Arc::new(move |event: &Event| seen.lock().unwrap().push(event.clone()));
         let clouds = (0..count).map(cloud).collect();
-        TokenCache::with_sources(clouds, DEADLINE, protection, Handle::current(), observer)
+        TokenCache::with_sources(clouds, None, DEADLINE, protection, Handle::current(), observer)
     }
 
     /// A thousand requests at once, for the clouds' own scopes, projects and scopes that somebody made up; how many

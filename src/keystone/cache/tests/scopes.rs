@@ -303,6 +303,7 @@ async fn credentials_with_a_scope_of_their_own_ask_for_no_other() {
     let clouds = vec![(Config { auth, ..config(password(), Scope::Default) }, standing)];
     let cache = TokenCache::with_sources(
         clouds,
+        None,
         DEADLINE,
         Protection::default(),
         Handle::current(),
@@ -384,6 +385,7 @@ async fn a_reload_keeps_scopes_and_what_was_refused() {
     let clouds = vec![other, (config(password(), Scope::Default), source)];
     let heir = TokenCache::with_sources(
         clouds,
+        None,
         DEADLINE,
         Protection::default(),
         Handle::current(),
