@@ -10,8 +10,9 @@ use std::{fmt, fs, io};
 use toml::{Table, Value};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::layers::SETTINGS;
 use super::problems::{COMMAND_LINE, ENVIRONMENT, Problems, closest};
-use super::{Env, Overrides, SETTINGS};
+use super::{Env, Overrides};
 
 /// keyway.toml as written. Without a file, everything is empty.
 #[derive(Debug, Default)]

@@ -5,11 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::file::Options;
 use super::policy::Policies;
-use super::{ADMIN_PORT, Layers, Listener, PORT, exposure, value};
+use super::{Layers, Listener, exposure, value};
 use crate::entry;
 use crate::keystone::service_type;
 use crate::route::Route;
 use crate::server::{self, Address, tls};
+
+/// The ports of the main and of the admin listener, on 127.0.0.1, unless they are elsewhere.
+const PORT: u16 = 8180;
+pub(super) const ADMIN_PORT: u16 = 8181;
 
 /// The ways out where an address would let strangers in.
 const WAYS: &str = "bind 127.0.0.1 or a unix:/path socket, or set tls_cert, tls_key and client_ca";

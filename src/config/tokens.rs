@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Layers, exposure, sources, value, within_times};
+use super::{Layers, exposure, sources, value};
 use crate::keystone::store::{self, Config};
 use crate::keystone::{Source, shared};
 use crate::secret;
@@ -47,7 +47,8 @@ impl Layers<'_> {
         let password = self.store_password(warnings);
         let tls = self.store_tls(warnings);
         let prefix = self.setting("tokens.store_prefix", PREFIX.to_owned(), prefix);
-        let timeout = self.setting("tokens.store_timeout", TIMEOUT, |text| within_times(text, "10ms", "5s"));
+        let timeout =
+            self.setting("tokens.store_timeout", TIMEOUT, |text| value::within_times(text, "10ms", "5s"));
         let Some(address) = address else {
             // A demo has no store, and what is said of one is another program's.
             if !is_demo && self.problems.len() == before && self.written("tokens.store").is_empty() {

@@ -110,6 +110,38 @@ fn split(text: &str) -> (&str, &str) {
     (number, unit.trim_start())
 }
 
+pub(super) fn at_most(count: usize, most: usize) -> Result<usize, String> {
+    if count <= most { Ok(count) } else { Err(format!("must be at most {most}")) }
+}
+
+pub(super) fn within(size: usize, least: usize, most: usize) -> Result<usize, String> {
+    if (least..=most).contains(&size) {
+        Ok(size)
+    } else {
+        Err(format!("must be at least {least} and at most {most} bytes"))
+    }
+}
+
+/// A number from `least` to 1000.
+pub(super) fn small(text: &str, least: u32) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number) if (least..=1000).contains(&number) => Ok(number),
+        _ => Err(format!("`{text}` is no whole number from {least} to 1000")),
+    }
+}
+
+/// A duration from `least` to `most`, as people write them.
+pub(super) fn within_times(text: &str, least: &str, most: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    let bounds = duration(least)?..=duration(most)?;
+    if bounds.contains(&time) { Ok(time) } else { Err(format!("`{text}` is not between {least} and {most}")) }
+}
+
+pub(super) fn nonzero(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("must not be zero".to_owned()) } else { Ok(duration) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,10 +22,11 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 use super::file::named_options;
+use super::layers::{SETTINGS, variable};
 use super::*;
 use crate::keystone::{
-    ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Interface, Method, Passcode, Project,
-    Scope, Secret, Source, User,
+    AllowHttp, ApplicationCredential, Auth, Domain, Identity, IdentityVersion, Interface, Method, Passcode,
+    Project, Scope, Secret, Source, User,
 };
 
 /// A home directory, a current directory and an `/etc` of its own, variables, and flags.
