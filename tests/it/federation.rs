@@ -1,8 +1,7 @@
 //! Logins by way of an identity provider.
 
-use keyway::config::{Config, Env, Overrides};
+use keyway::config::Config;
 use keyway::demo::{OTHER_PROJECT, OTHER_PROJECT_ID};
-use keyway::keystone;
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
@@ -11,12 +10,11 @@ use crate::support::federation::{
     CLIENT, CLIENT_SECRET, Federation, IDENTITY_PROVIDER, Instead, OFFLINE, PASSWORD, PROTOCOL, SCOPE, USER,
     USER_CODE,
 };
+use crate::support::variables::{Variables, clouds, cold, logged_in, said, set};
 use crate::support::{Answer, Connection, Process, TestKeyway, bounded, eventually};
 
 const TOKEN: &str = "/token/?tenant=1";
 const DISCOVERY: &str = "/.well-known/openid-configuration";
-
-type Variables = Vec<(&'static str, String)>;
 
 /// The options of a client with a secret that finds the provider by its discovery document.
 fn by_client(federation: &Federation, auth_type: &str) -> Variables {
@@ -32,27 +30,6 @@ fn by_password(federation: &Federation) -> Variables {
     variables.push(("OS_USERNAME", USER.to_owned()));
     variables.push(("OS_PASSWORD", PASSWORD.to_owned()));
     variables
-}
-
-fn set(variables: &mut Variables, name: &'static str, value: impl Into<String>) {
-    variables.retain(|(known, _)| *known != name);
-    variables.push((name, value.into()));
-}
-
-/// The cloud that these variables make.
-fn clouds(variables: &Variables) -> Vec<keystone::Config> {
-    let env = Env::new(variables.iter().cloned(), "/nonexistent").with_root("/nonexistent");
-    Config::load(&Overrides::default(), &env).unwrap_or_else(|problems| panic!("{problems}")).clouds
-}
-
-fn cold(variables: &Variables) -> TestKeyway {
-    TestKeyway::cold(clouds(variables), |_| {})
-}
-
-async fn logged_in(variables: &Variables) -> TestKeyway {
-    let keyway = cold(variables);
-    keyway.logged_in().await;
-    keyway
 }
 
 fn answer(status: u16, body: impl ToString) -> Instead {
@@ -309,24 +286,7 @@ async fn keystones_no_to_the_providers_token_is_told_and_is_no_word_about_the_sc
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_of_a_federated_login_is_in_the_log_at_any_level_nor_in_metrics() {
     let federation = Federation::start().await;
-    let home = tempfile::tempdir().expect("a directory");
-    let variables = by_password(&federation);
-    let flags =
-        ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-level", "trace", "--log-format", "json"];
-    let process = Process::start(home.path(), &flags, &variables);
-    let (listen, admin) = process.addresses().await;
-    let get = async |address: &str, path: &str| {
-        let request = crate::support::request(http::Method::GET, path, &[], "");
-        let address = address.parse().expect("an address");
-        bounded("an answer", async { crate::support::Connection::open(address).await.send(request).await })
-            .await
-    };
-    assert_eq!(get(&listen, "/compute/servers").await.status, 200);
-    process
-        .stderr_line("the line of the request", |line| line.contains("/compute/servers").then_some(()))
-        .await;
-    let seen = [get(&admin, "/metrics").await.text(), get(&admin, "/status").await.text()].join("\n");
-    let text = format!("{seen}\n{}\n{}", process.stderr(), process.stdout());
+    let text = said(&by_password(&federation)).await;
     let tokens = federation.provider_tokens().into_iter().chain(federation.unscoped());
     for secret in tokens.chain([PASSWORD.to_owned(), CLIENT_SECRET.to_owned()]) {
         assert!(!keyway::secret::is_echoed(&text, &secret), "a secret that begins with {}", &secret[..12]);

@@ -16,12 +16,11 @@ use http::{Method, StatusCode};
 use keyway::demo::{self, Cloud, OTHER_PROJECT};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
+use tokio::net::TcpStream;
 
 use super::federation::free_port;
-use crate::support::federation::{Reply, address_of, listen, reply};
-use crate::support::{Answer, Connection, Process, cloud, eventually, request};
+use crate::support::federation::{Reply, address_of, bind, listen, reply};
+use crate::support::{Answer, Connection, Process, Task, cloud, eventually, request};
 
 const REALM: &str = "TEST.EXAMPLE";
 /// RFC 4178, section 3.2: the bytes that say which mechanism it is.
@@ -55,29 +54,22 @@ struct Door {
     _cloud: Cloud,
     address: SocketAddr,
     state: Arc<Mutex<State>>,
-    task: AbortHandle,
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: Task,
 }
 
 impl Door {
     async fn start() -> Self {
         let cloud = cloud().await;
         let keystone = address_of(&cloud);
-        let socket = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let address = socket.local_addr().expect("it is bound");
+        let (socket, address) = bind().await;
         let state: Arc<Mutex<State>> = Arc::default();
         let shared = Arc::clone(&state);
         let answer = move |head: http::request::Parts, body: Bytes| {
             let shared = Arc::clone(&shared);
             async move { guard(&shared, keystone, head, body).await }
         };
-        let task = tokio::spawn(listen(socket, answer)).abort_handle();
-        Self { _cloud: cloud, address, state, task }
+        let _task = Task::spawn(listen(socket, answer));
+        Self { _cloud: cloud, address, state, _task }
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {

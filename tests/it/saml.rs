@@ -2,41 +2,18 @@
 
 use std::time::Duration;
 
-use keyway::config::{Config, Env, Overrides};
+use keyway::config::Config;
 use keyway::demo::{OTHER_PROJECT, OTHER_PROJECT_ID};
-use keyway::keystone;
 
 use crate::support::federation::Instead;
 use crate::support::saml::{ECP, PASSWORD, SIGN_IN, Saml, TRUST, declined_by_saml, fault_of_adfs};
-use crate::support::{Process, TestKeyway, bounded, eventually};
-
-type Variables = Vec<(&'static str, String)>;
+use crate::support::variables::{Variables, clouds, cold, logged_in, said, set};
+use crate::support::{TestKeyway, eventually};
 
 const DOOR: &str = "/v3/OS-FEDERATION/identity_providers/my%20idp/protocols/saml2/auth";
 /// What of the password is the same in XML.
 const PART: &str = "canaryProviderPassword";
 const CONSUMER: &str = "/sp/paos?from=1";
-
-fn set(variables: &mut Variables, name: &'static str, value: impl Into<String>) {
-    variables.retain(|(known, _)| *known != name);
-    variables.push((name, value.into()));
-}
-
-/// The cloud that these variables make.
-fn clouds(variables: &Variables) -> Vec<keystone::Config> {
-    let env = Env::new(variables.iter().cloned(), "/nonexistent").with_root("/nonexistent");
-    Config::load(&Overrides::default(), &env).unwrap_or_else(|problems| panic!("{problems}")).clouds
-}
-
-fn cold(variables: &Variables) -> TestKeyway {
-    TestKeyway::cold(clouds(variables), |_| {})
-}
-
-async fn logged_in(variables: &Variables) -> TestKeyway {
-    let keyway = cold(variables);
-    keyway.logged_in().await;
-    keyway
-}
 
 /// What the log and `/status` say of the only cloud.
 async fn error(keyway: &TestKeyway) -> String {
@@ -407,33 +384,7 @@ async fn a_document_that_does_not_end_is_cut_off() {
 async fn no_secret_of_a_saml_login_is_in_the_log_at_any_level_nor_in_metrics() {
     for by in [Saml::by_saml, Saml::by_adfs] {
         let saml = Saml::start().await;
-        let home = tempfile::tempdir().expect("a directory");
-        let flags = [
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--log-level",
-            "trace",
-            "--log-format",
-            "json",
-        ];
-        let process = Process::start(home.path(), &flags, &by(&saml));
-        let (listen, admin) = process.addresses().await;
-        let get = async |address: &str, path: &str| {
-            let request = crate::support::request(http::Method::GET, path, &[], "");
-            let address = address.parse().expect("an address");
-            bounded("an answer", async {
-                crate::support::Connection::open(address).await.send(request).await
-            })
-            .await
-        };
-        assert_eq!(get(&listen, "/compute/servers").await.status, 200);
-        process
-            .stderr_line("the line of the request", |line| line.contains("/compute/servers").then_some(()))
-            .await;
-        let seen = [get(&admin, "/metrics").await.text(), get(&admin, "/status").await.text()].join("\n");
-        let text = format!("{seen}\n{}\n{}", process.stderr(), process.stdout());
+        let text = said(&by(&saml)).await;
         let secrets = saml.secrets();
         assert!(secrets.len() >= 4, "{secrets:?}");
         for secret in secrets {

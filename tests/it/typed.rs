@@ -6,16 +6,14 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::SystemTime;
 
-use keyway::config::{Config, Env, Overrides};
 use keyway::demo::{self, Cloud, OTHER_PROJECT, TOTP_SECRET};
 use keyway::keystone::{Secret, totp};
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
+use crate::support::variables::{Variables, cold};
 use crate::support::{Process, TestKeyway, cloud, eventually};
-
-type Variables = Vec<(&'static str, String)>;
 
 fn variables(cloud: &Cloud, auth_type: &str) -> Variables {
     vec![
@@ -33,9 +31,7 @@ fn variables(cloud: &Cloud, auth_type: &str) -> Variables {
 fn at_home(home: &Path, variables: &Variables) -> TestKeyway {
     let mut variables = variables.clone();
     variables.push(("HOME", home.display().to_string()));
-    let env = Env::new(variables, "/nonexistent").with_root("/nonexistent");
-    let config = Config::load(&Overrides::default(), &env).unwrap_or_else(|problems| panic!("{problems}"));
-    TestKeyway::cold(config.clouds, |_| {})
+    cold(&variables)
 }
 
 fn code() -> Secret {

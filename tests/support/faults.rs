@@ -17,9 +17,9 @@ use keyway::upstream::BaseUrl;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
-use super::{TestKeyway, cloud, eventually};
+use super::{Task, TestKeyway, cloud, eventually};
 
 /// What happens to one request and its answer.
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ type Script = Box<dyn FnMut(&str, &str) -> Fault + Send>;
 pub struct Line {
     address: SocketAddr,
     shared: Arc<Shared>,
-    task: JoinHandle<()>,
+    _task: Task,
 }
 
 struct Shared {
@@ -178,8 +178,8 @@ impl Line {
             next: Mutex::default(),
             passed: Mutex::default(),
         });
-        let task = tokio::spawn(listen(listener, Arc::clone(&shared)));
-        Self { address, shared, task }
+        let _task = Task::spawn(listen(listener, Arc::clone(&shared)));
+        Self { address, shared, _task }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -215,12 +215,6 @@ impl Line {
     /// How many logins came.
     pub fn logins(&self) -> usize {
         self.passed().iter().filter(|passed| passed.method == "POST").count()
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

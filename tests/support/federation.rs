@@ -21,9 +21,8 @@ use keyway::demo::{self, Cloud};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
 
-use super::{Connection, cloud, request};
+use super::{Connection, Task, cloud, request};
 
 /// The provider's only client.
 pub(crate) const CLIENT: &str = "keyway-client";
@@ -107,13 +106,7 @@ pub(crate) struct Federation {
     provider: SocketAddr,
     keystone: SocketAddr,
     state: Arc<Mutex<State>>,
-    tasks: Vec<AbortHandle>,
-}
-
-impl Drop for Federation {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
-    }
+    _tasks: [Task; 2],
 }
 
 impl Federation {
@@ -121,23 +114,21 @@ impl Federation {
         let cloud = cloud().await;
         let state: Arc<Mutex<State>> = Arc::default();
         let demo = address_of(&cloud);
-        let provider = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let keystone = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let addresses = [&provider, &keystone].map(|socket| socket.local_addr().expect("it is bound"));
-        let base = format!("http://{}", addresses[0]);
+        let ((provider, at_provider), (keystone, at_keystone)) = (bind().await, bind().await);
+        let base = format!("http://{at_provider}");
         let shared = Arc::clone(&state);
         let answer = move |head: http::request::Parts, body: Bytes| {
             let (shared, base) = (Arc::clone(&shared), base.clone());
             async move { provide(&shared, &base, &head, &body).await }
         };
-        let mut tasks = vec![tokio::spawn(listen(provider, answer)).abort_handle()];
+        let provider = Task::spawn(listen(provider, answer));
         let shared = Arc::clone(&state);
         let answer = move |head: http::request::Parts, body: Bytes| {
             let shared = Arc::clone(&shared);
             async move { keep(&shared, demo, head, body).await }
         };
-        tasks.push(tokio::spawn(listen(keystone, answer)).abort_handle());
-        Self { cloud, provider: addresses[0], keystone: addresses[1], state, tasks }
+        let _tasks = [provider, Task::spawn(listen(keystone, answer))];
+        Self { cloud, provider: at_provider, keystone: at_keystone, state, _tasks }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -255,6 +246,13 @@ pub(crate) fn address_of(cloud: &Cloud) -> SocketAddr {
     let url = cloud.auth_url();
     let rest = url.strip_prefix("http://").expect("the demo cloud is plain http");
     rest.split('/').next().expect("an authority").parse().expect("an address")
+}
+
+/// A socket on loopback, and its address.
+pub(crate) async fn bind() -> (TcpListener, SocketAddr) {
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+    let address = socket.local_addr().expect("it is bound");
+    (socket, address)
 }
 
 pub(crate) type Reply = Response<Full<Bytes>>;

@@ -16,6 +16,7 @@ pub mod raw;
 pub mod redis;
 pub mod saml;
 pub mod tls;
+pub mod variables;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -42,7 +43,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 pub(crate) use process::{Process, cloud_variables};
 
@@ -64,6 +65,21 @@ fn many_descriptors() {
         limit.current = limit.maximum.map(|most| most.min(65_536)).or(Some(65_536));
         let _ = setrlimit(Resource::Nofile, limit);
     });
+}
+
+/// A task that ends with this.
+pub(crate) struct Task(AbortHandle);
+
+impl Task {
+    pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(task).abort_handle())
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// keyway on ports of its own. Dropped, it stops.

@@ -13,13 +13,11 @@ use http::request::Parts;
 use keyway::demo::{self, Cloud};
 use roxmltree::{Document, Node};
 use serde_json::json;
-use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
 
-use super::cloud;
 use super::federation::{
-    Instead, Reply, address_of, form, header, json_reply, listen, log_in_unscoped, pass_on, reply,
+    Instead, Reply, address_of, bind, form, header, json_reply, listen, log_in_unscoped, pass_on, reply,
 };
+use super::{Task, cloud};
 
 /// The provider's only user.
 pub(crate) const USER: &str = "ada <ada@idp.example> & co";
@@ -92,13 +90,7 @@ pub(crate) struct Saml {
     provider: SocketAddr,
     keystone: SocketAddr,
     state: Arc<Mutex<State>>,
-    tasks: Vec<AbortHandle>,
-}
-
-impl Drop for Saml {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
-    }
+    _tasks: [Task; 2],
 }
 
 impl Saml {
@@ -106,23 +98,20 @@ impl Saml {
         let cloud = cloud().await;
         let state: Arc<Mutex<State>> = Arc::default();
         let demo = address_of(&cloud);
-        let provider = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let keystone = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let [at_provider, at_keystone] =
-            [&provider, &keystone].map(|socket| socket.local_addr().expect("it is bound"));
+        let ((provider, at_provider), (keystone, at_keystone)) = (bind().await, bind().await);
         let shared = Arc::clone(&state);
         let answer = move |head: Parts, body: Bytes| {
             let shared = Arc::clone(&shared);
             async move { provide(&shared, at_provider, at_keystone, &head, &body).await }
         };
-        let mut tasks = vec![tokio::spawn(listen(provider, answer)).abort_handle()];
+        let provider = Task::spawn(listen(provider, answer));
         let shared = Arc::clone(&state);
         let answer = move |head: Parts, body: Bytes| {
             let shared = Arc::clone(&shared);
             async move { serve(&shared, demo, at_keystone, head, body).await }
         };
-        tasks.push(tokio::spawn(listen(keystone, answer)).abort_handle());
-        Self { cloud, provider: at_provider, keystone: at_keystone, state, tasks }
+        let _tasks = [provider, Task::spawn(listen(keystone, answer))];
+        Self { cloud, provider: at_provider, keystone: at_keystone, state, _tasks }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
