@@ -107,6 +107,24 @@ impl RequestBody {
     pub fn new(source: Incoming, budget: Arc<Budget>) -> Self {
         let length = source.size_hint().exact();
         let source = (!source.is_end_stream()).then_some(source);
+        Self::of(source, length, budget, None)
+    }
+
+    /// The same with at most so many bytes: reading more is an error, so that nobody gets a whole body
+    /// that is too large.
+    #[must_use]
+    pub fn limited(mut self, limit: u64) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// The body of a request of keyway's own: here already, and never copied, since it may hold a
+    /// password.
+    pub fn from_bytes(whole: Bytes) -> Self {
+        Self::of(None, None, Arc::new(Budget::new(0, 0)), Some(whole))
+    }
+
+    fn of(source: Option<Incoming>, length: Option<u64>, budget: Arc<Budget>, own: Option<Bytes>) -> Self {
         Self {
             source,
             kept: Vec::new(),
@@ -122,37 +140,7 @@ impl RequestBody {
             received: 0,
             limit: u64::MAX,
             budget,
-            own: None,
-        }
-    }
-
-    /// The same with at most so many bytes: reading more is an error, so that nobody gets a whole body
-    /// that is too large.
-    #[must_use]
-    pub fn limited(mut self, limit: u64) -> Self {
-        self.limit = limit;
-        self
-    }
-
-    /// The body of a request of keyway's own: here already, and never copied, since it may hold a
-    /// password.
-    pub fn from_bytes(whole: Bytes) -> Self {
-        Self {
-            source: None,
-            kept: Vec::new(),
-            sent: 0,
-            ahead: None,
-            passed: false,
-            gathered: BytesMut::new(),
-            behind: None,
-            waited: false,
-            trailers: None,
-            trailers_sent: false,
-            length: None,
-            received: 0,
-            limit: u64::MAX,
-            budget: Arc::new(Budget::new(0, 0)),
-            own: Some(whole),
+            own,
         }
     }
 

@@ -2,36 +2,24 @@
 
 use super::{Cloud, DOMAIN, PROJECT, USER};
 use crate::keystone::{
-    AllowHttp, Auth, Config, Domain, Identity, IdentityVersion, Interface, Method, Project, Scope, Secret,
-    User,
+    Auth, Config, Domain, Identity, IdentityVersion, Method, Project, Scope, Secret, User,
 };
-use crate::upstream::{BaseUrl, tls};
+use crate::upstream::BaseUrl;
 
 impl Cloud {
     /// The configuration of a cloud named `demo`: user and project [`USER`] and [`PROJECT`].
     pub fn keystone_config(&self) -> Config {
         let domain = || Some(Domain::Name(DOMAIN.to_owned()));
-        Config {
-            name: "demo".to_owned(),
-            auth: Auth::Identity(Identity {
-                auth_url: BaseUrl::parse(&self.auth_url()).expect("a loopback URL"),
-                version: IdentityVersion::V3,
-                method: Method::Password {
-                    user: User::Name { name: USER.to_owned(), domain: domain() },
-                    password: Secret::new(&*self.shared.config.password).into(),
-                },
-                scope: Scope::Project(Project::Name { name: PROJECT.to_owned(), domain: domain() }),
-            }),
-            region: Some("RegionOne".to_owned()),
-            interfaces: vec![Interface::Public],
-            endpoint_overrides: std::collections::BTreeMap::new(),
-            services: Default::default(),
-            retries: Default::default(),
-            limits: Default::default(),
-            api_timeout: None,
-            tls: tls::Config::default(),
-            allow_http: AllowHttp::Never,
-        }
+        let auth = Auth::Identity(Identity {
+            auth_url: BaseUrl::parse(&self.auth_url()).expect("a loopback URL"),
+            version: IdentityVersion::V3,
+            method: Method::Password {
+                user: User::Name { name: USER.to_owned(), domain: domain() },
+                password: Secret::new(&*self.shared.config.password).into(),
+            },
+            scope: Scope::Project(Project::Name { name: PROJECT.to_owned(), domain: domain() }),
+        });
+        Config { region: Some("RegionOne".to_owned()), ..Config::new("demo", auth) }
     }
 }
 

@@ -300,11 +300,6 @@ impl Cloud {
         self.shared.state().rules = rules.iter().map(rule).collect();
     }
 
-    /// Forgets which one-time passcodes were used.
-    pub fn forget_passcodes(&self) {
-        self.shared.state().passcodes.clear();
-    }
-
     /// Keystone no longer knows the access token of OAuth 1.0. What was issued for it is over.
     pub fn delete_access_token(&self) {
         self.shared.state().nonces = None;

@@ -259,33 +259,25 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
-    use crate::keystone::{AllowHttp, Auth, Identity, IdentityVersion, Method, Scope, Secret};
-    use crate::upstream::tls;
+    use crate::keystone::{Auth, Identity, IdentityVersion, Method, Scope, Secret};
 
     const ROOT: &str = "http://localhost:8180";
 
     fn cloud(region: Option<&str>, overrides: &[(&str, &str)]) -> keystone::Config {
         let url = |text| BaseUrl::parse(text).unwrap();
+        let auth = Auth::Identity(Identity {
+            auth_url: url("https://keystone.example:5000/v3"),
+            version: IdentityVersion::Discover,
+            method: Method::Token(Secret::new("t").into()),
+            scope: Scope::Default,
+        });
         keystone::Config {
-            name: "lab".to_owned(),
-            auth: Auth::Identity(Identity {
-                auth_url: url("https://keystone.example:5000/v3"),
-                version: IdentityVersion::Discover,
-                method: Method::Token(Secret::new("t").into()),
-                scope: Scope::Default,
-            }),
             region: region.map(str::to_owned),
-            interfaces: vec![Interface::Public],
             endpoint_overrides: overrides
                 .iter()
                 .map(|(name, text)| ((*name).to_owned(), url(text)))
                 .collect(),
-            services: Default::default(),
-            retries: Default::default(),
-            limits: Default::default(),
-            api_timeout: None,
-            tls: tls::Config::default(),
-            allow_http: AllowHttp::Never,
+            ..keystone::Config::new("lab", auth)
         }
     }
 

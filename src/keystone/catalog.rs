@@ -635,24 +635,13 @@ pub(super) mod tests {
     /// A cloud that says nothing about any service.
     pub(in crate::keystone) fn config() -> Config {
         let auth_url = BaseUrl::parse("http://127.0.0.1:5000/v3").unwrap();
-        Config {
-            name: "lab".to_owned(),
-            auth: Auth::Identity(crate::keystone::Identity {
-                auth_url,
-                version: crate::keystone::IdentityVersion::Discover,
-                method: crate::keystone::Method::Token(Secret::new("t").into()),
-                scope: crate::keystone::Scope::Default,
-            }),
-            region: Some("RegionOne".to_owned()),
-            interfaces: PUBLIC.to_vec(),
-            endpoint_overrides: [].into(),
-            services: [].into(),
-            retries: crate::keystone::Retries::default(),
-            limits: Default::default(),
-            api_timeout: None,
-            tls: crate::upstream::tls::Config::default(),
-            allow_http: crate::keystone::AllowHttp::Never,
-        }
+        let auth = Auth::Identity(crate::keystone::Identity {
+            auth_url,
+            version: crate::keystone::IdentityVersion::Discover,
+            method: crate::keystone::Method::Token(Secret::new("t").into()),
+            scope: crate::keystone::Scope::Default,
+        });
+        Config { region: Some("RegionOne".to_owned()), ..Config::new("lab", auth) }
     }
 
     #[test]

@@ -39,6 +39,23 @@ pub struct Config {
 }
 
 impl Config {
+    /// One with nothing but a name and a login: public endpoints as the catalog has them.
+    pub fn new(name: &str, auth: Auth) -> Self {
+        Self {
+            name: name.to_owned(),
+            auth,
+            region: None,
+            interfaces: vec![Interface::Public],
+            endpoint_overrides: BTreeMap::new(),
+            services: BTreeMap::new(),
+            retries: Retries::default(),
+            limits: Limits::default(),
+            api_timeout: None,
+            tls: tls::Config::default(),
+            allow_http: AllowHttp::Never,
+        }
+    }
+
     /// The login that needs a person, and where its token lies; `None` for a cloud that needs nobody.
     pub fn by_person(&self) -> Option<(&Identity, &Place)> {
         let Auth::Identity(identity) = &self.auth else { return None };

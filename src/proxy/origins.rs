@@ -208,7 +208,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::keystone::{Catalog, Identity, IdentityVersion, Interface, Method, Scope, Secret, TokenId};
+    use crate::keystone::{Catalog, Identity, IdentityVersion, Method, Scope, Secret, TokenId};
 
     const PROJECT: &str = "0123456789abcdef0123456789abcdef";
     const OTHER: &str = "fedcba9876543210fedcba9876543210";
@@ -218,26 +218,18 @@ mod tests {
     }
 
     fn cloud(overrides: &[(&str, &str)]) -> keystone::Config {
+        let auth = Auth::Identity(Identity {
+            auth_url: url("https://keys.example:5000/v3"),
+            version: IdentityVersion::Discover,
+            method: Method::Token(Secret::new("t").into()),
+            scope: Scope::Default,
+        });
         keystone::Config {
-            name: "lab".to_owned(),
-            auth: Auth::Identity(Identity {
-                auth_url: url("https://keys.example:5000/v3"),
-                version: IdentityVersion::Discover,
-                method: Method::Token(Secret::new("t").into()),
-                scope: Scope::Default,
-            }),
-            region: None,
-            interfaces: vec![Interface::Public],
             endpoint_overrides: overrides
                 .iter()
                 .map(|(name, text)| ((*name).to_owned(), url(text)))
                 .collect(),
-            services: Default::default(),
-            retries: Default::default(),
-            limits: Default::default(),
-            api_timeout: None,
-            tls: crate::upstream::tls::Config::default(),
-            allow_http: keystone::AllowHttp::Never,
+            ..keystone::Config::new("lab", auth)
         }
     }
 

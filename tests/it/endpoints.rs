@@ -6,8 +6,7 @@
 use std::collections::BTreeMap;
 
 use keyway::keystone::{
-    self, AllowHttp, Auth, Catalog, Interface, Retries, Secret, ServiceOptions, Versions, catalog,
-    service_type,
+    self, Auth, Catalog, Interface, Secret, ServiceOptions, Versions, catalog, service_type,
 };
 use keyway::proxy::rewrite::Base;
 use keyway::upstream::BaseUrl;
@@ -151,18 +150,11 @@ impl Question {
             api_version: self.version,
             ..ServiceOptions::default()
         };
+        let auth = Auth::Fixed { endpoint: url("http://nowhere.example"), token: Secret::new("t").into() };
         let cloud = keystone::Config {
-            name: "oracle".to_owned(),
-            auth: Auth::Fixed { endpoint: url("http://nowhere.example"), token: Secret::new("t").into() },
             region: Some("Elsewhere".to_owned()).filter(|_| self.region.is_some()),
-            interfaces: vec![Interface::Public],
-            endpoint_overrides: BTreeMap::new(),
             services: [(self.service.to_owned(), options)].into(),
-            retries: Retries::default(),
-            limits: keystone::service::Limits::default(),
-            api_timeout: None,
-            tls: keyway::upstream::tls::Config::default(),
-            allow_http: AllowHttp::Never,
+            ..keystone::Config::new("oracle", auth)
         };
         let catalog = Catalog::from_v3(&self.catalog);
         let found = match catalog::choose(&cloud, &catalog, self.service, None) {

@@ -1,12 +1,11 @@
 //! keyway in front of one raw service, without Keystone, and what both of its sides see on the wire.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyway::app::App;
 use keyway::config::{Config, Env, Overrides};
-use keyway::keystone::{self, AllowHttp, Auth, Interface, Secret};
+use keyway::keystone::{self, Auth, Secret};
 use keyway::upstream::BaseUrl;
 use tokio::runtime::Handle;
 
@@ -90,22 +89,8 @@ impl Keyway {
 
 /// A cloud without Keystone: every service is at `url`, with the token [`TOKEN`].
 pub fn fixed_cloud(url: &str) -> keystone::Config {
-    keystone::Config {
-        name: "raw".to_owned(),
-        auth: Auth::Fixed {
-            endpoint: BaseUrl::parse(url).expect("a good URL"),
-            token: Secret::new(TOKEN).into(),
-        },
-        region: None,
-        interfaces: vec![Interface::Public],
-        endpoint_overrides: BTreeMap::new(),
-        services: Default::default(),
-        retries: Default::default(),
-        limits: Default::default(),
-        api_timeout: None,
-        tls: keyway::upstream::tls::Config::default(),
-        allow_http: AllowHttp::Never,
-    }
+    let endpoint = BaseUrl::parse(url).expect("a good URL");
+    keystone::Config::new("raw", Auth::Fixed { endpoint, token: Secret::new(TOKEN).into() })
 }
 
 /// Makes every endpoint of `service` in the demo cloud's catalog point to `url`, and no other one.

@@ -11,8 +11,7 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::keystone::{
-    AllowHttp, ApplicationCredential, Catalog, Domain, Identity, IdentityVersion, Interface, Method, Named,
-    Secret, User,
+    ApplicationCredential, Catalog, Domain, Identity, IdentityVersion, Method, Named, Secret, User,
 };
 use crate::upstream::BaseUrl;
 
@@ -266,24 +265,8 @@ fn named(id: &str, name: &str, domain: &str) -> Named {
 }
 
 fn config(method: Method, scope: Scope) -> Config {
-    Config {
-        name: "lab".to_owned(),
-        auth: Auth::Identity(Identity {
-            auth_url: BaseUrl::parse("http://127.0.0.1:5000/v3").unwrap(),
-            version: IdentityVersion::V3,
-            method,
-            scope,
-        }),
-        region: None,
-        interfaces: vec![Interface::Public],
-        endpoint_overrides: [].into(),
-        services: Default::default(),
-        retries: Default::default(),
-        limits: Default::default(),
-        api_timeout: None,
-        tls: upstream::tls::Config::default(),
-        allow_http: AllowHttp::Never,
-    }
+    let auth_url = BaseUrl::parse("http://127.0.0.1:5000/v3").unwrap();
+    Config::new("lab", Auth::Identity(Identity { auth_url, version: IdentityVersion::V3, method, scope }))
 }
 
 fn password() -> Method {

@@ -1,14 +1,13 @@
 //! Keystone's answers: whatever they hold, nothing panics, no secret is quoted, no token is in its own document,
 //! and none goes to an endpoint that is not in the catalog.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use keyway::keystone::protocol::{self, Sent};
-use keyway::keystone::{AllowHttp, Auth, Config, Interface, Secret, Token, catalog, discovery};
+use keyway::keystone::{Auth, Config, Interface, Secret, Token, catalog, discovery};
 use keyway::upstream::BaseUrl;
 use serde_json::Value;
 
@@ -131,17 +130,6 @@ fn collect(value: &Value, urls: &mut Vec<BaseUrl>) {
 
 fn cloud() -> Config {
     let endpoint = BaseUrl::parse("https://unused.example").unwrap();
-    Config {
-        name: "fuzzed".to_owned(),
-        auth: Auth::Fixed { endpoint, token: Secret::new("the-token").into() },
-        region: None,
-        interfaces: vec![Interface::Public, Interface::Internal],
-        endpoint_overrides: BTreeMap::new(),
-        services: Default::default(),
-        retries: Default::default(),
-        limits: Default::default(),
-        api_timeout: None,
-        tls: keyway::upstream::tls::Config::default(),
-        allow_http: AllowHttp::Never,
-    }
+    let auth = Auth::Fixed { endpoint, token: Secret::new("the-token").into() };
+    Config { interfaces: vec![Interface::Public, Interface::Internal], ..Config::new("fuzzed", auth) }
 }
