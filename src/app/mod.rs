@@ -571,8 +571,6 @@ fn observe(metrics: &Metrics, clouds: &[String], event: &Event) {
             metrics.tokens_restored.with_label_values(&[cloud]).inc();
             show_end(metrics, cloud, *expires_at);
         }
-        // Counted once per request, by the gateway.
-        Event::Saved { .. } => {}
         Event::Paused { cloud, wait, rejected } => {
             let Some(cloud) = clouds.get(*cloud) else { return };
             let until = std::time::SystemTime::now() + *wait;

@@ -42,10 +42,7 @@ pub use self::kept::Keeping;
 use self::projects::{KNOWN_PROJECTS, Projects, UNKNOWN_PROJECTS, match_project};
 use self::slot::Slot;
 use self::standing::Standing;
-use super::{
-    Auth, AuthError, Client, Config, Destination, NoEndpoint, Project, ProjectInfo, Scope, Token, TokenId,
-    catalog, shared,
-};
+use super::{Auth, AuthError, Client, Config, Project, ProjectInfo, Scope, Token, TokenId, shared};
 use crate::upstream;
 
 /// How many scopes' tokens are kept beside those of the clouds' own, and of how many it is remembered that
@@ -323,11 +320,6 @@ impl TokenCache {
         }
     }
 
-    /// The clouds' configurations, in the order of [`Key::cloud`].
-    pub fn clouds(&self) -> impl ExactSizeIterator<Item = &Config> {
-        self.shared.clouds.iter().map(|cloud| &cloud.config)
-    }
-
     /// Changes whenever a token is replaced or refused. Who keeps copies of tokens compares it, and
     /// asks again when it moved; nothing is written by reading.
     pub fn version(&self) -> u64 {
@@ -424,21 +416,6 @@ impl TokenCache {
             Ok(listed) => listed.map_err(|trouble| Arc::new(trouble.error().clone())),
             Err(_) => Err(Arc::new(AuthError::Stopped)),
         }
-    }
-
-    /// Where requests for a service of a cloud go; see [`catalog::choose`].
-    ///
-    /// # Errors
-    /// What is missing, and what there is instead.
-    pub fn endpoint<'a>(
-        &'a self,
-        cloud: usize,
-        token: &'a Token,
-        service: &str,
-        region: Option<&str>,
-    ) -> Result<Destination<'a>, NoEndpoint> {
-        let cloud = self.shared.clouds.get(cloud).ok_or(NoEndpoint::NoCatalog)?;
-        catalog::choose(&cloud.config, &token.catalog, service, region)
     }
 
     /// How the store that keyways share is doing, if there is one.

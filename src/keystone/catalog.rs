@@ -257,24 +257,12 @@ impl Catalog {
     }
 
     /// Chooses the endpoint of a service, given by type, alias, or the catalog's own name for it. No
-    /// region takes the first endpoint that fits; of the interfaces the first that exists is taken.
+    /// region takes the first endpoint that fits; of the interfaces the first that exists is taken. With a `name`,
+    /// only services that are called so count, and those without any.
     ///
     /// # Errors
     /// What is missing, and what there is instead.
     pub fn endpoint(
-        &self,
-        service: &str,
-        region: Option<&str>,
-        interfaces: &[Interface],
-    ) -> Result<&Endpoint, NoEndpoint> {
-        self.endpoint_named(service, None, region, interfaces)
-    }
-
-    /// The same among the services with this `name` only, and those without any.
-    ///
-    /// # Errors
-    /// What is missing, and what there is instead.
-    pub fn endpoint_named(
         &self,
         service: &str,
         name: Option<&str>,
@@ -371,10 +359,11 @@ pub struct Destination<'a> {
 }
 
 /// Chooses where requests for a service go: an endpoint override of the cloud, else the catalog,
-/// else, for Keystone itself, `auth_url`. `cloud` is [that of the token](Config::of_token). `region` is the one that was asked for; without it the
-/// cloud's own for that service counts. An override stands for that own region only: who asks for
-/// another region gets the catalog's endpoint there. The cloud's options for the service say which
-/// interfaces there are to choose from, and by which type and name the catalog has it.
+/// else, for Keystone itself, `auth_url`. `cloud` is [that of the token](Config::of_token).
+/// `region` is the one that was asked for; without it the cloud's own for that service counts. An
+/// override stands for that own region only: who asks for another region gets the catalog's
+/// endpoint there. The cloud's options for the service say which interfaces there are to choose
+/// from, and by which type and name the catalog has it.
 ///
 /// # Errors
 /// What is missing, and what there is instead.
@@ -398,7 +387,7 @@ pub fn choose<'a>(
         }
     }
     let (wanted, interfaces) = (cloud.type_of(service), cloud.interfaces_of(service));
-    let missing = match catalog.endpoint_named(wanted, cloud.name_of(service), region, interfaces) {
+    let missing = match catalog.endpoint(wanted, cloud.name_of(service), region, interfaces) {
         Ok(endpoint) => {
             return Ok(Destination {
                 service_type: &endpoint.service_type,
@@ -515,7 +504,7 @@ pub(super) mod tests {
     #[track_caller]
     fn check(service: &str, region: Option<&str>, interfaces: &[Interface], expected: &str) {
         let catalog = Catalog::from_v3(&v3());
-        match catalog.endpoint(service, region, interfaces) {
+        match catalog.endpoint(service, None, region, interfaces) {
             Ok(endpoint) => assert_eq!(endpoint.base_url().unwrap().to_string(), expected),
             Err(missing) => panic!("{missing}"),
         }
@@ -524,7 +513,7 @@ pub(super) mod tests {
     #[track_caller]
     fn check_missing(service: &str, region: Option<&str>, interfaces: &[Interface], expected: &str) {
         let catalog = Catalog::from_v3(&v3());
-        let missing = catalog.endpoint(service, region, interfaces).expect_err(service);
+        let missing = catalog.endpoint(service, None, region, interfaces).expect_err(service);
         assert_eq!(missing.to_string(), expected);
     }
 
@@ -576,7 +565,7 @@ pub(super) mod tests {
             "the catalog has no internal, admin endpoint of `compute`; choose an interface of public",
         );
         let empty = Catalog::from_v3(&json!([]));
-        assert_eq!(empty.endpoint("compute", None, PUBLIC), Err(NoEndpoint::NoCatalog));
+        assert_eq!(empty.endpoint("compute", None, None, PUBLIC), Err(NoEndpoint::NoCatalog));
     }
 
     #[test]
@@ -589,9 +578,9 @@ pub(super) mod tests {
              have the catalog corrected, or set the cloud's `object_store_endpoint_override`",
         );
         let catalog = Catalog::from_v3(&v3());
-        let missing = catalog.endpoint("swift", None, &[Interface::Admin]).unwrap_err().to_string();
+        let missing = catalog.endpoint("swift", None, None, &[Interface::Admin]).unwrap_err().to_string();
         assert!(missing.contains("`swift.example (not an absolute URL)`"), "{missing}");
-        let missing = catalog.endpoint("swift", None, &[Interface::Internal]).unwrap_err().to_string();
+        let missing = catalog.endpoint("swift", None, None, &[Interface::Internal]).unwrap_err().to_string();
         assert!(missing.contains("http://***@h/v1") && !missing.contains("secret"), "{missing}");
     }
 
@@ -606,7 +595,7 @@ pub(super) mod tests {
                 "internalURL": "http://127.0.0.1:5001/v2.0", "publicURL": "http://127.0.0.1:5001/v2.0"}],
              "endpoints_links": [], "type": "identity", "name": "keystone"}
         ]));
-        let admin = catalog.endpoint("identity", Some("RegionOne"), &[Interface::Admin]).unwrap();
+        let admin = catalog.endpoint("identity", None, Some("RegionOne"), &[Interface::Admin]).unwrap();
         assert_eq!(admin.base_url().unwrap().to_string(), "http://127.0.0.1:35357/v2.0");
         assert_eq!(catalog.service_types(), ["image", "identity"]);
         assert_eq!(catalog.regions(), ["RegionOne"]);
@@ -627,7 +616,7 @@ pub(super) mod tests {
         let url = BaseUrl::parse("http://127.0.0.1:6385").unwrap();
         let catalog = Catalog::single(url.clone());
         for service in ["baremetal", "anything"] {
-            let endpoint = catalog.endpoint(service, Some("any"), PUBLIC).unwrap();
+            let endpoint = catalog.endpoint(service, None, Some("any"), PUBLIC).unwrap();
             assert_eq!(endpoint.base_url(), Ok(&url));
         }
     }

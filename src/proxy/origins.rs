@@ -147,11 +147,6 @@ impl Origins {
                 }
         })
     }
-
-    /// The place at an origin, if a path there belongs to one of its endpoints.
-    pub fn holds(&self, origin: &Origin, path: &str) -> Option<&Arc<Place>> {
-        self.at(origin).filter(|place| place.entry(path).is_some())
-    }
 }
 
 impl Place {
@@ -264,8 +259,6 @@ mod tests {
             let path = path.replace("{p}", PROJECT).replace("{o}", OTHER);
             let found = place.entry(&path).map(|index| place.entries()[index].service_type.as_str());
             assert_eq!(found, *service, "{path}");
-            let held = origins.holds(url("http://h").origin(), &path).map(|place| place.id());
-            assert_eq!(held, service.map(|_| "http-h-80"), "{path}");
         }
     }
 

@@ -31,12 +31,6 @@ pub enum Event {
         /// Its end, UNIX seconds, if this was for the cloud's own scope.
         expires_at: Option<i64>,
     },
-    /// Someone got a token, or waits for one, without a call of its own. Readers of a
-    /// [`TokenCache::snapshot`](super::TokenCache::snapshot) count for themselves.
-    Saved {
-        /// Of which cloud.
-        cloud: usize,
-    },
     /// No login of a cloud goes to Keystone for a while.
     Paused {
         /// Of which cloud.

@@ -88,10 +88,8 @@ pub(super) enum Trouble {
 enum Turn {
     /// It is there, or it is clear that there is none.
     Done(Answer),
-    /// By waiting for a flight that was under way.
-    Joined(watch::Receiver<Option<Answer>>),
-    /// By a flight of its own.
-    Started(watch::Receiver<Option<Answer>>),
+    /// A flight will bring it, its own one or one that was under way.
+    Waits(watch::Receiver<Option<Answer>>),
 }
 
 impl Trouble {
@@ -205,16 +203,8 @@ impl Slot {
         lister: Option<Arc<Token>>,
     ) -> Answer {
         let answer = match self.seek(shared, lister) {
-            Turn::Done(Ok(token)) => {
-                self.saved(shared);
-                return Ok(token);
-            }
-            Turn::Done(Err(error)) => return Err(error),
-            Turn::Joined(answer) => {
-                self.saved(shared);
-                answer
-            }
-            Turn::Started(answer) => answer,
+            Turn::Done(answer) => return answer,
+            Turn::Waits(answer) => answer,
         };
         match wait(answer).await {
             // A refused token that could not be replaced is in use again: it is all that there is.
@@ -236,13 +226,13 @@ impl Slot {
             return Turn::Done(Ok(token));
         }
         if let Some(flight) = state.flight() {
-            return Turn::Joined(flight.answer.clone());
+            return Turn::Waits(flight.answer.clone());
         }
         if let Some(waiting) = state.waiting(&self.breaker(shared), now) {
             return Turn::Done(Err(waiting));
         }
         let reason = if state.token.is_some() { Reason::Renewal } else { Reason::Cold };
-        Turn::Started(self.take_off(shared, &mut state, reason, lister))
+        Turn::Waits(self.take_off(shared, &mut state, reason, lister))
     }
 
     pub(super) async fn replace(
@@ -254,11 +244,7 @@ impl Slot {
         match self.exchange(shared, used, lister.clone()) {
             None => self.current(shared, lister).await,
             Some(Turn::Done(answer)) => answer,
-            Some(Turn::Joined(answer)) => {
-                self.saved(shared);
-                wait(answer).await
-            }
-            Some(Turn::Started(answer)) => wait(answer).await,
+            Some(Turn::Waits(answer)) => wait(answer).await,
         }
     }
 
@@ -279,7 +265,7 @@ impl Slot {
                 state.refuse();
                 shared.changed();
             }
-            return Some(Turn::Joined(answer));
+            return Some(Turn::Waits(answer));
         }
         if let Some(waiting) = state.waiting(&self.breaker(shared), now) {
             return Some(Turn::Done(Err(waiting)));
@@ -289,7 +275,7 @@ impl Slot {
             (shared.observer)(&Event::Capped { cloud: self.key.cloud });
             return Some(Turn::Done(Err(Arc::new(error))));
         }
-        Some(Turn::Started(self.take_off(shared, &mut state, Reason::Rejected, lister)))
+        Some(Turn::Waits(self.take_off(shared, &mut state, Reason::Rejected, lister)))
     }
 
     /// Another keyway's token was refused: if it is the one here, it is replaced as if it had been refused here.
@@ -508,10 +494,6 @@ impl Slot {
 
     fn breaker(&self, shared: &Shared) -> Arc<Breaker> {
         shared.clouds[self.key.cloud].breaker()
-    }
-
-    fn saved(&self, shared: &Shared) {
-        (shared.observer)(&Event::Saved { cloud: self.key.cloud });
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

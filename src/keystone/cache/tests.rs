@@ -11,7 +11,7 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::keystone::{
-    ApplicationCredential, Catalog, Domain, Identity, IdentityVersion, Method, Named, Secret, User,
+    ApplicationCredential, Catalog, Domain, Identity, IdentityVersion, Method, Named, Secret, User, catalog,
 };
 use crate::upstream::BaseUrl;
 
@@ -450,7 +450,6 @@ async fn a_thousand_callers_on_a_cold_start_cost_one_call() {
     assert_eq!(ids(crowd).await, ["t1"]);
     assert_eq!(fixture.keystone.logins(), 1);
     assert_eq!(fixture.outcomes(), [(Reason::Cold, Outcome::Ok)]);
-    assert_eq!(fixture.events.lock().unwrap().len(), 1000, "999 calls were saved");
 }
 
 // Promise 63.
@@ -814,7 +813,8 @@ async fn a_fixed_token_serves_every_service_and_is_never_renewed() {
     cache.warm();
     seconds(1_000_000).await;
     let token = cache.current(&own()).await.unwrap();
-    let destination = cache.endpoint(0, &token, "baremetal", None).unwrap();
+    let config = &cache.shared.clouds[0].config;
+    let destination = catalog::choose(config, &token.catalog, "baremetal", None).unwrap();
     assert_eq!(destination.url, &endpoint);
     assert!(cache.snapshot(&own()).is_some());
     let error = cache.replace(&own(), &token.id).await.unwrap_err();

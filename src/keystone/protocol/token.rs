@@ -321,7 +321,7 @@ mod tests {
         let project = token.project.unwrap();
         assert_eq!((project.id.as_str(), project.name.as_str()), ("164bc2bc", "demo"));
         assert_eq!(token.user.unwrap().domain_id.as_deref(), Some("default"));
-        assert!(token.catalog.endpoint("compute", None, &[Interface::Public]).is_ok());
+        assert!(token.catalog.endpoint("compute", None, None, &[Interface::Public]).is_ok());
     }
 
     #[test]

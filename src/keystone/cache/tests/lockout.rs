@@ -29,7 +29,7 @@ impl Fixture {
     /// of them get a token.
     async fn load(&self) -> usize {
         let mut crowd = JoinSet::new();
-        let clouds = self.cache.clouds().len().max(1);
+        let clouds = self.cache.shared.clouds.len().max(1);
         for n in 0..1000 {
             let scope = match n % 4 {
                 0 => Asked::Own,
@@ -114,7 +114,7 @@ async fn reloads_do_not_add_to_the_wrong_passwords() {
         // Sometimes there is no cloud of this user at all.
         let heir = fixture.anew(round % 4, Protection::default());
         // Sometimes no cloud is what it was.
-        let was_there = fixture.cache.clouds().len() > 0 && heir.clouds().len() > 0;
+        let was_there = !fixture.cache.shared.clouds.is_empty() && !heir.shared.clouds.is_empty();
         let same: &[(usize, usize)] = if was_there && round % 2 == 0 { &[(0, 0)] } else { &[] };
         heir.adopt(&fixture.cache, same);
         heir.warm();
@@ -126,7 +126,7 @@ async fn reloads_do_not_add_to_the_wrong_passwords() {
     fixture.keystone.correct();
     seconds(2).await;
     assert!(fixture.current().await.is_ok(), "{:?}", fixture.cache.status(0));
-    assert_eq!(fixture.keystone.logins(), 2 + fixture.cache.clouds().len());
+    assert_eq!(fixture.keystone.logins(), 2 + fixture.cache.shared.clouds.len());
 }
 
 // Promise 66.
