@@ -291,8 +291,8 @@ impl ProxyError {
 }
 
 impl ProxyError {
-    /// What keyway made of the request, and what decided that: a rule or a right as the configuration calls it, else the
-    /// [`Reason`]. Where keyway was willing and something failed on the way, nothing did.
+    /// What keyway made of the request, and what decided that: a rule or a right as the configuration calls it, else
+    /// the [`Reason`]. Where keyway was willing and something failed on the way, nothing did.
     pub fn decision(&self) -> (Decision, Option<String>) {
         let reason = || Some(self.reason().as_str().to_owned());
         match self {

@@ -191,7 +191,8 @@ fn show_logins(shared: &Shared) {
     }
 }
 
-/// The default cloud has a token, and requests are let in: what other clouds lack must not take this process out of service.
+/// The default cloud has a token, and requests are let in: what other clouds lack must not take this process out of
+/// service.
 fn ready(shared: &Shared) -> Response<Full<Bytes>> {
     if shared.draining.load(Ordering::Relaxed) {
         return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n".to_owned());

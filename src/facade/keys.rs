@@ -167,7 +167,8 @@ impl Keys {
         Arc::new(new)
     }
 
-    /// Looks from time to time what others revoked, and for other keys in a file of theirs; ends with the last of the others that hold these keys.
+    /// Looks from time to time what others revoked, and for other keys in a file of theirs; ends with the last of the
+    /// others that hold these keys.
     pub fn watch(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
         let keys = Arc::downgrade(self);
         async move {

@@ -1,9 +1,9 @@
 //! What outlives the process: the keys that seal tokens, and which tokens were revoked.
 //!
 //! A directory holds both, for its owner only. `keys` has 32 random bytes in base64 per line; the first line
-//! seals, all open; it is written when a first token is sealed, not before. `revoked` has a line for each token that was revoked before its end; lines are only ever
-//! added to it, under a lock, until so many tokens of it have ended that it is written anew. Any number of
-//! keyways may share the directory.
+//! seals, all open; it is written when a first token is sealed, not before. `revoked` has a line for each token that
+//! was revoked before its end; lines are only ever added to it, under a lock, until so many tokens of it have ended
+//! that it is written anew. Any number of keyways may share the directory.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};

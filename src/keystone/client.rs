@@ -3,8 +3,9 @@
 //! [`Client`] speaks to one cloud's Keystone: it finds out which Identity API there is, logs in with
 //! the cloud's credentials, and checks tokens. Each call is one attempt with one deadline; when to
 //! try again, and for whom, is [`TokenCache`](super::TokenCache)'s business. Scheme and host are
-//! always those of `auth_url`, whatever a document says; a redirect is followed for a version document and nothing else, and
-//! to no other host: nothing but the operator's word decides who gets the password.
+//! always those of `auth_url`, whatever a document says; a redirect is followed for a version document
+//! and nothing else, and to no other host: nothing but the operator's word decides who gets the
+//! password.
 
 mod federated;
 mod person;

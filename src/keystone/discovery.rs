@@ -4,8 +4,8 @@
 //! catalog's. The service's own version document, at the root of its URL, says which path segment a
 //! version has. Only that segment is taken from it: scheme, host and path stay the catalog's, since
 //! documents often have the wrong ones behind proxies. So nothing that a document says leads to
-//! another place, and neither does a redirect: it is followed to the same URL with or without a slash or a version at its
-//! end, and to nothing else.
+//! another place, and neither does a redirect: it is followed to the same URL with or without a
+//! slash or a version at its end, and to nothing else.
 //!
 //! What is no document (a page in HTML, a list of containers, an error) says nothing, and neither do
 //! entries without a status, an id or a link to themselves. An empty link leads to the root itself.

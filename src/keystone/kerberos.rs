@@ -1,10 +1,10 @@
 //! How is a Kerberos ticket shown to Keystone?
 //!
-//! Apache (mod_auth_gssapi) stands before such a Keystone and wants `Authorization: Negotiate` (RFC 4559): a SPNEGO token
-//! (RFC 4178) for the service HTTP at the host of `auth_url`. The system's GSSAPI library makes it of the ticket in the
-//! process's credential cache (`KRB5CCNAME`), or of one that it gets itself with a client keytab (`KRB5_CLIENT_KTNAME`);
-//! nothing of either is kept here, so a ticket that was renewed serves the next login. The answer brings a token as well,
-//! by which the server shows that it is the one that the ticket was for.
+//! Apache (mod_auth_gssapi) stands before such a Keystone and wants `Authorization: Negotiate` (RFC 4559): a SPNEGO
+//! token (RFC 4178) for the service HTTP at the host of `auth_url`. The system's GSSAPI library makes it of the ticket
+//! in the process's credential cache (`KRB5CCNAME`), or of one that it gets itself with a client keytab
+//! (`KRB5_CLIENT_KTNAME`); nothing of either is kept here, so a ticket that was renewed serves the next login. The
+//! answer brings a token as well, by which the server shows that it is the one that the ticket was for.
 //!
 //! The library is there in builds with the feature `kerberos` only.
 

@@ -1,8 +1,8 @@
 //! How does a request show that its sender knows two secrets, without showing them?
 //!
 //! OAuth 1.0 signatures (RFC 5849, section 3) with HMAC-SHA1, the method that every server has, in an `Authorization`
-//! header. What is signed holds the request's URL as the server sees it: nobody before the server may change its scheme,
-//! its host or its path.
+//! header. What is signed holds the request's URL as the server sees it: nobody before the server may change its
+//! scheme, its host or its path.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -27,8 +27,8 @@ pub(super) struct Signer<'a> {
 
 impl Signer<'_> {
     /// The `Authorization` header for a request without parameters of its own. `url` is the base string URI (section
-    /// 3.4.1.2): scheme and host in small letters, without a default port. `timestamp` is in seconds since 1970. Keystone
-    /// takes the digits of hexadecimal numbers in a nonce, and nothing else.
+    /// 3.4.1.2): scheme and host in small letters, without a default port. `timestamp` is in seconds since 1970.
+    /// Keystone takes the digits of hexadecimal numbers in a nonce, and nothing else.
     pub(super) fn authorization(
         &self,
         method: &str,

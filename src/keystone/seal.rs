@@ -1,9 +1,9 @@
 //! How is a token written down so that it is the same token later, and nobody else's?
 //!
-//! An entry is a token, what Keystone said of it, and what is left of its life, sealed with a key ([`Seal`]). Its name is
-//! a keyed hash of who logs in where, how and for what, and what is sealed opens under its own name only: whoever can
-//! write where entries lie (and lacks the key) can remove tokens, but neither make one nor hand one login's token to
-//! another. Where that is, a [directory](super::store) or a [server](super::shared), is not known here.
+//! An entry is a token, what Keystone said of it, and what is left of its life, sealed with a key ([`Seal`]). Its name
+//! is a keyed hash of who logs in where, how and for what, and what is sealed opens under its own name only: whoever
+//! can write where entries lie (and lacks the key) can remove tokens, but neither make one nor hand one login's token
+//! to another. Where that is, a [directory](super::store) or a [server](super::shared), is not known here.
 
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};

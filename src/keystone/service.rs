@@ -1,8 +1,8 @@
 //! What did the operator decide about one service?
 //!
 //! The options are openstacksdk's: in a cloud's entry they have the service's type or one of its aliases in front, with
-//! `_` for `-` (`compute_region_name`, `volume_api_version`). Each is looked up by itself, under the name that was asked
-//! for, the official type, then the aliases in their order.
+//! `_` for `-` (`compute_region_name`, `volume_api_version`). Each is looked up by itself, under the name that was
+//! asked for, the official type, then the aliases in their order.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -78,8 +78,8 @@ pub fn wanted_id(url: &BaseUrl) -> Option<&'static str> {
 }
 
 impl Config {
-    /// The same for a token: its project's id and its user's are put into the endpoint overrides that want them. Where it
-    /// has no such id, they go on wanting it.
+    /// The same for a token: its project's id and its user's are put into the endpoint overrides that want them. Where
+    /// it has no such id, they go on wanting it.
     pub fn of_token(&self, token: &Token) -> Cow<'_, Self> {
         if self.endpoint_overrides.values().all(|url| wanted_id(url).is_none()) {
             return Cow::Borrowed(self);

@@ -1,13 +1,13 @@
 //! Which tokens do several keyways share, and who of them logs in?
 //!
-//! A [`Store`] is a server of Redis or Valkey, or a cluster of them. It has an entry for each login and scope, sealed as
-//! those on disk are ([`Seal`]), that ends with its token; beside it the lease of the keyway that logs in for it right
-//! now; and a channel on which is told which tokens are of no use any more. The server learns neither what is in an
-//! entry nor whose it is, and nothing that it says is believed that was not sealed with the operator's key.
+//! A [`Store`] is a server of Redis or Valkey, or a cluster of them. It has an entry for each login and scope, sealed
+//! as those on disk are ([`Seal`]), that ends with its token; beside it the lease of the keyway that logs in for it
+//! right now; and a channel on which is told which tokens are of no use any more. The server learns neither what is in
+//! an entry nor whose it is, and nothing that it says is believed that was not sealed with the operator's key.
 //!
 //! One task keeps the connection ([`Store::keep`]). Without one nobody waits and nobody fails: each keyway logs in by
-//! itself. Whatever is asked takes [`Config::timeout`] at most, and the first thing that goes wrong ends the connection.
-//! All clocks are the server's, so that those of the machines may differ.
+//! itself. Whatever is asked takes [`Config::timeout`] at most, and the first thing that goes wrong ends the
+//! connection. All clocks are the server's, so that those of the machines may differ.
 
 mod address;
 mod link;
@@ -48,7 +48,8 @@ const MOST_NEWS: usize = 1024;
 /// The time. `KEYS`: the entry that it is wanted for, since a cluster has many clocks.
 const TIME: &str = "return redis.call('TIME')";
 
-/// Looks at an entry; what is none goes. `KEYS`: the entry. `ARGV`: the largest. The time, and the entry if there is one.
+/// Looks at an entry; what is none goes. `KEYS`: the entry. `ARGV`: the largest. The time, and the entry if there is
+/// one.
 const READ: &str = "local time = redis.call('TIME')
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind == 'none' then return {time[1], time[2], 'none'} end

@@ -1,8 +1,8 @@
 //! May the service be asked now?
 //!
 //! The operator's `rate_limit` and `concurrency` of a service hold for all workers, projects and regions of a cloud
-//! together. Requests wait in the order in which they came, each attempt by itself; who goes away leaves the queue at no
-//! cost for the others. Services without a limit have no [`Limit`], and their requests never come here.
+//! together. Requests wait in the order in which they came, each attempt by itself; who goes away leaves the queue at
+//! no cost for the others. Services without a limit have no [`Limit`], and their requests never come here.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -348,10 +348,10 @@ impl Proxy {
         Ok(Answer { response, at, sent })
     }
 
-    /// Sends one request when the operator's limits let it, and as often as the operator wants it: again where no connection came about, since
-    /// then the service has seen nothing of it, and again after an answer that says to come back later, if
-    /// the body is still there. What became of a request that went out and met with silence is not known,
-    /// so it does not go out again, whatever is configured.
+    /// Sends one request when the operator's limits let it, and as often as the operator wants it: again where no
+    /// connection came about, since then the service has seen nothing of it, and again after an answer that says to
+    /// come back later, if the body is still there. What became of a request that went out and met with silence is not
+    /// known, so it does not go out again, whatever is configured.
     async fn persist(
         &self,
         destination: &Destination,

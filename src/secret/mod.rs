@@ -65,8 +65,8 @@ pub fn wipe_members(members: &mut Map<String, Value>) {
     members.values_mut().for_each(wipe);
 }
 
-/// Whether a text of somebody else holds a secret: as it is (in capitals or not), as JSON, percent-encoded, or anywhere in
-/// something that was encoded as base64.
+/// Whether a text of somebody else holds a secret: as it is (in capitals or not), as JSON, percent-encoded, or anywhere
+/// in something that was encoded as base64.
 pub fn is_echoed(text: &str, secret: &str) -> bool {
     if secret.is_empty() {
         return false;

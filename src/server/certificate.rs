@@ -29,8 +29,8 @@ impl fmt::Display for SubjectName {
     }
 }
 
-/// The subject alternative names of a certificate, in its order; those of other kinds are left out. A subject's common name
-/// counts for nothing: authorities check it less (RFC 6125, section 6.4.4).
+/// The subject alternative names of a certificate, in its order; those of other kinds are left out. A subject's common
+/// name counts for nothing: authorities check it less (RFC 6125, section 6.4.4).
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<SubjectName> {
     let Ok(certificate) = Certificate::from_der(certificate) else { return Vec::new() };
     let Ok(Some((_, names))) = certificate.tbs_certificate().get_extension::<SubjectAltName>() else {

@@ -1,7 +1,7 @@
 //! Logins by a Kerberos ticket, of which a door before Keystone makes something odd.
 //!
-//! There is no KDC: the tickets are in a credential cache that a test writes, made of nothing but their shape. So the door
-//! can't show who it is, and what comes of right answers is for tests/openstack, which has a realm of its own.
+//! There is no KDC: the tickets are in a credential cache that a test writes, made of nothing but their shape. So the
+//! door can't show who it is, and what comes of right answers is for tests/openstack, which has a realm of its own.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! `config/kubernetes`: what its files say, carried out as the kubelet does it, with the real program in the pod's place.
+//! `config/kubernetes`: what its files say, carried out as the kubelet does it, with the real program in the pod's
+//! place.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};

@@ -1,8 +1,8 @@
 //! What does one cloud's entry mean, and is it complete?
 //!
 //! The rules are keystoneauth's and openstacksdk's, and [`super::clouds`] has applied those about names and
-//! places: what keystoneauth knows is under `auth` by its name of today. One rule is the `openstack` command's: where an Identity v3 name needs a domain
-//! and none is given, it is the domain with the id `default`.
+//! places: what keystoneauth knows is under `auth` by its name of today. One rule is the `openstack` command's: where
+//! an Identity v3 name needs a domain and none is given, it is the domain with the id `default`.
 
 mod federation;
 mod login;

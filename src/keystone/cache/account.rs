@@ -4,9 +4,9 @@
 //! login with the right one, however long that takes: a pace at which a wrong password may be tried for ever does not
 //! exist. So an [`Account`] counts as Keystone does, and for all clouds and scopes that log in as the same user at the
 //! same Keystone together: credentials that were rejected [`most`](super::Protection::rejections) times in a row are
-//! not shown again until they change. A reload forgets nothing of this, and neither does time: Keystone can't tell a user
-//! who was disabled for a while from a wrong password, so only the operator knows that it is worth one more try, and says
-//! so by raising that number.
+//! not shown again until they change. A reload forgets nothing of this, and neither does time: Keystone can't tell a
+//! user who was disabled for a while from a wrong password, so only the operator knows that it is worth one more try,
+//! and says so by raising that number.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -249,8 +249,8 @@ impl Breaker {
         self.account.may_show(secrets, self.protection().rejections)
     }
 
-    /// Whether Keystone may lock the account after one more rejection or two, so that it is worth a login to find out what
-    /// the next one would be about.
+    /// Whether Keystone may lock the account after one more rejection or two, so that it is worth a login to find out
+    /// what the next one would be about.
     pub(super) fn is_last_chance(&self, secrets: &Secrets) -> bool {
         self.account.counts(self.protection().rejections) && self.account.times(secrets) > 0
     }

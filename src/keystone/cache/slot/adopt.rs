@@ -83,7 +83,8 @@ impl TokenCache {
                     account.last_rejected().is_some_and(|secrets| account.may_show(&secrets, most).is_err())
                 };
                 let (before, now) = (old.shared.protection.rejections, self.shared.protection.rejections);
-                // The operator lets Keystone reject more than it did: the same credentials have a try more, and at once.
+                // The operator lets Keystone reject more than it did: the same credentials have a try more, and at
+                // once.
                 if is_spent(before) && !is_spent(now) {
                     breaker.lift();
                     cloud.slot.hurry(&self.shared);

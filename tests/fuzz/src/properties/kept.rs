@@ -1,5 +1,5 @@
-//! Tokens that were kept on disk or in the store that keyways share, and what these say to each other: nothing opens that was not sealed, and what was sealed is a token that lives no longer
-//! than it says, or none.
+//! Tokens that were kept on disk or in the store that keyways share, and what these say to each other: nothing opens
+//! that was not sealed, and what was sealed is a token that lives no longer than it says, or none.
 
 use std::time::{Duration, Instant};
 
