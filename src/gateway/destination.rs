@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::Method;
 use http::request::Parts;
 
 use super::known::{ScopeKey, scope_of};
@@ -16,7 +17,7 @@ use crate::facade::{Session, Unusable};
 use crate::identity::Identity;
 use crate::keystone::{self, AllowHttp, Asked, Auth, AuthError, Token, service_type};
 use crate::metrics::ServiceMetrics;
-use crate::policy::View;
+use crate::policy::{Guard, View};
 use crate::proxy::origins::{self, Origins, Place};
 use crate::proxy::{Destination, Extras, rewrite};
 use crate::route::{Form, Route};
@@ -71,6 +72,12 @@ impl Gateway {
         let policy_of_identity =
             identity.and_then(|identity| identity.policy).map(|index| self.shared.doors.len() + index);
         let asked = (listener, policy_of_identity);
+        let permits = |target: &str| -> Result<(), ProxyError> {
+            if let (Some(identity), Some(guard)) = (identity, &destination.guard) {
+                check_guard(identity, guard, &parts.method, target)?;
+            }
+            Ok(destination.permits(asked, &parts.method, target)?)
+        };
         let at_endpoint = route.form == Form::Endpoint;
         let versions;
         let current = if at_endpoint && destination.base.needs_version(route.rest) {
@@ -80,7 +87,7 @@ impl Gateway {
                     // The question carries a token too, so nobody asks it for a request that is denied.
                     // Which version it will be does not matter to a policy.
                     let likely = destination.base.target(route.rest, Some("v1"));
-                    destination.permits(asked, &parts.method, &likely)?;
+                    permits(&likely)?;
                     if may_ask {
                         let client = &self.shared.clients[destination.key.cloud];
                         let token = Some(&destination.token);
@@ -105,7 +112,7 @@ impl Gateway {
             Form::Root => verbatim(destination.base.root(), route.rest, parts),
             Form::Origin => verbatim("", route.rest, parts),
         };
-        destination.permits(asked, &parts.method, &target)?;
+        permits(&target)?;
         Ok((destination, target))
     }
 
@@ -220,6 +227,11 @@ impl Gateway {
             Some(policies.map(|policy| policy.map(|policy| policy.at(&views, project))).collect())
         };
         let asked_service = asked_service.as_deref().unwrap_or(found.service_type);
+        let guarded = if shared.identities.is_empty() {
+            None
+        } else {
+            guarded(cloud, &token, &origins, &found, asked_service, &base)
+        };
         let asked_version = cloud.api_version_of(asked_service);
         let base = base.wanting(asked_version);
         let destination = Arc::new(Destination {
@@ -228,6 +240,7 @@ impl Gateway {
             extras: Extras::new(cloud, [found.service_type, asked_service], &shared.limits),
             base,
             policies,
+            guard: guarded.map(|views| Box::new(shared.identities.guards.at(&views))),
             pool: self.clients[index].pool(found.url.origin()).map_err(ProxyError::Upstream)?,
             url: found.url.clone(),
             links: self.links(index, &official, route)?,
@@ -245,6 +258,21 @@ impl Gateway {
     }
 }
 
+/// Checks that a request is nothing that an identity may not do at Keystone.
+fn check_guard(identity: &Identity, guard: &Guard, method: &Method, target: &str) -> Result<(), ProxyError> {
+    let rights = &identity.rights;
+    let beyond = if !guard.permits(rights.identity_api, method, target) {
+        "identity_api"
+    } else if !rights.projects.is_empty() && guard.lists_projects(method, target) {
+        "projects"
+    } else if !rights.regions.is_empty() && guard.lists_regions(method, target) {
+        "regions"
+    } else {
+        return Ok(());
+    };
+    Err(ProxyError::beyond(identity, beyond))
+}
+
 /// Whether the project that was asked for is what is wrong.
 fn is_about_project(error: &AuthError) -> bool {
     matches!(error.root(), AuthError::UnknownProject { .. } | AuthError::AmbiguousProject { .. })
@@ -260,6 +288,67 @@ fn at_origin(origins: &Origins, id: &str, path: &str) -> Option<(Arc<Place>, usi
 #[cold]
 fn no_origin(token: &Token) -> ProxyError {
     ProxyError::NoOrigin { available: token.catalog.official_types() }
+}
+
+/// What of a destination is Keystone's, as the views of a [`crate::policy::Guard`]: all of it, what lies below it, or some
+/// paths at a root that both have. `None` if nothing is.
+fn guarded(
+    cloud: &keystone::Config,
+    token: &Token,
+    origins: &Origins,
+    found: &keystone::Destination<'_>,
+    asked_service: &str,
+    base: &rewrite::Base,
+) -> Option<Arc<[View]>> {
+    let is_keystone = |service_type: &str| {
+        let mut of_type = token.catalog.endpoints().filter(|endpoint| endpoint.service_type == service_type);
+        is_keystones_name(service_type) || of_type.any(|known| is_keystones_name(&known.service_name))
+    };
+    let whole = || Some([View::keystone(base.clone())].into());
+    if is_keystones_name(asked_service) || is_keystone(found.service_type) {
+        return whole();
+    }
+    if found.service_type == "*" {
+        // The one endpoint that serves everything: Keystone, too, unless nobody logs in there.
+        let is_without = matches!(cloud.auth, Auth::None { .. } | Auth::Basic { .. });
+        return (!is_without).then(|| [View::beside_keystone(base.clone())].into());
+    }
+    let mut views = vec![View::new(Some(found.service_type), [], base.clone())];
+    let all = origins.places().flat_map(|place| place.entries());
+    for origins::Entry { service_type, base: other, url, .. } in all {
+        if !is_keystone(service_type) {
+            continue;
+        }
+        let is_here = url.origin() == found.url.origin();
+        let (own, its) = (base.root(), other.root());
+        let is_part = other.has_version() && is_above(&format!("{its}{}", other.version()), own);
+        let view = if is_here && (is_part || own == its && !service_type::is_known(found.service_type)) {
+            // A part of Keystone, or another name of it.
+            return whole();
+        } else if own != its && is_above(own, its) {
+            // Elsewhere, too: a front may have several names and ports.
+            View::keystone(other.clone())
+        } else if is_here && is_above(its, own) {
+            View::beside_keystone(other.clone())
+        } else {
+            continue;
+        };
+        if !views.contains(&view) {
+            views.push(view);
+        }
+    }
+    (views.len() > 1).then(|| views.into())
+}
+
+/// Whether a service's type or name is one of Keystone's: `identity`, `identityv3`, `keystone`.
+fn is_keystones_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.starts_with("identity") || name.contains("keystone")
+}
+
+/// Whether a path is another one or lies below it.
+fn is_above(upper: &str, lower: &str) -> bool {
+    lower.strip_prefix(upper).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The path at a service that is `path` below `root` and nothing else, with room for the query.
@@ -311,13 +400,10 @@ fn views(
     }
     let own = View::new(Some(found.service_type), names(found.service_type, None), base.clone());
     let mut views = vec![own];
-    let above = |upper: &str, lower: &str| {
-        lower.strip_prefix(upper).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
     let there = origins.at(found.url.origin()).into_iter().flat_map(|place| place.entries());
     for origins::Entry { service_type, url, base: other, .. } in there {
         if service_type == found.service_type && other == base
-            || !above(base.root(), other.root()) && !above(other.root(), base.root())
+            || !is_above(base.root(), other.root()) && !is_above(other.root(), base.root())
         {
             continue;
         }

@@ -13,6 +13,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::Body as _;
+use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
@@ -245,7 +246,7 @@ impl Local<'_> {
             }
             Call::Catalog => self.catalog().await?,
             Call::Extensions => reply::json(StatusCode::OK, &json!({"extensions": {"values": []}})),
-            Call::Projects(user) => return self.projects(user).await,
+            Call::Projects(user) => return self.projects(user, query).await,
             Call::Domains => return self.other_scopes("domains").await,
             Call::System => return self.other_scopes("system").await,
             Call::Tenants => return self.tenants(query).await,
@@ -589,9 +590,9 @@ impl Local<'_> {
         Ok(shown.filter(listed).cloned().collect())
     }
 
-    /// `GET /v3/auth/projects`, or the same for a user: Keystone's own list, unless it has no such call or says
-    /// more than clients may know.
-    async fn projects(&self, user: Option<&str>) -> Result<Option<Response<Bytes>>, Failure> {
+    /// `GET /v3/auth/projects`, or the same for a user, or all projects (by name, if the query has one): Keystone's own
+    /// list, unless it has no such call or says more than clients may know.
+    async fn projects(&self, user: Option<&str>, query: &str) -> Result<Option<Response<Bytes>>, Failure> {
         let real = self.token(self.asked(self.session)).await?;
         let of_another = user.is_some_and(|user| real.user.as_ref().is_none_or(|own| own.id != user));
         if of_another || (!real.by_v2 && self.limits().is_none()) {
@@ -601,6 +602,7 @@ impl Local<'_> {
             .listed()
             .await?
             .iter()
+            .filter(|project| is_named(query, &project.name))
             .map(|project| {
                 json!({
                     "id": project.id,
@@ -690,6 +692,14 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| match pair.split_once('=') {
         Some((found, value)) => (found == name).then_some(value),
         None => (pair == name).then_some(""),
+    })
+}
+
+/// Whether a query wants what has this name, or whatever there is.
+fn is_named(query: &str, name: &str) -> bool {
+    parameter(query, "name").is_none_or(|wanted| {
+        let wanted = wanted.replace('+', " ");
+        percent_decode_str(&wanted).eq(name.bytes())
     })
 }
 
