@@ -15,7 +15,7 @@ use super::{Door, Gateway};
 use crate::error::ProxyError;
 use crate::facade::{Session, Unusable};
 use crate::identity::Identity;
-use crate::keystone::{self, AllowHttp, Asked, Auth, AuthError, Token, service_type};
+use crate::keystone::{self, AllowHttp, Asked, Auth, AuthError, NoEndpoint, Token, service_type};
 use crate::metrics::ServiceMetrics;
 use crate::policy::{Guard, View};
 use crate::proxy::origins::{self, Origins, Place};
@@ -146,7 +146,7 @@ impl Gateway {
             None => 0,
             Some(asked) => {
                 let named = shared.clouds.iter().position(|cloud| cloud.name == asked);
-                named.ok_or_else(|| self.unknown_cloud())?
+                named.ok_or_else(|| self.unknown_cloud(identity))?
             }
         };
         let cloud = &shared.clouds[index];
@@ -174,23 +174,17 @@ impl Gateway {
         // Read first: what changes while this goes on is noticed by the next request.
         let version = shared.tokens.version();
         let cached = shared.tokens.snapshot(&key).is_some();
-        let token = shared.tokens.current(&key).await.map_err(|error| match identity {
-            // What other projects there are is nothing that it may know.
-            Some(identity) if !identity.rights.projects.is_empty() && is_about_project(&error) => {
-                ProxyError::beyond(identity, "projects")
-            }
-            _ => ProxyError::Auth(error),
-        })?;
+        let token = shared.tokens.current(&key).await.map_err(|error| no_token(error, identity))?;
         if let Some(view) = shared.facade.clouds.get(&cloud.name)
             && !view.permits(&key.scope, token.project.as_ref())
         {
             // A session is from before a reload that took its project away.
             return Err(match session {
                 Some(_) => self.unauthorized(door, Some(route), parts, Unusable::Revoked),
-                None => ProxyError::Auth(Arc::new(AuthError::UnknownProject {
-                    asked: key.scope.to_string(),
-                    available: view.projects.clone(),
-                })),
+                None => {
+                    let (asked, available) = (key.scope.to_string(), view.projects.clone());
+                    no_token(Arc::new(AuthError::UnknownProject { asked, available }), identity)
+                }
             });
         }
         let cloud = &*cloud.of_token(&token);
@@ -198,12 +192,17 @@ impl Gateway {
         let asked_service = if route.form == Form::Origin { None } else { Some(route.service()?) };
         let at_origin = match route.origin()? {
             None => None,
-            Some(id) => Some(at_origin(&origins, &id, route.rest).ok_or_else(|| no_origin(&token))?),
+            Some(id) => {
+                let found = at_origin(&origins, &id, route.rest);
+                Some(found.ok_or_else(|| ProxyError::NoOrigin { available: services(&token, identity) })?)
+            }
         };
         let found = match &at_origin {
             None => {
-                let (service, region) = (asked_service.as_deref().unwrap_or_default(), route.region()?);
-                keystone::catalog::choose(cloud, &token.catalog, service, region.as_deref())?
+                let service = asked_service.as_deref().unwrap_or_default();
+                let region = route.region()?;
+                keystone::catalog::choose(cloud, &token.catalog, service, region.as_deref())
+                    .map_err(|missing| no_endpoint(missing, region.as_deref(), &token, identity))?
             }
             Some((place, entry)) => {
                 let origins::Entry { service_type, region, url, .. } = &place.entries()[*entry];
@@ -212,6 +211,9 @@ impl Gateway {
         };
         let official = service_type::canonical(found.service_type);
         if !may_carry_token(cloud, found.url, found.service_type) {
+            if let Some(identity) = identity.filter(|identity| !identity.rights.has_region(found.region)) {
+                return Err(ProxyError::beyond(identity, "regions"));
+            }
             return Err(ProxyError::PlainHttp { service: official.into_owned(), cloud: cloud.name.clone() });
         }
         let project = token.project.as_ref();
@@ -273,9 +275,59 @@ fn check_guard(identity: &Identity, guard: &Guard, method: &Method, target: &str
     Err(ProxyError::beyond(identity, beyond))
 }
 
-/// Whether the project that was asked for is what is wrong.
-fn is_about_project(error: &AuthError) -> bool {
-    matches!(error.root(), AuthError::UnknownProject { .. } | AuthError::AmbiguousProject { .. })
+/// Why there is no token. What projects there are besides its own is nothing that an identity may know.
+#[cold]
+fn no_token(error: Arc<AuthError>, identity: Option<&Identity>) -> ProxyError {
+    let is_about_project =
+        matches!(error.root(), AuthError::UnknownProject { .. } | AuthError::AmbiguousProject { .. });
+    match identity {
+        Some(identity) if is_about_project && !identity.rights.projects.is_empty() => {
+            ProxyError::beyond(identity, "projects")
+        }
+        _ => ProxyError::Auth(error),
+    }
+}
+
+/// Why there is no endpoint. An identity hears of its own regions only, and of what is there.
+#[cold]
+pub(super) fn no_endpoint(
+    mut missing: NoEndpoint,
+    asked_region: Option<&str>,
+    token: &Token,
+    identity: Option<&Identity>,
+) -> ProxyError {
+    let Some(identity) = identity.filter(|identity| !identity.rights.regions.is_empty()) else {
+        return missing.into();
+    };
+    if asked_region.is_some_and(|region| !identity.rights.has_region(Some(region))) {
+        return ProxyError::beyond(identity, "regions");
+    }
+    match &mut missing {
+        NoEndpoint::NoRegion { available, .. } => {
+            available.retain(|region| identity.rights.has_region(Some(region)));
+        }
+        NoEndpoint::NoService { available, .. } => *available = services(token, Some(identity)),
+        _ => {}
+    }
+    missing.into()
+}
+
+/// The official types of the services that there are, for an identity in its own regions.
+#[cold]
+fn services(token: &Token, identity: Option<&Identity>) -> Vec<String> {
+    let Some(Identity { rights, .. }) = identity.filter(|identity| !identity.rights.regions.is_empty())
+    else {
+        return token.catalog.official_types();
+    };
+    let mut types = Vec::new();
+    for endpoint in token.catalog.endpoints().filter(|there| rights.has_region(there.region.as_deref())) {
+        let official = service_type::canonical(&endpoint.service_type);
+        if !types.iter().any(|known| *known == official) {
+            types.push(official.into_owned());
+        }
+    }
+    types.sort();
+    types
 }
 
 /// The place of an origin's id, and which of its entries a path there belongs to.
@@ -283,11 +335,6 @@ fn at_origin(origins: &Origins, id: &str, path: &str) -> Option<(Arc<Place>, usi
     let place = origins.place(id)?;
     let entry = place.entry(path)?;
     Some((Arc::clone(place), entry))
-}
-
-#[cold]
-fn no_origin(token: &Token) -> ProxyError {
-    ProxyError::NoOrigin { available: token.catalog.official_types() }
 }
 
 /// What of a destination is Keystone's, as the views of a [`crate::policy::Guard`]: all of it, what lies below it, or some

@@ -17,6 +17,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
+use super::destination::no_endpoint;
 use super::record::Trail;
 use super::session::Caller;
 use super::{Address, Door, Gateway};
@@ -658,8 +659,13 @@ impl Local<'_> {
         let (local, issued) = self.log_in(&request::read_swift(&self.parts.headers)?, trail).await?;
         let catalog = &issued.real.catalog;
         let cloud = self.cloud.of_token(&issued.real);
-        let found = keystone::catalog::choose(&cloud, catalog, "object-store", self.region.as_deref());
-        let url = found.map_err(ProxyError::NoEndpoint)?.url.to_string();
+        let (region, identity) = (self.region.as_deref(), local.identity.as_deref());
+        let found = keystone::catalog::choose(&cloud, catalog, "object-store", region)
+            .map_err(|missing| no_endpoint(missing, region, &issued.real, identity))?;
+        if let Some(identity) = identity.filter(|identity| !identity.rights.has_region(found.region)) {
+            return Err(ProxyError::beyond(identity, "regions").into());
+        }
+        let url = found.url.to_string();
         let url = local.services(&issued.real).local(&url).unwrap_or(url);
         let mut answer = reply::empty(StatusCode::OK);
         insert(&mut answer, &X_STORAGE_URL, &url)?;

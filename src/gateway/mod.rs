@@ -34,7 +34,7 @@ use crate::error::ProxyError;
 use crate::facade::call::{self, Call};
 use crate::facade::{self, Logins};
 use crate::framing;
-use crate::identity::{Attempts, Identities};
+use crate::identity::{Attempts, Identities, Identity};
 use crate::incoming::Incoming;
 use crate::keystone::{self, Discovery, TokenCache};
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
@@ -293,8 +293,13 @@ impl Gateway {
         if let Some(proved) = &caller.proved {
             record.under_way = self.enter(proved)?;
         }
+        let identity = caller.proved.as_ref().map(|proved| &*proved.identity);
         let named = match below_localhost {
-            Some(name) if door.pinned.is_none() => Some(self.prefix_of(name)?),
+            Some(name) if door.pinned.is_none() => match (self.prefix_of(name, identity), caller.refused) {
+                (Ok(prefix), _) => Some(prefix),
+                (Err(_), Some(why)) => return Err(self.unauthorized(door, None, parts, why)),
+                (Err(error), None) => return Err(error),
+            },
             _ => None,
         };
         let route = match (route_of(door, named.as_deref(), parts), caller.refused) {
@@ -312,7 +317,6 @@ impl Gateway {
             return Err(self.unauthorized(door, Some(&route), parts, why));
         }
         let session = caller.session.as_deref();
-        let identity = caller.proved.as_ref().map(|proved| &*proved.identity);
         let asked = Asking { door, listener, session, identity, now: record.start, may_ask: true };
         let (destination, mut target) = self.aim(&asked, &route, parts, trail).await?;
         if let Some(query) = parts.uri.query() {
@@ -373,7 +377,7 @@ impl Gateway {
 
     /// The prefix that a host name below `localhost` stands for: `compute`, `compute.lab`.
     #[cold]
-    fn prefix_of(&self, name: &str) -> Result<String, ProxyError> {
+    fn prefix_of(&self, name: &str, identity: Option<&Identity>) -> Result<String, ProxyError> {
         let name = name.to_ascii_lowercase();
         let Some((service, cloud)) = name.split_once('.') else {
             return Ok(Route::prefix_of(None, None, &name));
@@ -381,13 +385,18 @@ impl Gateway {
         // A host name's case tells nothing, and browsers write it small.
         let clouds = &self.shared.clouds;
         let cloud = clouds.iter().find(|known| known.name.eq_ignore_ascii_case(cloud));
-        let cloud = cloud.ok_or_else(|| self.unknown_cloud())?;
+        let cloud = cloud.ok_or_else(|| self.unknown_cloud(identity))?;
         Ok(Route::prefix_of(Some(&cloud.name), None, service))
     }
 
-    fn unknown_cloud(&self) -> ProxyError {
-        ProxyError::UnknownCloud {
-            known: self.shared.clouds.iter().map(|cloud| cloud.name.clone()).collect(),
+    /// What clouds there are besides its own is nothing that an identity may know.
+    #[cold]
+    fn unknown_cloud(&self, identity: Option<&Identity>) -> ProxyError {
+        match identity {
+            Some(identity) if !identity.rights.clouds.is_empty() => ProxyError::beyond(identity, "clouds"),
+            _ => ProxyError::UnknownCloud {
+                known: self.shared.clouds.iter().map(|cloud| cloud.name.clone()).collect(),
+            },
         }
     }
 

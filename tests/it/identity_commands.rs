@@ -174,6 +174,9 @@ async fn test_says_what_would_become_of_a_request_and_sends_nothing() {
     check(&["ada", "GET", "/v3/credentials"], 1, refused).await;
     check(&["ada", "GET", "/identity/v3/users"], 0, "(identity of cloud lab").await;
     check(&["elsewhere", "POST", "/keystone/v3/credentials"], 0, "allowed: POST").await;
+    check(&["bot", "GET", "/region/nowhere/compute/servers"], 1, "denied: identity.bot.regions").await;
+    check(&["elsewhere", "GET", "/cloud/nowhere/compute/servers"], 1, "denied: identity.elsewhere.clouds")
+        .await;
     check(&["elsewhere", "GET", "/identity/v3/auth/projects/"], 1, "denied: identity.elsewhere.projects")
         .await;
     check(&["late", "GET", "/compute/servers"], 1, "denied: identity_expired (401: ").await;
