@@ -127,7 +127,7 @@ pub enum ProxyError {
     Beyond {
         /// Whose.
         identity: String,
-        /// Which of its rights: `clouds`, `projects`, `regions`.
+        /// Which of its rights: `clouds`, `projects`, `regions`, `identity_api`.
         rule: &'static str,
     },
     /// An identity has too many requests.

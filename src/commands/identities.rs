@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::gateway::{Gateway, Trial};
 use crate::identity::keyring::{self, ApiKey};
 use crate::identity::{self, Rights};
-use crate::policy::{Effect, Policy};
+use crate::policy::{Effect, IdentityApi, Policy};
 use crate::secret::causes;
 
 /// Lists all identities: what each may show, its keys and their ends, its rights in short.
@@ -68,6 +68,7 @@ pub fn show(config: &Config, name: &str) -> Result<Outcome, String> {
             }
         }
     }
+    tell("identity_api", at_keystone(rights));
     let rate = limits.rate.map(|(rate, burst)| format!("{rate} requests per second, {burst} at once"));
     tell("rate", rate.as_deref().unwrap_or("any"));
     tell("requests", &limits.requests.map_or_else(|| "any".to_owned(), |most| format!("{most} under way")));
@@ -161,11 +162,22 @@ fn in_short(identity: &identity::Config) -> String {
         }
     }
     parts.extend(rights.policy.as_ref().map(|policy| format!("policy {}", policy.name())));
+    if rights.identity_api != IdentityApi::default() {
+        parts.push(format!("identity_api {}", rights.identity_api.as_str()));
+    }
     parts.extend(limits.rate.map(|(rate, _)| format!("{rate} requests per second")));
     parts.extend(limits.requests.map(|most| format!("{most} under way")));
     parts.extend(rights.body.map(|most| format!("bodies of {most} bytes")));
     parts.extend(rights.ends.map(|_| until(rights)));
-    if parts.is_empty() { "everything".to_owned() } else { parts.join(", ") }
+    if parts.is_empty() { "everything but writes at Keystone".to_owned() } else { parts.join(", ") }
+}
+
+fn at_keystone(rights: &Rights) -> &'static str {
+    match rights.identity_api {
+        IdentityApi::ReadOnly => "read-only: reads at Keystone that show no credential",
+        IdentityApi::All => "all: whatever the cloud's user may at Keystone",
+        IdentityApi::None => "none: nothing at Keystone but logging in",
+    }
 }
 
 fn until(rights: &Rights) -> String {

@@ -128,6 +128,7 @@ const IDENTITY: Schema = &[
     ("projects", Form::Texts),
     ("regions", Form::Texts),
     ("policy", Form::Text),
+    ("identity_api", Form::Text),
     ("rate", Form::Text),
     ("burst", Form::Text),
     ("requests", Form::Text),

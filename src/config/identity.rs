@@ -14,6 +14,7 @@ use super::policy::Policies;
 use super::{Layers, exposure, sources, value};
 use crate::identity::{Config, KEY_START, SubjectName, keyring, limits};
 use crate::keystone::Secret;
+use crate::policy::IdentityApi;
 use crate::secret;
 
 /// How short a password may be, characters.
@@ -206,6 +207,9 @@ impl Layers<'_> {
         if let Some(name) = options.text("policy") {
             note(wrong, "policy", policies.named(name).map(|policy| rights.policy = policy));
         }
+        if let Some(text) = options.text("identity_api") {
+            note(wrong, "identity_api", identity_api(text).map(|allowed| rights.identity_api = allowed));
+        }
         if let Some(text) = options.text("body") {
             note(wrong, "body", value::size_or_none(text).map(|size| rights.body = size));
         }
@@ -286,6 +290,12 @@ fn limits_of(options: &Options, wrong: &mut Vec<Wrong>) -> limits::Config {
         rate: rate.map(|rate| (rate, burst.unwrap_or(rate))),
         requests: requests.and_then(|requests| usize::try_from(requests.get()).ok()),
     }
+}
+
+fn identity_api(text: &str) -> Result<IdentityApi, String> {
+    let all = [IdentityApi::ReadOnly, IdentityApi::All, IdentityApi::None];
+    let found = all.into_iter().find(|allowed| allowed.as_str() == text);
+    found.ok_or_else(|| format!("`{text}` is none of read-only, all, none"))
 }
 
 /// A name of a certificate's, with the kind before a colon.

@@ -25,7 +25,7 @@ pub enum Call<'a> {
     Revoke,
     /// `GET /v3/auth/catalog`
     Catalog,
-    /// `GET /v3/auth/projects`, `/v3/OS-FEDERATION/projects`; `/v3/users/{id}/projects` has a user.
+    /// `GET /v3/auth/projects`, `/v3/OS-FEDERATION/projects`, `/v3/projects`; `/v3/users/{id}/projects` has a user.
     Projects(Option<&'a str>),
     /// `GET /v3/auth/domains`, `/v3/OS-FEDERATION/domains`
     Domains,
@@ -70,7 +70,7 @@ impl<'a> Call<'a> {
             "/auth/v1.0" | "/auth/v1" => Self::LogInToSwift,
             "/v3/auth/tokens" => Self::Show,
             "/v3/auth/catalog" => Self::Catalog,
-            "/v3/auth/projects" | "/v3/OS-FEDERATION/projects" => Self::Projects(None),
+            "/v3/auth/projects" | "/v3/OS-FEDERATION/projects" | "/v3/projects" => Self::Projects(None),
             "/v3/auth/domains" | "/v3/OS-FEDERATION/domains" => Self::Domains,
             "/v3/auth/system" => Self::System,
             "/v2.0/tenants" => Self::Tenants,
@@ -145,6 +145,7 @@ mod tests {
             check(Method::HEAD, &at("/v3/auth/tokens"), Some(Call::Show));
             check(Method::DELETE, &at("/v3/auth/tokens"), Some(Call::Revoke));
             check(Method::GET, &at("/v3/users/u/projects"), Some(Call::Projects(Some("u"))));
+            check(Method::GET, &at("/v3/projects"), Some(Call::Projects(None)));
             check(Method::GET, &at("/v2.0/tokens/t"), Some(Call::ShowV2("t")));
             check(Method::DELETE, &at("/v2.0/tokens/t"), Some(Call::RevokeV2("t")));
             check(Method::GET, &at("/v2.0/tokens/t/endpoints"), Some(Call::Endpoints("t")));
@@ -168,6 +169,8 @@ mod tests {
             (Method::GET, "/identity/v3/users/%75/projects"),
             (Method::DELETE, "/identity/v2.0/tokens/"),
             (Method::DELETE, "/v3/users/u"),
+            (Method::POST, "/v3/projects"),
+            (Method::GET, "/v3/projects/p"),
             (Method::GET, "/v2.0/users"),
             (Method::GET, "/v3x"),
             (Method::GET, "/compute/v3/auth/tokens"),

@@ -13,9 +13,11 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::Body as _;
+use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
+use super::destination::no_endpoint;
 use super::record::Trail;
 use super::session::Caller;
 use super::{Address, Door, Gateway};
@@ -245,7 +247,7 @@ impl Local<'_> {
             }
             Call::Catalog => self.catalog().await?,
             Call::Extensions => reply::json(StatusCode::OK, &json!({"extensions": {"values": []}})),
-            Call::Projects(user) => return self.projects(user).await,
+            Call::Projects(user) => return self.projects(user, query).await,
             Call::Domains => return self.other_scopes("domains").await,
             Call::System => return self.other_scopes("system").await,
             Call::Tenants => return self.tenants(query).await,
@@ -589,9 +591,9 @@ impl Local<'_> {
         Ok(shown.filter(listed).cloned().collect())
     }
 
-    /// `GET /v3/auth/projects`, or the same for a user: Keystone's own list, unless it has no such call or says
-    /// more than clients may know.
-    async fn projects(&self, user: Option<&str>) -> Result<Option<Response<Bytes>>, Failure> {
+    /// `GET /v3/auth/projects`, or the same for a user, or all projects (by name, if the query has one): Keystone's own
+    /// list, unless it has no such call or says more than clients may know.
+    async fn projects(&self, user: Option<&str>, query: &str) -> Result<Option<Response<Bytes>>, Failure> {
         let real = self.token(self.asked(self.session)).await?;
         let of_another = user.is_some_and(|user| real.user.as_ref().is_none_or(|own| own.id != user));
         if of_another || (!real.by_v2 && self.limits().is_none()) {
@@ -601,6 +603,7 @@ impl Local<'_> {
             .listed()
             .await?
             .iter()
+            .filter(|project| is_named(query, &project.name))
             .map(|project| {
                 json!({
                     "id": project.id,
@@ -656,8 +659,13 @@ impl Local<'_> {
         let (local, issued) = self.log_in(&request::read_swift(&self.parts.headers)?, trail).await?;
         let catalog = &issued.real.catalog;
         let cloud = self.cloud.of_token(&issued.real);
-        let found = keystone::catalog::choose(&cloud, catalog, "object-store", self.region.as_deref());
-        let url = found.map_err(ProxyError::NoEndpoint)?.url.to_string();
+        let (region, identity) = (self.region.as_deref(), local.identity.as_deref());
+        let found = keystone::catalog::choose(&cloud, catalog, "object-store", region)
+            .map_err(|missing| no_endpoint(missing, region, &issued.real, identity))?;
+        if let Some(identity) = identity.filter(|identity| !identity.rights.has_region(found.region)) {
+            return Err(ProxyError::beyond(identity, "regions").into());
+        }
+        let url = found.url.to_string();
         let url = local.services(&issued.real).local(&url).unwrap_or(url);
         let mut answer = reply::empty(StatusCode::OK);
         insert(&mut answer, &X_STORAGE_URL, &url)?;
@@ -690,6 +698,14 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| match pair.split_once('=') {
         Some((found, value)) => (found == name).then_some(value),
         None => (pair == name).then_some(""),
+    })
+}
+
+/// Whether a query wants what has this name, or whatever there is.
+fn is_named(query: &str, name: &str) -> bool {
+    parameter(query, "name").is_none_or(|wanted| {
+        let wanted = wanted.replace('+', " ");
+        percent_decode_str(&wanted).eq(name.bytes())
     })
 }
 

@@ -1,56 +1,55 @@
 //! One request in, one response out, always.
 //!
 //! [`Gateway`] finds the destination of a request, hands it to [`Proxy`], turns what went wrong into
-//! an answer, and writes the request's line in the log once its answer has ended. Destinations are
-//! kept by path prefix, and read anew when the token cache says that anything changed.
+//! an answer, and writes the request's line in the log once its answer has ended.
 
 mod address;
 mod body;
+mod destination;
 mod held;
+mod known;
 mod links;
 mod local;
 mod record;
 mod session;
+mod trial;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Request, Response};
 
+use self::destination::Asking;
 use self::held::Held;
-use self::record::{Audited, Record, Trail};
+use self::known::Destinations;
+use self::record::{Audited, Record};
 use self::session::{Caller, Opened};
 use crate::audit::Audit;
 use crate::body::Budget;
 use crate::entry::Entry;
 use crate::error::ProxyError;
 use crate::facade::call::{self, Call};
-use crate::facade::{self, Logins, Session, Unusable};
+use crate::facade::{self, Logins};
 use crate::framing;
 use crate::identity::{Attempts, Identities, Identity};
 use crate::incoming::Incoming;
-use crate::keystone::{
-    self, AllowHttp, Asked, Auth, AuthError, Discovery, Scope, Token, TokenCache, service_type,
-};
+use crate::keystone::{self, Discovery, TokenCache};
 use crate::metrics::{Metrics, ServiceMetrics, WorkerMetrics};
-use crate::policy::{Denied, Policy, View};
+use crate::policy::{Denied, Policy};
 use crate::proxy::headers::{self, Fields};
 use crate::proxy::links::{Here, Mapping, There};
-use crate::proxy::origins::{self, Origins, Place};
-use crate::proxy::{self, Answer, BodyLimits, Destination, Extras, Proxy, Terms, rewrite};
+use crate::proxy::{self, Answer, BodyLimits, Destination, Proxy, Terms};
 use crate::route::{Form, Route, RouteError};
 use crate::server;
-use crate::upstream::{self, BaseUrl, Scheme};
+use crate::upstream::{self, Scheme};
 
 pub use self::address::Address;
 pub use self::body::{Body, X_KEYWAY_ERROR, refuse};
-
-/// Destinations that one worker keeps; clients decide how many different prefixes there are.
-const MAX_DESTINATIONS: usize = 1024;
+pub use self::destination::may_carry_token;
+pub use self::trial::Trial;
 
 /// How much a request may bring, and for how long a token needs no proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,32 +137,6 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Where each request has its line, if the operator wants that.
     pub audit: Option<Arc<Audit>>,
-}
-
-/// A cloud's name, and a scope there; without a name, of whatever cloud the path names.
-type ScopeKey = (Box<str>, Scope);
-
-/// Destinations that were found: of requests with the cloud's own scope, and of others.
-#[derive(Debug, Default)]
-struct Destinations {
-    own: Found,
-    of_scopes: HashMap<ScopeKey, Found>,
-}
-
-/// Destinations by path prefix.
-#[derive(Debug, Default)]
-struct Found {
-    services: HashMap<Box<str>, Arc<Destination>>,
-    /// An origin may have several: there, the rest of the path tells which.
-    origins: HashMap<Box<str>, AtOrigin>,
-}
-
-/// The destinations at one origin.
-#[derive(Debug)]
-struct AtOrigin {
-    place: Arc<Place>,
-    /// Of each entry of the place, once somebody asked for it.
-    destinations: Vec<Option<Arc<Destination>>>,
 }
 
 /// One worker's entrance.
@@ -320,8 +293,13 @@ impl Gateway {
         if let Some(proved) = &caller.proved {
             record.under_way = self.enter(proved)?;
         }
+        let identity = caller.proved.as_ref().map(|proved| &*proved.identity);
         let named = match below_localhost {
-            Some(name) if door.pinned.is_none() => Some(self.prefix_of(name)?),
+            Some(name) if door.pinned.is_none() => match (self.prefix_of(name, identity), caller.refused) {
+                (Ok(prefix), _) => Some(prefix),
+                (Err(_), Some(why)) => return Err(self.unauthorized(door, None, parts, why)),
+                (Err(error), None) => return Err(error),
+            },
             _ => None,
         };
         let route = match (route_of(door, named.as_deref(), parts), caller.refused) {
@@ -339,7 +317,6 @@ impl Gateway {
             return Err(self.unauthorized(door, Some(&route), parts, why));
         }
         let session = caller.session.as_deref();
-        let identity = caller.proved.as_ref().map(|proved| &*proved.identity);
         let asked = Asking { door, listener, session, identity, now: record.start, may_ask: true };
         let (destination, mut target) = self.aim(&asked, &route, parts, trail).await?;
         if let Some(query) = parts.uri.query() {
@@ -383,131 +360,6 @@ impl Gateway {
         Ok(Reply::Service(answer, held))
     }
 
-    /// Where a request goes, and the path there: its destination is found, and rights and policies are asked.
-    #[inline]
-    async fn aim(
-        &self,
-        asking: &Asking<'_>,
-        route: &Route<'_>,
-        parts: &Parts,
-        trail: &mut Trail,
-    ) -> Result<(Arc<Destination>, String), ProxyError> {
-        let &Asking { door, listener, session, identity, now, may_ask } = asking;
-        let of_identity = identity.and_then(|identity| identity.rights.policy.as_ref());
-        for policy in [door.policy.as_ref(), of_identity].into_iter().flatten() {
-            policy.before(&parts.method)?;
-        }
-        let scope = scope_of(session, identity, route);
-        let (destination, cached_token) = match self.known(scope, route, now) {
-            Some(destination) => (destination, true),
-            // Boxed, as all that is rare: a request's future is moved a few times, so it should be small.
-            None => {
-                let resolving =
-                    self.resolve(door, (session, identity, scope), route, parts, &mut trail.service);
-                Box::pin(resolving).await?
-            }
-        };
-        trail.service = Arc::clone(&destination.metrics);
-        if trail.is_audited {
-            trail.token = Some(Arc::clone(&destination.token));
-        }
-        if let Some(identity) = identity {
-            self.check_rights(identity, &destination)?;
-        }
-        trail.cached_token = cached_token;
-        // Listeners have theirs first, then identities.
-        let policy_of_identity =
-            identity.and_then(|identity| identity.policy).map(|index| self.shared.doors.len() + index);
-        let asked = (listener, policy_of_identity);
-        let at_endpoint = route.form == Form::Endpoint;
-        let versions;
-        let current = if at_endpoint && destination.base.needs_version(route.rest) {
-            versions = match self.shared.discovery.known(&destination.unversioned) {
-                Some(known) => Some(known),
-                None => {
-                    // The question carries a token too, so nobody asks it for a request that is denied.
-                    // Which version it will be does not matter to a policy.
-                    let likely = destination.base.target(route.rest, Some("v1"));
-                    destination.permits(asked, &parts.method, &likely)?;
-                    if may_ask {
-                        let client = &self.shared.clients[destination.key.cloud];
-                        let token = Some(&destination.token);
-                        let asked = self.shared.discovery.versions(client, &destination.unversioned, token);
-                        let versions = Box::pin(asked).await;
-                        destination.warn_without_versions(&versions);
-                        Some(versions)
-                    } else {
-                        None
-                    }
-                }
-            };
-            match &versions {
-                Some(versions) => destination.segment(versions)?,
-                None => None,
-            }
-        } else {
-            None
-        };
-        let target = match route.form {
-            Form::Endpoint => destination.base.target(route.rest, current),
-            Form::Root => verbatim(destination.base.root(), route.rest, parts),
-            Form::Origin => verbatim("", route.rest, parts),
-        };
-        destination.permits(asked, &parts.method, &target)?;
-        Ok((destination, target))
-    }
-
-    /// What would become of a request of this identity at the listener with this index, if it came now: nothing is
-    /// sent to a service, and no limit counts it.
-    ///
-    /// # Errors
-    /// It would be refused.
-    pub async fn dry_run(
-        &self,
-        listener: usize,
-        identity: &Identity,
-        request: Request<()>,
-    ) -> Result<Trial, ProxyError> {
-        let (door, (parts, ())) = (&self.shared.doors[listener], request.into_parts());
-        let fields = Fields::of(&parts.headers);
-        self.check(&parts, &fields)?;
-        let route = route_of(door, None, &parts)?;
-        if identity.rights.ends.is_some_and(|ends| ends <= jiff::Timestamp::now()) {
-            return Err(self.unauthorized(door, Some(&route), &parts, Unusable::IdentityExpired));
-        }
-        if let Some(call) = Call::of(&parts.method, &route, parts.uri.path()) {
-            let cloud = self.local_cloud(&route)?.map(|index| &self.shared.clouds[index]);
-            if let Some(cloud) = cloud.filter(|_| !call.is_open())
-                && !identity.rights.has_cloud(&cloud.name)
-            {
-                return Err(ProxyError::beyond(identity, "clouds"));
-            }
-            let view = cloud.and_then(|cloud| self.shared.facade.clouds.get(&cloud.name));
-            let is_limited =
-                !identity.rights.projects.is_empty() || view.is_some_and(|view| !view.projects.is_empty());
-            // Where there is no limit, the real Keystone's own list is right.
-            let is_local = match call {
-                Call::Projects(None) | Call::Domains | Call::System | Call::Tenants => is_limited,
-                Call::Projects(Some(_)) => false,
-                _ => true,
-            };
-            if is_local && cloud.is_some() {
-                return Ok(Trial::Local);
-            }
-        }
-        let identity = Some(identity);
-        let asking = Asking { door, listener, session: None, identity, now: Instant::now(), may_ask: false };
-        let mut trail = Trail::new(Arc::clone(&self.nowhere));
-        let (destination, target) = self.aim(&asking, &route, &parts, &mut trail).await?;
-        let query = parts.uri.query().map_or_else(String::new, |query| format!("?{query}"));
-        Ok(Trial::Service {
-            url: format!("{}{target}{query}", destination.url.origin()),
-            cloud: trail.service.cloud.clone(),
-            service: trail.service.service.clone(),
-            project: destination.token.project.as_ref().map(|project| project.name.clone()),
-        })
-    }
-
     /// Refuses what could be read in two ways, or is larger than allowed.
     fn check(&self, parts: &Parts, fields: &Fields) -> Result<(), ProxyError> {
         let config = &self.shared.config;
@@ -525,7 +377,7 @@ impl Gateway {
 
     /// The prefix that a host name below `localhost` stands for: `compute`, `compute.lab`.
     #[cold]
-    fn prefix_of(&self, name: &str) -> Result<String, ProxyError> {
+    fn prefix_of(&self, name: &str, identity: Option<&Identity>) -> Result<String, ProxyError> {
         let name = name.to_ascii_lowercase();
         let Some((service, cloud)) = name.split_once('.') else {
             return Ok(Route::prefix_of(None, None, &name));
@@ -533,208 +385,25 @@ impl Gateway {
         // A host name's case tells nothing, and browsers write it small.
         let clouds = &self.shared.clouds;
         let cloud = clouds.iter().find(|known| known.name.eq_ignore_ascii_case(cloud));
-        let cloud = cloud.ok_or_else(|| self.unknown_cloud())?;
+        let cloud = cloud.ok_or_else(|| self.unknown_cloud(identity))?;
         Ok(Route::prefix_of(Some(&cloud.name), None, service))
     }
 
-    fn unknown_cloud(&self) -> ProxyError {
-        ProxyError::UnknownCloud {
-            known: self.shared.clouds.iter().map(|cloud| cloud.name.clone()).collect(),
-        }
-    }
-
-    /// Checks that a destination is within an identity's rights, whatever the request does there.
-    fn check_rights(&self, identity: &Identity, destination: &Destination) -> Result<(), ProxyError> {
-        let (rights, shared) = (&identity.rights, &self.shared);
-        let beyond = if !rights.has_cloud(&shared.clouds[destination.key.cloud].name) {
-            "clouds"
-        } else if !rights.has_project(destination.token.project.as_ref()) {
-            "projects"
-        } else if !rights.has_region(destination.region.as_deref()) {
-            "regions"
-        } else {
-            return Ok(());
-        };
-        Err(ProxyError::beyond(identity, beyond))
-    }
-
-    /// A destination that was resolved before and still holds.
-    fn known(&self, scope: Option<&ScopeKey>, route: &Route<'_>, now: Instant) -> Option<Arc<Destination>> {
-        let destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = match scope {
-            None => &destinations.own,
-            // A session's cloud and scope never change, so its key is made once.
-            Some(scope) => destinations.of_scopes.get(scope)?,
-        };
-        let destination = match route.form {
-            Form::Endpoint | Form::Root => found.services.get(route.prefix)?,
-            Form::Origin => found.origins.get(route.prefix)?.of(route.rest)?,
-        };
-        let holds = destination.version == self.shared.tokens.version() && destination.token.is_fresh(now);
-        holds.then(|| Arc::clone(destination))
-    }
-
-    /// Finds a route's destination, and tells whether its token was at hand. Where it fails once the
-    /// cloud is known, that is where the request is `counted`.
-    async fn resolve(
-        &self,
-        door: &Door,
-        (session, identity, scope): (Option<&Session>, Option<&Identity>, Option<&ScopeKey>),
-        route: &Route<'_>,
-        parts: &Parts,
-        counted: &mut Arc<ServiceMetrics>,
-    ) -> Result<(Arc<Destination>, bool), ProxyError> {
-        let shared = &self.shared;
-        let index = match route.cloud()? {
-            None => 0,
-            Some(asked) => {
-                let named = shared.clouds.iter().position(|cloud| cloud.name == asked);
-                named.ok_or_else(|| self.unknown_cloud())?
-            }
-        };
-        let cloud = &shared.clouds[index];
-        if let Some(identity) = identity.filter(|identity| !identity.rights.has_cloud(&cloud.name)) {
-            return Err(ProxyError::beyond(identity, "clouds"));
-        }
-        let cloud_policy = &shared.cloud_policies[index];
-        if let Some(policy) = cloud_policy {
-            policy.before(&parts.method)?;
-        }
-        *counted = shared.metrics.service(&self.worker, &cloud.name, "none");
-        let asked = match (session, route.project()?) {
-            (Some(session), _) if session.cloud() != cloud.name => {
-                return Err(self.unauthorized(door, Some(route), parts, Unusable::OtherCloud));
-            }
-            (Some(session), None) => session.asked(),
-            (Some(_), Some(_)) => return Err(ProxyError::TokenScope),
-            (None, Some(project)) => Asked::Project(project.into_owned()),
-            (None, None) => match identity.and_then(|identity| identity.rights.projects.first()) {
-                Some(first) => Asked::Project(first.clone()),
-                None => Asked::Own,
+    /// What clouds there are besides its own is nothing that an identity may know.
+    #[cold]
+    fn unknown_cloud(&self, identity: Option<&Identity>) -> ProxyError {
+        match identity {
+            Some(identity) if !identity.rights.clouds.is_empty() => ProxyError::beyond(identity, "clouds"),
+            _ => ProxyError::UnknownCloud {
+                known: self.shared.clouds.iter().map(|cloud| cloud.name.clone()).collect(),
             },
-        };
-        let key = keystone::Key { cloud: index, scope: asked };
-        // Read first: what changes while this goes on is noticed by the next request.
-        let version = shared.tokens.version();
-        let cached = shared.tokens.snapshot(&key).is_some();
-        let token = shared.tokens.current(&key).await.map_err(|error| match identity {
-            // What other projects there are is nothing that it may know.
-            Some(identity) if !identity.rights.projects.is_empty() && is_about_project(&error) => {
-                ProxyError::beyond(identity, "projects")
-            }
-            _ => ProxyError::Auth(error),
-        })?;
-        if let Some(view) = shared.facade.clouds.get(&cloud.name)
-            && !view.permits(&key.scope, token.project.as_ref())
-        {
-            // A session is from before a reload that took its project away.
-            return Err(match session {
-                Some(_) => self.unauthorized(door, Some(route), parts, Unusable::Revoked),
-                None => ProxyError::Auth(Arc::new(AuthError::UnknownProject {
-                    asked: key.scope.to_string(),
-                    available: view.projects.clone(),
-                })),
-            });
-        }
-        let cloud = &*cloud.of_token(&token);
-        let origins = self.origins(scope, cloud, &token);
-        let asked_service = if route.form == Form::Origin { None } else { Some(route.service()?) };
-        let at_origin = match route.origin()? {
-            None => None,
-            Some(id) => Some(at_origin(&origins, &id, route.rest).ok_or_else(|| no_origin(&token))?),
-        };
-        let found = match &at_origin {
-            None => {
-                let (service, region) = (asked_service.as_deref().unwrap_or_default(), route.region()?);
-                keystone::catalog::choose(cloud, &token.catalog, service, region.as_deref())?
-            }
-            Some((place, entry)) => {
-                let origins::Entry { service_type, region, url, .. } = &place.entries()[*entry];
-                keystone::Destination { service_type, region: region.as_deref(), url }
-            }
-        };
-        let official = service_type::canonical(found.service_type);
-        if !may_carry_token(cloud, found.url, found.service_type) {
-            return Err(ProxyError::PlainHttp { service: official.into_owned(), cloud: cloud.name.clone() });
-        }
-        let project = token.project.as_ref();
-        let base = rewrite::Base::new(found.url.path(), project.map(|project| project.id.as_str()));
-        let of_doors = shared.doors.iter().map(|door| door.policy.as_ref());
-        let of_identities = shared.identities.policies.iter().map(Some);
-        let policies = of_doors.chain(of_identities).chain([cloud_policy.as_ref()]);
-        let policies = if policies.clone().all(|policy| policy.is_none()) {
-            None
-        } else {
-            let views = views(&token, &origins, &found, &base);
-            let project = project.map(|project| (project.id.as_str(), project.name.as_str()));
-            Some(policies.map(|policy| policy.map(|policy| policy.at(&views, project))).collect())
-        };
-        let asked_service = asked_service.as_deref().unwrap_or(found.service_type);
-        let asked_version = cloud.api_version_of(asked_service);
-        let base = base.wanting(asked_version);
-        let destination = Arc::new(Destination {
-            unversioned: found.url.with_path(base.root()),
-            asked_version,
-            extras: Extras::new(cloud, [found.service_type, asked_service], &shared.limits),
-            base,
-            policies,
-            pool: self.clients[index].pool(found.url.origin()).map_err(ProxyError::Upstream)?,
-            url: found.url.clone(),
-            links: self.links(index, &official, route)?,
-            identity: official == "identity",
-            region: found.region.map(Into::into),
-            body_limit: shared.body_limits.of(&official),
-            metrics: shared.metrics.service(&self.worker, &cloud.name, &official),
-            key,
-            version,
-            token: Arc::clone(&token),
-            origins: Arc::clone(&origins),
-        });
-        let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
-        if destinations.len() >= MAX_DESTINATIONS {
-            *destinations = Destinations::default();
-        }
-        let known = match scope {
-            None => &mut destinations.own,
-            Some(scope) => destinations.of_scopes.entry(scope.clone()).or_default(),
-        };
-        match at_origin {
-            None => drop(known.services.insert(route.prefix.into(), Arc::clone(&destination))),
-            Some((place, entry)) => known.add(route.prefix, place, entry, Arc::clone(&destination)),
-        }
-        Ok((destination, cached))
-    }
-
-    /// The origins of a token's catalog, of which a destination that was found before may know.
-    fn origins(
-        &self,
-        scope: Option<&ScopeKey>,
-        cloud: &keystone::Config,
-        token: &Arc<Token>,
-    ) -> Arc<Origins> {
-        let destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = match scope {
-            None => Some(&destinations.own),
-            Some(scope) => destinations.of_scopes.get(scope),
-        };
-        let same = found.and_then(|found| found.all().find(|known| Arc::ptr_eq(&known.token, token)));
-        match same {
-            Some(known) => Arc::clone(&known.origins),
-            None => Arc::new(Origins::new(cloud, token)),
         }
     }
 
     /// Brings the counters that are only known on demand up to date, and lets go of destinations with
     /// a token that was replaced, which nobody may ask for again; called on the worker's tick.
     pub fn refresh(&self) {
-        let version = self.shared.tokens.version();
-        let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
-        destinations.own.keep(version);
-        destinations.of_scopes.retain(|_, found| {
-            found.keep(version);
-            found.all().next().is_some()
-        });
-        drop(destinations);
+        self.forget_replaced();
         self.forget_ended();
         let idle: usize = self.clients.iter().map(upstream::Client::idle).sum();
         self.worker.upstream_idle.store(i64::try_from(idle).unwrap_or(i64::MAX), Ordering::Relaxed);
@@ -754,180 +423,12 @@ fn route_of<'a>(door: &'a Door, named: Option<&'a str>, parts: &'a Parts) -> Res
     }
 }
 
-/// Whether the project that was asked for is what is wrong.
-fn is_about_project(error: &AuthError) -> bool {
-    matches!(error.root(), AuthError::UnknownProject { .. } | AuthError::AmbiguousProject { .. })
-}
-
-/// Under which scope the destinations of a request are known. `None` is the cloud's own.
-fn scope_of<'a>(
-    session: Option<&'a Session>,
-    identity: Option<&'a Identity>,
-    route: &Route<'_>,
-) -> Option<&'a ScopeKey> {
-    match session {
-        Some(session) => Some(&session.key),
-        // A project that the path names is part of what destinations are known by.
-        None if route.names_project() => None,
-        None => identity?.key.as_ref(),
-    }
-}
-
-impl Destinations {
-    fn len(&self) -> usize {
-        [&self.own].into_iter().chain(self.of_scopes.values()).map(|found| found.all().count()).sum()
-    }
-}
-
-impl Found {
-    fn all(&self) -> impl Iterator<Item = &Arc<Destination>> {
-        let at_origins = self.origins.values().flat_map(|at| at.destinations.iter().flatten());
-        self.services.values().chain(at_origins)
-    }
-
-    /// Keeps a destination at a place, with those that are of the same catalog.
-    fn add(&mut self, prefix: &str, place: Arc<Place>, entry: usize, destination: Arc<Destination>) {
-        let none = vec![None; place.entries().len()];
-        let at = self
-            .origins
-            .entry(prefix.into())
-            .or_insert_with(|| AtOrigin { place: Arc::clone(&place), destinations: none.clone() });
-        if !Arc::ptr_eq(&at.place, &place) {
-            *at = AtOrigin { place, destinations: none };
-        }
-        at.destinations[entry] = Some(destination);
-    }
-
-    /// Lets go of what was read at another version of the token cache.
-    fn keep(&mut self, version: u64) {
-        let current = |destination: &Arc<Destination>| destination.version == version;
-        self.services.retain(|_, destination| current(destination));
-        self.origins.retain(|_, at| at.destinations.iter().flatten().all(current));
-    }
-}
-
-impl AtOrigin {
-    /// The destination that a path at the origin leads to.
-    fn of(&self, path: &str) -> Option<&Arc<Destination>> {
-        self.destinations[self.place.entry(path)?].as_ref()
-    }
-}
-
-/// The place of an origin's id, and which of its entries a path there belongs to.
-fn at_origin(origins: &Origins, id: &str, path: &str) -> Option<(Arc<Place>, usize)> {
-    let place = origins.place(id)?;
-    let entry = place.entry(path)?;
-    Some((Arc::clone(place), entry))
-}
-
-#[cold]
-fn no_origin(token: &Token) -> ProxyError {
-    ProxyError::NoOrigin { available: token.catalog.official_types() }
-}
-
-/// Who asks for something, by which listener, and when.
-struct Asking<'a> {
-    door: &'a Door,
-    /// The door's place among all.
-    listener: usize,
-    session: Option<&'a Session>,
-    identity: Option<&'a Identity>,
-    now: Instant,
-    /// A service that did not say yet which versions it has may be asked.
-    may_ask: bool,
-}
-
-/// What would become of a request, see [`Gateway::dry_run`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trial {
-    /// It would go to a service.
-    Service {
-        /// There.
-        url: String,
-        /// The cloud's name.
-        cloud: String,
-        /// The service's official type.
-        service: String,
-        /// The name of the token's project.
-        project: Option<String>,
-    },
-    /// keyway's own Keystone would answer.
-    Local,
-}
-
 /// What a request is answered with.
 enum Reply {
     /// What its service said, with the body that was held.
     Service(Answer, Option<Box<Held>>),
     /// What keyway says itself.
     Own(Response<Bytes>),
-}
-
-/// The path at a service that is `path` below `root` and nothing else, with room for the query.
-fn verbatim(root: &str, path: &str, parts: &Parts) -> String {
-    let query = parts.uri.query().map_or(0, |query| query.len() + 1);
-    let mut target = String::with_capacity(root.len() + path.len().max(1) + query);
-    target.push_str(root);
-    target.push_str(path);
-    if target.is_empty() {
-        target.push('/');
-    }
-    target
-}
-
-/// Whether an endpoint may get a token: over plain http only if Keystone gives it out that way, or
-/// the configuration allows it for this service or origin.
-pub fn may_carry_token(cloud: &keystone::Config, url: &BaseUrl, service: &str) -> bool {
-    let Auth::Identity(identity) = &cloud.auth else { return true };
-    if url.origin().scheme() == Scheme::Https || identity.auth_url.origin().scheme() == Scheme::Http {
-        return true;
-    }
-    match &cloud.allow_http {
-        AllowHttp::Never => false,
-        AllowHttp::Only(allowed) => allowed.iter().any(|allowed| match BaseUrl::parse(allowed) {
-            Ok(allowed) => allowed.origin() == url.origin(),
-            Err(_) => {
-                service_type::same(&service_type::canonical(allowed), &service_type::canonical(service))
-            }
-        }),
-    }
-}
-
-/// What the URLs of an endpoint may belong to: its service, and whatever else is at the same origin
-/// above or below it.
-fn views(
-    token: &Token,
-    origins: &Origins,
-    found: &keystone::Destination<'_>,
-    base: &rewrite::Base,
-) -> Arc<[View]> {
-    let catalog = &token.catalog;
-    let names = |service: &str, url: Option<&BaseUrl>| -> Vec<&str> {
-        let of_service = catalog.endpoints().filter(|endpoint| endpoint.service_type == service);
-        let there = of_service.filter(|endpoint| url.is_none() || endpoint.url.as_ref().ok() == url);
-        there.map(|endpoint| endpoint.service_name.as_str()).collect()
-    };
-    if catalog.is_single() && found.service_type == "*" {
-        return [View::new(None, [], base.clone())].into();
-    }
-    let own = View::new(Some(found.service_type), names(found.service_type, None), base.clone());
-    let mut views = vec![own];
-    let above = |upper: &str, lower: &str| {
-        lower.strip_prefix(upper).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    let there = origins.at(found.url.origin()).into_iter().flat_map(|place| place.entries());
-    for origins::Entry { service_type, url, base: other, .. } in there {
-        if service_type == found.service_type && other == base
-            || !above(base.root(), other.root()) && !above(other.root(), base.root())
-        {
-            continue;
-        }
-        let view = View::new(Some(service_type), names(service_type, Some(url)), other.clone());
-        if !views.contains(&view) {
-            views.push(view);
-        }
-    }
-    views.into()
 }
 
 impl From<Denied<'_>> for ProxyError {

@@ -21,7 +21,7 @@ pub use self::limits::{Exceeded, Limits, UnderWay};
 pub use self::password::Attempts;
 use self::password::Passwords;
 use crate::keystone::{Named, Project, Scope, Secret};
-use crate::policy::Policy;
+use crate::policy::{Guards, IdentityApi, Policy};
 pub use crate::server::certificate::SubjectName;
 
 /// One identity, as the operator wrote it: `[identity.NAME]`.
@@ -54,6 +54,8 @@ pub struct Rights {
     pub regions: Vec<String>,
     /// What may be done there, besides what listener and cloud say.
     pub policy: Option<Arc<Policy>>,
+    /// What may be done at Keystone itself, besides the policies.
+    pub identity_api: IdentityApi,
     /// The largest body of a request, bytes.
     pub body: Option<u64>,
     /// Until when.
@@ -139,6 +141,8 @@ pub struct Identities {
     pub keyring: Arc<Keyring>,
     /// The policies of them all, each once.
     pub policies: Vec<Arc<Policy>>,
+    /// The rules of what an identity may do at Keystone.
+    pub guards: Guards,
 }
 
 /// What a client showed, and it is good: whose it is, and how that was proved.
@@ -163,6 +167,7 @@ impl Identities {
             groups: HashMap::new(),
             keyring,
             policies: Vec::new(),
+            guards: Guards::default(),
         };
         for config in configs {
             let same = old.and_then(|old| old.named(&config.name));

@@ -10,12 +10,14 @@
 //! `X-Object-Manifest` of object storage, the action in a body of `/servers/{id}/action`) is no part of
 //! its path: to close a container, deny the methods that write to the others, too.
 
+mod identity_api;
 mod path;
 
 use std::sync::Arc;
 
 use http::Method;
 
+pub use self::identity_api::{Guard, Guards, IdentityApi};
 use self::path::{Pattern, Reading};
 use crate::keystone::service_type;
 use crate::proxy::rewrite::{Base, is_id};

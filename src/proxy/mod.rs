@@ -76,6 +76,8 @@ pub struct Destination {
     /// What may be done there: one for each listener, those that identities have, then the cloud's. `None` if
     /// there is no policy at all.
     pub policies: Option<Vec<Option<policy::Scoped>>>,
+    /// What identities may do, if anything there is Keystone's. `None` also where nobody has an identity.
+    pub guard: Option<Box<policy::Guard>>,
     /// Which of its answers' bodies may hold links. `None` where links stay as they are.
     pub links: Option<links::Bodies>,
     /// The service is Keystone.

@@ -242,7 +242,15 @@ async fn a_line_says_who_asked_for_what_and_what_came_of_it() {
     });
     check(answer, line).await;
     let answer = shows(Method::GET, "/region/nonesuch/compute/servers", b"").await;
-    check(answer, json!({"decision": "denied", "rule": "no_region", "cloud": "demo", "service": null})).await;
+    let line =
+        json!({"decision": "denied", "rule": "identity.ada.regions", "cloud": "demo", "service": null});
+    check(answer, line).await;
+    let answer = shows(Method::POST, "/identity/v3/users/u/application_credentials", b"{}").await;
+    let line = json!({
+        "decision": "denied", "rule": "identity.ada.identity_api", "service": "identity", "cloud": "demo",
+        "identity": "ada", "http.response.status_code": 403,
+    });
+    check(answer, line).await;
     let answer = shows(Method::GET, "/project/demo/compute/servers", b"").await;
     check(answer, json!({"decision": "allowed", "project.name": demo::PROJECT})).await;
     let answer = shows(Method::PUT, "/object-store/box/thing", &[b'x'; 1001]).await;

@@ -350,6 +350,20 @@ async fn rights_reach_to_named_clouds_projects_and_regions_and_no_further() {
     check(rights(&[], &[demo::PROJECT], &[]), "/project/nowhere/compute/servers", Some("projects")).await;
     check(rights(&[], &[], &["RegionOne"]), "/compute/servers", None).await;
     check(rights(&[], &[], &["RegionTwo"]), "/compute/servers", Some("regions")).await;
+    // Nor which regions and clouds there are, or what is in other regions only.
+    check(rights(&[], &[], &["RegionOne"]), "/region/nowhere/compute/servers", Some("regions")).await;
+    check(rights(&["demo"], &[], &[]), "/cloud/nowhere/compute/servers", Some("clouds")).await;
+    team.reload(vec![with(rights(&["demo"], &[], &["RegionTwo"]))]);
+    let message = team.get("/region/RegionTwo/network/networks", &key).await.message(404, "no_region");
+    assert_eq!(message, "the service is in no such region; it is in none");
+    let message = team.get("/region/RegionTwo/nonesuch/x", &key).await.message(404, "no_service");
+    assert_eq!(message, "the catalog has no such service; it has compute, image");
+    let message = team.get("/origin/http-nowhere-80/x", &key).await.message(404, "no_origin");
+    assert!(message.ends_with("where there are compute, image"), "{message}");
+    let host = [("host", "compute.nowhere.localhost"), ("x-auth-token", key.as_str())];
+    let message = team.keyway.get_with("/v2.1/servers", &host).await.message(403, "denied");
+    assert!(message.contains("`clouds` of identity `ada`"), "{message}");
+    team.keyway.get_with("/v2.1/servers", &host[..1]).await.message(401, "bad_token");
 
     // The first project is that of requests that name none.
     team.reload(vec![with(rights(&[], &["other", "demo"], &[]))]);

@@ -25,8 +25,10 @@ expires = 2099-12-31
 [identity.elsewhere]
 clouds = ['lab']
 projects = ['other']
+identity_api = 'all'
 [identity.late]
 groups = [7]
+identity_api = 'read-only'
 expires = 2001-01-01
 [policy.lists]
 read_only = true
@@ -97,12 +99,12 @@ async fn list_and_show_say_who_may_come_in_and_what_they_may_do() {
     assert_eq!(
         out.lines().collect::<Vec<_>>(),
         [
-            "ada               password, certificate dns:ada.example, user 1000; everything".to_owned(),
+            "ada               password, certificate dns:ada.example, user 1000; everything but writes at Keystone".to_owned(),
             format!(
                 "bot               key {id} (ends 2098-01-01T00:00:00Z); projects demo, regions RegionOne, policy lists, \
                  50 requests per second, 20 under way, bodies of 1048576 bytes, until 2099-12-31T00:00:00Z"
             ),
-            "elsewhere         nothing to show yet; clouds lab, projects other".to_owned(),
+            "elsewhere         nothing to show yet; clouds lab, projects other, identity_api all".to_owned(),
             "late              group 7; expired 2001-01-01T00:00:00Z".to_owned(),
         ]
     );
@@ -118,6 +120,7 @@ async fn list_and_show_say_who_may_come_in_and_what_they_may_do() {
         "regions       RegionOne",
         "policy        lists: read only, deny where no rule speaks",
         "              allow servers",
+        "identity_api  read-only: reads at Keystone that show no credential",
         "rate          50 requests per second, 100 at once",
         "requests      20 under way",
         "body          1048576 bytes",
@@ -125,6 +128,11 @@ async fn list_and_show_say_who_may_come_in_and_what_they_may_do() {
     ] {
         assert!(out.lines().any(|shown| shown == line), "{line} is not in {out}");
     }
+    let (_, elsewhere, _) = asked(&home, &["show", "elsewhere"]).await;
+    assert!(
+        elsewhere.contains("identity_api  all: whatever the cloud's user may at Keystone\n"),
+        "{elsewhere}"
+    );
     let shown = out.lines().find(|line| line.starts_with("key ")).expect("its key");
     assert!(shown.contains(id) && shown.ends_with("ends 2098-01-01T00:00:00Z, the laptop"), "{shown}");
 
@@ -161,6 +169,16 @@ async fn test_says_what_would_become_of_a_request_and_sends_nothing() {
     check(&["ada", "GET", "/image/v2/images"], 0, "(image of cloud lab").await;
     check(&["ada", "GET", "/image/v2/images", "--by", "images-not"], 1, "policy.closed.no-images").await;
     check(&["ada", "POST", "/identity/v3/auth/tokens"], 0, "keyway answers that itself").await;
+    let refused = "denied: identity.ada.identity_api (403: ";
+    check(&["ada", "POST", "/identity/v3/users/u/application_credentials"], 1, refused).await;
+    check(&["ada", "GET", "/v3/credentials"], 1, refused).await;
+    check(&["ada", "GET", "/identity/v3/users"], 0, "(identity of cloud lab").await;
+    check(&["elsewhere", "POST", "/keystone/v3/credentials"], 0, "allowed: POST").await;
+    check(&["bot", "GET", "/region/nowhere/compute/servers"], 1, "denied: identity.bot.regions").await;
+    check(&["elsewhere", "GET", "/cloud/nowhere/compute/servers"], 1, "denied: identity.elsewhere.clouds")
+        .await;
+    check(&["elsewhere", "GET", "/identity/v3/auth/projects/"], 1, "denied: identity.elsewhere.projects")
+        .await;
     check(&["late", "GET", "/compute/servers"], 1, "denied: identity_expired (401: ").await;
     check(&["ada", "GET", "/nonesuch/x"], 1, "denied: no_service (404: ").await;
     check(&["ada", "GET", "/cloud/prod/compute/servers"], 1, "denied: unknown_cloud (404: ").await;

@@ -25,6 +25,7 @@ mod fuzzed;
 mod h2_wire;
 mod http2;
 mod identities;
+mod identity_api;
 mod identity_commands;
 mod kept;
 #[cfg(feature = "kerberos")]

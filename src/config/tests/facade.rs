@@ -181,6 +181,10 @@ fn what_is_wrong_with_a_login_is_told_without_its_password() {
         &["identity.b.password: this password is identity a's too"],
     );
     check(
+        "[identity.a]\npassword = 'hunter2-a'\nidentity_api = 'readonly'\nbody = 'x'",
+        &["identity.a.identity_api: `readonly` is none of read-only, all, none", "identity.a.body: "],
+    );
+    check(
         "[identity.a]\npasword = 'hunter2-a'",
         &["identity.a.pasword: unknown key: did you mean `password`?"],
     );
