@@ -258,15 +258,26 @@ impl Gateway {
                     Some(held) => Body::held(held, sent, record),
                 })
             }
-            Err(error) => {
-                self.count(&error);
-                let mut response = refuse(&error, record.parts.method == Method::HEAD);
-                record.status = error.status();
-                record.error = Some(error);
-                response.body_mut().record(record);
-                response
-            }
+            Err(error) => self.refused(error, record),
         }
+    }
+
+    /// Answers a request that came in by `listener` when there were as many as there may be: nothing of it is looked
+    /// at, but it has its line as all have.
+    #[cold]
+    pub fn overloaded(&self, listener: usize, client: Arc<server::Client>, head: Parts) -> Response<Body> {
+        let mut record = Record::new(head, Arc::clone(&self.nowhere), Arc::clone(&self.worker));
+        let outcome = self.audit(&self.shared.doors[listener], &client, &mut record);
+        self.refused(outcome.err().unwrap_or(ProxyError::Overloaded), record)
+    }
+
+    fn refused(&self, error: ProxyError, mut record: Box<Record>) -> Response<Body> {
+        self.count(&error);
+        let mut response = refuse(&error, record.parts.method == Method::HEAD);
+        record.status = error.status();
+        record.error = Some(error);
+        response.body_mut().record(record);
+        response
     }
 
     #[cold]

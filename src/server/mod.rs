@@ -22,6 +22,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
@@ -126,37 +127,31 @@ pub struct Settings {
 
 /// What a handler answers when it can't.
 #[derive(Debug)]
-pub struct Fallback<B> {
-    /// Too many requests at a time.
-    pub overloaded: fn() -> Response<B>,
+pub struct Fallback<O, B> {
+    /// Too many requests at a time: one more came, with this head. `None` where there are too many connections, and
+    /// nobody reads what comes by this one.
+    pub overloaded: O,
     /// The handler panicked.
     pub panicked: fn() -> Response<B>,
     /// A request's head took too long.
     pub late: fn() -> Response<B>,
 }
 
-impl<B> Clone for Fallback<B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B> Copy for Fallback<B> {}
-
 /// Serves connections until `drain` begins; those that are open then finish what they are at.
 ///
 /// `clients` is shared by all workers and listeners whose connections are counted together.
-pub async fn serve<H, F, B>(
+pub async fn serve<H, F, O, B>(
     socket: Socket,
     settings: settings::Receiver<Settings>,
     handler: H,
-    fallback: Fallback<B>,
+    fallback: Fallback<O, B>,
     drain: Drain,
     metrics: Arc<ConnectionMetrics>,
     clients: Clients,
 ) where
     H: Fn(Arc<Client>, Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
+    O: Fn(Option<(Arc<Client>, Parts)>) -> Response<B> + Clone + Send + 'static,
     B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + Send
         + Unpin
@@ -173,7 +168,7 @@ pub async fn serve<H, F, B>(
         most: AtomicUsize::new(settings.now.limits.requests),
         metrics: Arc::clone(&metrics),
         late: text((fallback.late)()),
-        full: text((fallback.overloaded)()),
+        full: text((fallback.overloaded)(None)),
     });
     let mut watch = Watch::default();
     let mut tick = tokio::time::interval(watch::TICK);
@@ -256,17 +251,20 @@ pub async fn serve<H, F, B>(
         watch.add(Arc::clone(&connection), Instant::now());
         let (tls, handshake) = (tls.clone(), limits.handshake);
         let (begun, handler, who) = (Arc::clone(&connection), handler.clone(), Arc::clone(&client));
+        let (overloaded, panicked) = (fallback.overloaded.clone(), fallback.panicked);
         let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
             let exchange = begun.begin(&mut request);
-            // Boxed, since a connection's future would have room for it all the time.
-            let answering = exchange.is_admitted().then(|| {
+            let answering = if exchange.is_admitted() {
                 let request = request.map(|body| Incoming::new(body, exchange.transfer()));
-                Box::pin(handler(Arc::clone(&who), request))
-            });
+                // Boxed, since a connection's future would have room for it all the time.
+                Ok(Box::pin(handler(Arc::clone(&who), request)))
+            } else {
+                Err(overloaded(Some((Arc::clone(&who), request.into_parts().0))))
+            };
             async move {
                 let response = match answering {
-                    Some(answering) => guarded(answering, fallback.panicked).await,
-                    None => (fallback.overloaded)(),
+                    Ok(answering) => guarded(answering, panicked).await,
+                    Err(response) => response,
                 };
                 Ok::<_, Infallible>(exchange.answer(response))
             }
