@@ -120,7 +120,7 @@ pub struct Settings {
     /// See [`Limits`].
     pub limits: Limits,
     /// With TLS.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Arc<tls::Loaded>>,
     /// Who may connect to a socket file.
     pub users: Users,
 }
@@ -182,7 +182,7 @@ pub async fn serve<H, F, O, B>(
             () = draining.as_mut() => return,
             _ = tick.tick(), if !watch.is_empty() => {
                 settings.update();
-                watch.look(&settings.now.limits, Instant::now());
+                watch.look(&settings.now, Instant::now());
                 continue;
             }
             accepted = listener.accept() => accepted,
@@ -201,7 +201,7 @@ pub async fn serve<H, F, O, B>(
                     () = draining.as_mut() => return,
                     () = tokio::time::sleep(PAUSE) => {}
                 }
-                watch.look(&settings.now.limits, Instant::now());
+                watch.look(&settings.now, Instant::now());
                 continue;
             }
         };
@@ -248,7 +248,7 @@ pub async fn serve<H, F, O, B>(
         if tls.is_none() {
             connection.is_ready();
         }
-        watch.add(Arc::clone(&connection), Instant::now());
+        watch.add(Arc::clone(&connection), tls.as_ref(), Instant::now());
         let (tls, handshake) = (tls.clone(), limits.handshake);
         let (begun, handler, who) = (Arc::clone(&connection), handler.clone(), Arc::clone(&client));
         let (overloaded, panicked) = (fallback.overloaded.clone(), fallback.panicked);
@@ -280,8 +280,9 @@ pub async fn serve<H, F, O, B>(
                     let Some(stream) = Box::pin(secure(stream, tls, handshake, &connection)).await else {
                         return;
                     };
-                    if let Some(certificate) = stream.certificate() {
-                        let _ = client.names.set(certificate::names(certificate));
+                    if let Some(own) = stream.certificates().first() {
+                        let _ = client.names.set(certificate::names(own));
+                        let _ = connection.shown.set(stream.certificates().to_vec());
                     }
                     connection.is_ready();
                     stream
@@ -409,11 +410,11 @@ impl Users {
 /// The TLS handshake; `None` if it did not succeed in time.
 async fn secure(
     stream: Stream,
-    config: Arc<rustls::ServerConfig>,
+    config: Arc<tls::Loaded>,
     within: Duration,
     connection: &Connection,
 ) -> Option<Stream> {
-    let acceptor = TlsAcceptor::from(config);
+    let acceptor = TlsAcceptor::from(Arc::clone(&config.server));
     let handshake = async {
         Ok(match stream {
             Stream::Tcp(stream) => Stream::TcpTls(Box::new(acceptor.accept(stream).await?)),
@@ -422,6 +423,12 @@ async fn secure(
         })
     };
     match tokio::time::timeout(within, handshake).await {
+        // A session that is resumed has its certificates from when it began, which may be long ago.
+        Ok(Ok(stream)) if is_stale(&stream, &config) => {
+            connection.count(Closed::Tls);
+            tracing::info!("a TLS session was resumed with a certificate that is not good any more");
+            None
+        }
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
             let error: std::io::Error = error;
@@ -437,6 +444,11 @@ async fn secure(
             None
         }
     }
+}
+
+fn is_stale(stream: &Stream, config: &tls::Loaded) -> bool {
+    let shown = stream.certificates();
+    !shown.is_empty() && stream.is_resumed() && !config.takes(shown)
 }
 
 /// Counts a connection that ended because of what the client sent, but not because it went away.
