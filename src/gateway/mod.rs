@@ -469,6 +469,9 @@ impl Gateway {
     }
 
     /// What would become of a request of this identity at the listener with this index, if it came now: nothing is
+        if identity.is_some() || door.logins == Logins::Configured {
+            check_spelling(&destination, route, parts, &target)?;
+        }
     /// sent to a service, and no limit counts it.
     ///
     /// # Errors
@@ -699,6 +702,7 @@ impl Gateway {
             key,
             version,
             token: Arc::clone(&token),
+            keystones: keystones(&origins, found.url),
             origins: Arc::clone(&origins),
         });
         let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
@@ -880,6 +884,47 @@ fn verbatim(root: &str, path: &str, parts: &Parts) -> String {
     let mut target = String::with_capacity(root.len() + path.len().max(1) + query);
     target.push_str(root);
     target.push_str(path);
+/// Where Keystone is at the origin of this URL.
+fn keystones(origins: &Origins, url: &BaseUrl) -> Vec<String> {
+    let there = origins.at(url.origin()).into_iter().flat_map(|place| place.entries());
+    let of_keystone = there.filter(|entry| {
+        entry.service_type == "*" || service_type::canonical(&entry.service_type) == "identity"
+    });
+    let mut roots: Vec<_> = of_keystone.map(|entry| entry.base.root().to_owned()).collect();
+    roots.sort_unstable();
+    roots.dedup();
+    roots
+}
+
+/// Refuses what keyway's own Keystone answers to identities when it is asked for in another way that leads to the
+/// real one: with a login's password it would get a key of keyway's, and it would tell an identity of projects that
+/// are not its own.
+///
+/// # Errors
+/// [`ProxyError::Spelling`].
+fn check_spelling(
+    destination: &Destination,
+    route: &Route<'_>,
+    parts: &Parts,
+    target: &str,
+) -> Result<(), ProxyError> {
+    if destination.keystones.is_empty() {
+        return Ok(());
+    }
+    // Plain paths of other services are the most, and told at a glance.
+    let is_odd = destination.identity || target.contains(['%', ';']) || target.contains("//");
+    let is_meant = |root: &String| {
+        (is_odd || target.starts_with(root.as_str())) && Call::is_meant(&parts.method, root, target)
+    };
+    // What keyway leaves to Keystone although it knows the call is no other spelling.
+    if destination.keystones.iter().any(is_meant)
+        && Call::of(&parts.method, route, parts.uri.path()).is_none()
+    {
+        return Err(ProxyError::Spelling);
+    }
+    Ok(())
+}
+
     if target.is_empty() {
         target.push('/');
     }
