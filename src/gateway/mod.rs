@@ -332,7 +332,11 @@ impl Gateway {
             record.under_way = self.enter(proved)?;
         }
         let named = match below_localhost {
-            Some(name) if door.pinned.is_none() => Some(self.prefix_of(name)?),
+            Some(name) if door.pinned.is_none() => match (self.prefix_of(name, &caller), caller.refused) {
+                (Ok(prefix), _) => Some(prefix),
+                (Err(_), Some(why)) => return Err(self.unauthorized(door, None, parts, why)),
+                (Err(error), None) => return Err(error),
+            },
             _ => None,
         };
         let route = match (route_of(door, named.as_deref(), parts), caller.refused) {
@@ -539,7 +543,7 @@ impl Gateway {
 
     /// The prefix that a host name below `localhost` stands for: `compute`, `compute.lab`.
     #[cold]
-    fn prefix_of(&self, name: &str) -> Result<String, ProxyError> {
+    fn prefix_of(&self, name: &str, caller: &Caller) -> Result<String, ProxyError> {
         let name = name.to_ascii_lowercase();
         let Some((service, cloud)) = name.split_once('.') else {
             return Ok(Route::prefix_of(None, None, &name));
@@ -547,14 +551,16 @@ impl Gateway {
         // A host name's case tells nothing, and browsers write it small.
         let clouds = &self.shared.clouds;
         let cloud = clouds.iter().find(|known| known.name.eq_ignore_ascii_case(cloud));
-        let cloud = cloud.ok_or_else(|| self.unknown_cloud())?;
+        let identity = caller.proved.as_ref().map(|proved| &*proved.identity);
+        let cloud = cloud.ok_or_else(|| self.unknown_cloud(identity))?;
         Ok(Route::prefix_of(Some(&cloud.name), None, service))
     }
 
-    fn unknown_cloud(&self) -> ProxyError {
-        ProxyError::UnknownCloud {
-            known: self.shared.clouds.iter().map(|cloud| cloud.name.clone()).collect(),
-        }
+    /// An identity hears of its own clouds only.
+    fn unknown_cloud(&self, identity: Option<&Identity>) -> ProxyError {
+        let known = |name: &&String| identity.is_none_or(|identity| identity.rights.has_cloud(name));
+        let names = self.shared.clouds.iter().map(|cloud| &cloud.name);
+        ProxyError::UnknownCloud { known: names.filter(known).cloned().collect() }
     }
 
     /// Checks that a destination is within an identity's rights, whatever the request does there.
@@ -603,7 +609,7 @@ impl Gateway {
             None => 0,
             Some(asked) => {
                 let named = shared.clouds.iter().position(|cloud| cloud.name == asked);
-                named.ok_or_else(|| self.unknown_cloud())?
+                named.ok_or_else(|| self.unknown_cloud(identity))?
             }
         };
         let cloud = &shared.clouds[index];
