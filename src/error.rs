@@ -139,7 +139,7 @@ pub enum ProxyError {
         exceeded: Exceeded,
     },
     /// Too many wrong passwords.
-    #[error("too many wrong passwords came in by this listener; try again shortly, with the right one")]
+    #[error("too many wrong passwords or keys came from this address; try again shortly, with the right one")]
     TooManyLogins {
         /// When the next one is looked at.
         wait: Duration,

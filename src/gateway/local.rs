@@ -34,6 +34,7 @@ use crate::proxy;
 use crate::proxy::headers::{X_AUTH_TOKEN, X_STORAGE_TOKEN};
 use crate::proxy::rewrite::Base;
 use crate::route::{Route, encode};
+use crate::server::Client;
 
 static X_SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
 static X_STORAGE_URL: HeaderName = HeaderName::from_static("x-storage-url");
@@ -74,7 +75,7 @@ impl Gateway {
     pub(super) async fn facade(
         &self,
         call: Call<'_>,
-        (door, route): (&Door, &Route<'_>),
+        (door, client, route): (&Door, &Client, &Route<'_>),
         caller: &Caller,
         parts: &Parts,
         incoming: &mut Option<Incoming>,
@@ -106,6 +107,7 @@ impl Gateway {
         let local = Local {
             gateway: self,
             door,
+            client,
             route,
             parts,
             session: caller.session.as_deref(),
@@ -160,6 +162,7 @@ struct Local<'a> {
     gateway: &'a Gateway,
     door: &'a Door,
     route: &'a Route<'a>,
+    client: &'a Client,
     parts: &'a Parts,
     session: Option<&'a Session>,
     /// Whose request it is; while somebody logs in, who that turns out to be.
@@ -337,7 +340,8 @@ impl Local<'_> {
         for proof in &login.proofs {
             let shown = match proof {
                 Proof::Secret { name, secret } => {
-                    let shown = gateway.log_in(door, self.route, self.parts, name, secret.expose());
+                    let shown =
+                        gateway.log_in((door, self.client), self.route, self.parts, name, secret.expose());
                     proved = shown.map_err(|error| match error {
                         ProxyError::WrongPassword { .. } => Refusal::unauthorized().into(),
                         error => Failure::Failed(error),

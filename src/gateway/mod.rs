@@ -78,7 +78,7 @@ pub struct Door {
     pub name: Arc<str>,
     /// Who may log in through it.
     pub logins: Logins,
-    /// The wrong passwords that came in by it.
+    /// The wrong passwords that came in by it, by client.
     pub attempts: Arc<Attempts>,
     /// How a client names it: `http://127.0.0.1:8180`.
     pub url: String,
@@ -345,7 +345,7 @@ impl Gateway {
             (Err(error), None) => return Err(error.into()),
         };
         if let Some(call) = Call::of(&parts.method, &route, parts.uri.path()) {
-            let local = self.facade(call, (door, &route), &caller, parts, incoming, trail);
+            let local = self.facade(call, (door, client, &route), &caller, parts, incoming, trail);
             if let Some(reply) = Box::pin(local).await? {
                 return Ok(Reply::Own(reply));
             }
@@ -469,13 +469,13 @@ impl Gateway {
             Form::Origin => verbatim("", route.rest, parts),
         };
         destination.permits(asked, &parts.method, &target)?;
+        if identity.is_some() || door.logins == Logins::Configured {
+            check_spelling(&destination, route, parts, &target)?;
+        }
         Ok((destination, target))
     }
 
     /// What would become of a request of this identity at the listener with this index, if it came now: nothing is
-        if identity.is_some() || door.logins == Logins::Configured {
-            check_spelling(&destination, route, parts, &target)?;
-        }
     /// sent to a service, and no limit counts it.
     ///
     /// # Errors
@@ -702,13 +702,13 @@ impl Gateway {
             url: found.url.clone(),
             links: self.links(index, &official, route)?,
             identity: official == "identity",
+            keystones: keystones(&origins, found.url),
             region: found.region.map(Into::into),
             body_limit: shared.body_limits.of(&official),
             metrics: shared.metrics.service(&self.worker, &cloud.name, &official),
             key,
             version,
             token: Arc::clone(&token),
-            keystones: keystones(&origins, found.url),
             origins: Arc::clone(&origins),
         });
         let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
@@ -884,12 +884,6 @@ enum Reply {
     Own(Response<Bytes>),
 }
 
-/// The path at a service that is `path` below `root` and nothing else, with room for the query.
-fn verbatim(root: &str, path: &str, parts: &Parts) -> String {
-    let query = parts.uri.query().map_or(0, |query| query.len() + 1);
-    let mut target = String::with_capacity(root.len() + path.len().max(1) + query);
-    target.push_str(root);
-    target.push_str(path);
 /// Where Keystone is at the origin of this URL.
 fn keystones(origins: &Origins, url: &BaseUrl) -> Vec<String> {
     let there = origins.at(url.origin()).into_iter().flat_map(|place| place.entries());
@@ -931,6 +925,12 @@ fn check_spelling(
     Ok(())
 }
 
+/// The path at a service that is `path` below `root` and nothing else, with room for the query.
+fn verbatim(root: &str, path: &str, parts: &Parts) -> String {
+    let query = parts.uri.query().map_or(0, |query| query.len() + 1);
+    let mut target = String::with_capacity(root.len() + path.len().max(1) + query);
+    target.push_str(root);
+    target.push_str(path);
     if target.is_empty() {
         target.push('/');
     }
