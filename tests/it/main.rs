@@ -26,6 +26,7 @@ mod h2_wire;
 mod http2;
 mod identities;
 mod identity_commands;
+mod intruders;
 mod kept;
 #[cfg(feature = "kerberos")]
 mod kerberos;
