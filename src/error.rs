@@ -139,7 +139,7 @@ pub enum ProxyError {
         exceeded: Exceeded,
     },
     /// Too many wrong passwords.
-    #[error("too many wrong passwords came in by this listener; try again shortly, with the right one")]
+    #[error("too many wrong passwords or keys came from this address; try again shortly, with the right one")]
     TooManyLogins {
         /// When the next one is looked at.
         wait: Duration,
@@ -151,10 +151,16 @@ pub enum ProxyError {
     TokenScope,
     /// A question about a token of keyway's own that only the cloud's Keystone could answer.
     #[error(
-        "the request is about a token of keyway's own, which is not good or nothing that the cloud could know of; \
+        "the request is about a token or key of keyway's own, which is not good or nothing that the cloud could know of; \
          log in again, and ask /identity/v3/auth/tokens about the new one"
     )]
     OwnToken,
+    /// Another spelling of what keyway's own Keystone answers.
+    #[error(
+        "keyway answers this itself, but only where it is asked plainly; ask below /identity/v3, with no `//`, no `/` at \
+         the end and nothing percent-encoded"
+    )]
+    Spelling,
     /// No answer from the service.
     #[error("{}", unanswered(.0))]
     Upstream(#[source] upstream::Error),
@@ -208,9 +214,12 @@ impl ProxyError {
             | Self::UnknownCloud { .. }
             | Self::NoOrigin { .. }
             | Self::OwnToken => StatusCode::NOT_FOUND,
-            Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) | Self::Body(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Route(_)
+            | Self::Target
+            | Self::Framing(_)
+            | Self::Syntax(_)
+            | Self::Spelling
+            | Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -249,7 +258,9 @@ impl ProxyError {
             }
             Self::NoOrigin { .. } => "no_origin",
             Self::UnknownCloud { .. } => "unknown_cloud",
-            Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) => "bad_request",
+            Self::Route(_) | Self::Target | Self::Framing(_) | Self::Syntax(_) | Self::Spelling => {
+                "bad_request"
+            }
             Self::Method => "bad_method",
             Self::Body(_) | Self::Upstream(upstream::Error::Client { .. }) => "bad_body",
             Self::TargetTooLong { .. } => "target_too_long",
@@ -327,6 +338,7 @@ impl ProxyError {
             | Self::PlainHttp { .. }
             | Self::TokenScope
             | Self::OwnToken
+            | Self::Spelling
             | Self::AuditUnavailable => (Decision::Denied, reason()),
             Self::Body(_) | Self::Auth(_) | Self::Upstream(_) | Self::Late | Self::Internal => {
                 (Decision::Allowed, None)

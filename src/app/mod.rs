@@ -629,7 +629,7 @@ impl Worker {
             tokio::spawn(look_after(self.gateway.clone()));
             let mut serving = JoinSet::new();
             for (index, (settings, socket)) in self.listeners.into_iter().enumerate() {
-                let gateway = self.gateway.clone();
+                let (gateway, crowded) = (self.gateway.clone(), self.gateway.clone());
                 // Only a reload ever locks a worker's gateway against it.
                 let handler =
                     move |client, request| Arc::clone(&gateway.borrow()).handle(index, client, request);
@@ -637,7 +637,14 @@ impl Worker {
                     socket,
                     settings,
                     handler,
-                    DATA_FALLBACK,
+                    Fallback {
+                        overloaded: move |request| match request {
+                            Some((client, head)) => crowded.borrow().overloaded(index, client, head),
+                            None => gateway::refuse(&ProxyError::Overloaded, false),
+                        },
+                        panicked: || gateway::refuse(&ProxyError::Internal, false),
+                        late: || gateway::refuse(&ProxyError::Late, false),
+                    },
                     self.drain.clone(),
                     Arc::clone(&self.metrics.connections),
                     self.clients.clone(),
@@ -674,14 +681,12 @@ async fn look_after(mut gateway: watch::Receiver<Arc<Gateway>>) {
     }
 }
 
-const DATA_FALLBACK: Fallback<gateway::Body> = Fallback {
-    overloaded: || gateway::refuse(&ProxyError::Overloaded, false),
-    panicked: || gateway::refuse(&ProxyError::Internal, false),
-    late: || gateway::refuse(&ProxyError::Late, false),
-};
+/// Whose request was one too many, and its head.
+type Beyond = Option<(Arc<server::Client>, http::request::Parts)>;
+type Page = Full<Bytes>;
 
-const ADMIN_FALLBACK: Fallback<Full<Bytes>> = Fallback {
-    overloaded: || plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time\n"),
+const ADMIN_FALLBACK: Fallback<fn(Beyond) -> Response<Page>, Page> = Fallback {
+    overloaded: |_| plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time\n"),
     panicked: || {
         plain(StatusCode::INTERNAL_SERVER_ERROR, "keyway failed on this request; its log says more\n")
     },

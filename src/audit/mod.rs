@@ -4,6 +4,13 @@
 //! them, so that no request waits for a disk. What happens where a line can't be written is the operator's choice
 //! ([`OnFailure`]): either no request is served without a line, and a place in the queue is taken before the request is
 //! looked at; or the request is served, and the line that is lost is counted.
+//!
+//! A request is what has a whole head: also one that its listener refuses, or for which there is no room. What never
+//! got so far has no line and is counted (`keyway_connections_closed_total`): connections for which there is no room or
+//! whose user may not connect, TLS handshakes that fail (the log has why), and heads that are late, are no HTTP or have
+//! more fields than are read. Streams of HTTP/2 that break its rules are reset where they are read, and counted once
+//! their connection ends for that. A request that is refused because no line can be written has none, either; it is
+//! counted (`keyway_errors_total`).
 
 mod line;
 mod sink;

@@ -4,6 +4,7 @@
 //! request for Keystone like any other.
 
 use http::Method;
+use percent_encoding::percent_decode_str;
 
 use super::documents::Version;
 use crate::route::{Form, Route};
@@ -88,10 +89,44 @@ impl<'a> Call<'a> {
         })
     }
 
+    /// Whether somebody means a call of the Keystone below `root` that has a password in it, or whose answer says more
+    /// than each client may know: by a path that a server may take for that, since it decodes paths, joins slashes and
+    /// leaves out the last one; or by one that ends with it, which a client makes of a URL with too much in it.
+    pub fn is_meant(method: &Method, root: &str, path: &str) -> bool {
+        let (root, path) = (plain(root), plain(path));
+        let Some(below) = path.strip_prefix(&root).filter(|below| below.starts_with('/')) else {
+            return false;
+        };
+        below.match_indices('/').any(|(at, _)| {
+            matches!(
+                Call::parse(method, &below[at..]),
+                Some(
+                    Call::LogIn(_)
+                        | Call::Catalog
+                        | Call::Projects(_)
+                        | Call::Domains
+                        | Call::System
+                        | Call::Tenants
+                )
+            )
+        })
+    }
+
     /// Whether it is for those too who have no token, or a bad one: they come to get one.
     pub fn is_open(&self) -> bool {
         matches!(self, Self::Versions | Self::Version(_) | Self::LogIn(_) | Self::LogInToSwift)
     }
+}
+
+/// A path as a server may read it.
+fn plain(path: &str) -> String {
+    let decoded = percent_decode_str(path).decode_utf8_lossy();
+    let mut plain = String::with_capacity(decoded.len());
+    for segment in decoded.split('/').filter(|segment| !segment.is_empty()) {
+        plain.push('/');
+        plain.push_str(segment.split(';').next().unwrap_or_default());
+    }
+    plain
 }
 
 /// One segment, as it is.
@@ -176,6 +211,33 @@ mod tests {
             (Method::GET, "/compute/v3/auth/tokens"),
         ] {
             check(method, path, None);
+        }
+    }
+
+    #[test]
+    fn another_spelling_of_a_call_is_known_for_what_it_may_be_taken_for() {
+        for path in [
+            "/v3/auth/projects",
+            "/v3/auth/projects/",
+            "/v3//auth/projects//",
+            "/v3/auth/project%73",
+            "/v3/auth%2Fprojects",
+            "/v3/auth;x/projects;y=z",
+            "/v3/auth/%2fdomains",
+            "/v3/OS%2DFEDERATION/projects",
+            "/v3/users/%75/projects",
+            "/v2.0/tenants/",
+            "/v3//v3/auth/projects",
+        ] {
+            assert!(Call::is_meant(&Method::GET, "", path), "{path}");
+            assert!(Call::is_meant(&Method::GET, "/a/keystone", &format!("//%61//keystone{path}")), "{path}");
+            assert!(!Call::is_meant(&Method::PUT, "", path), "{path}");
+        }
+        assert!(Call::is_meant(&Method::POST, "", "/v3/auth/tokens/"));
+        for path in
+            ["/", "/v3", "/v3/projects", "/v3/auth/tokens", "/v3/auth/projects/x", "/V3/auth/projects"]
+        {
+            assert!(!Call::is_meant(&Method::GET, "", path), "{path}");
         }
     }
 

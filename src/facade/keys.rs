@@ -68,6 +68,8 @@ pub struct Keys {
 struct Named {
     file: PathBuf,
     seen: Mutex<Option<Stamp>>,
+    /// It was of no use, which was told.
+    failing: AtomicBool,
 }
 
 /// Where keys and revocations are kept.
@@ -93,7 +95,7 @@ impl Keys {
     /// ends with the process.
     pub fn load(config: &Config) -> Self {
         if let Some(file) = &config.keys {
-            let named = Named { file: file.clone(), seen: Mutex::default() };
+            let named = Named { file: file.clone(), seen: Mutex::default(), failing: AtomicBool::default() };
             let new = Self { named: Some(named), ..Self::default() };
             new.look_at_keys();
             return if let Some(directory) = &config.state { new.with_state(directory, true) } else { new };
@@ -136,6 +138,7 @@ impl Keys {
             (directory, file.map(|named| &named.file)) == (config.state.as_ref(), config.keys.as_ref());
         if let (true, Some(named)) = (same, file) {
             *lock(&named.seen) = None;
+            named.failing.store(false, Ordering::Relaxed);
             self.look_at_keys();
             return Arc::clone(self);
         }
@@ -347,19 +350,27 @@ impl Keys {
     /// Reads the keys of a file that somebody else writes, if it is another one than it was. Those that are not in it
     /// any more open nothing. One that can't be read changes nothing: it is told once.
     fn look_at_keys(&self) {
-        let Some(Named { file, seen }) = &self.named else { return };
+        let Some(Named { file, seen, failing }) = &self.named else { return };
         let stamp = private::stamp(file);
         if lock(seen).replace(stamp) == Some(stamp) {
             return;
         }
         match state::read_file(file) {
             Ok(keys) => {
+                failing.store(false, Ordering::Relaxed);
                 *lock(&self.keys) = keys.into();
                 self.changed();
             }
             Err(error) => {
-                let error = secret::causes(&error);
-                tracing::error!(error, "tokens are sealed as before: the file of facade.keys is of no use");
+                // It is read again the next time: what was wrong may not have been the file (too many open ones).
+                *lock(seen) = None;
+                if !failing.swap(true, Ordering::Relaxed) {
+                    let error = secret::causes(&error);
+                    tracing::error!(
+                        error,
+                        "tokens are sealed as before: the file of facade.keys is of no use"
+                    );
+                }
             }
         }
     }

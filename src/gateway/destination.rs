@@ -11,6 +11,7 @@ use http::request::Parts;
 
 use super::known::{ScopeKey, scope_of};
 use super::record::Trail;
+use super::spelling::{check_spelling, keystones};
 use super::{Door, Gateway};
 use crate::error::ProxyError;
 use crate::facade::{Session, Unusable};
@@ -73,8 +74,11 @@ impl Gateway {
             identity.and_then(|identity| identity.policy).map(|index| self.shared.doors.len() + index);
         let asked = (listener, policy_of_identity);
         let permits = |target: &str| -> Result<(), ProxyError> {
-            if let (Some(identity), Some(guard)) = (identity, &destination.guard) {
-                check_guard(identity, guard, &parts.method, target)?;
+            if let Some(identity) = identity {
+                check_spelling(&destination, route, parts, target)?;
+                if let Some(guard) = &destination.guard {
+                    check_guard(identity, guard, &parts.method, target)?;
+                }
             }
             Ok(destination.permits(asked, &parts.method, target)?)
         };
@@ -247,6 +251,7 @@ impl Gateway {
             url: found.url.clone(),
             links: self.links(index, &official, route)?,
             identity: official == "identity",
+            keystones: keystones(&origins, found.url),
             region: found.region.map(Into::into),
             body_limit: shared.body_limits.of(&official),
             metrics: shared.metrics.service(&self.worker, &cloud.name, &official),

@@ -36,6 +36,7 @@ use crate::proxy;
 use crate::proxy::headers::{X_AUTH_TOKEN, X_STORAGE_TOKEN};
 use crate::proxy::rewrite::Base;
 use crate::route::{Route, encode};
+use crate::server::Client;
 
 static X_SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
 static X_STORAGE_URL: HeaderName = HeaderName::from_static("x-storage-url");
@@ -76,7 +77,7 @@ impl Gateway {
     pub(super) async fn facade(
         &self,
         call: Call<'_>,
-        (door, route): (&Door, &Route<'_>),
+        (door, client, route): (&Door, &Client, &Route<'_>),
         caller: &Caller,
         parts: &Parts,
         incoming: &mut Option<Incoming>,
@@ -108,10 +109,12 @@ impl Gateway {
         let local = Local {
             gateway: self,
             door,
+            client,
             route,
             parts,
             session: caller.session.as_deref(),
             identity: caller.proved.as_ref().map(|proved| Arc::clone(&proved.identity)),
+            proved: caller.proved.as_ref(),
             index,
             cloud,
             keystone: ordinary.as_ref().map_or_else(|| base.clone(), |root| format!("{root}/identity")),
@@ -161,11 +164,14 @@ fn finish(mut answer: Response<Bytes>, head_only: bool) -> Response<Bytes> {
 struct Local<'a> {
     gateway: &'a Gateway,
     door: &'a Door,
+    client: &'a Client,
     route: &'a Route<'a>,
     parts: &'a Parts,
     session: Option<&'a Session>,
     /// Whose request it is; while somebody logs in, who that turns out to be.
     identity: Option<Arc<Identity>>,
+    /// Who sent the request, before anybody logs in.
+    proved: Option<&'a Proved>,
     /// The cloud's place among all.
     index: usize,
     cloud: &'a keystone::Config,
@@ -336,10 +342,12 @@ impl Local<'_> {
         let life = gateway.shared.facade.token_life.as_secs();
         let mut expires_at = self.now.saturating_add_unsigned(life);
         let (mut vouched, mut proved) = (None, None);
+        let mut under_way = None;
         for proof in &login.proofs {
             let shown = match proof {
                 Proof::Secret { name, secret } => {
-                    let shown = gateway.log_in(door, self.route, self.parts, name, secret.expose());
+                    let shown =
+                        gateway.log_in((door, self.client), self.route, self.parts, name, secret.expose());
                     proved = shown.map_err(|error| match error {
                         ProxyError::WrongPassword { .. } => Refusal::unauthorized().into(),
                         error => Failure::Failed(error),
@@ -368,6 +376,11 @@ impl Local<'_> {
             }
             vouched = vouched.or(shown);
         }
+        // Where anybody may log in, who has an identity by its certificate or user keeps it.
+        if let (None, Some(own)) = (&vouched, self.proved) {
+            vouched = Some(gateway.vouch(own));
+            proved = Some(own.clone());
+        }
         let identities = &gateway.shared.identities;
         let identity = vouched.as_ref().and_then(|vouched| identities.named(&vouched.name)).cloned();
         if let Some(rights) = identity.as_ref().map(|identity| &identity.rights) {
@@ -383,7 +396,11 @@ impl Local<'_> {
                 proof: identity::Proof::Token,
                 key: None,
             };
-            trail.proved = Some(proved.unwrap_or_else(by_token));
+            let proved = proved.unwrap_or_else(by_token);
+            // A request that shows no more than its login is counted from here on.
+            let counted = self.identity.as_ref().is_some_and(|known| Arc::ptr_eq(known, identity));
+            under_way = if counted { None } else { gateway.enter(&proved)? };
+            trail.proved = Some(proved);
             if !identity.rights.has_cloud(&self.cloud.name) {
                 return Err(ProxyError::beyond(identity, "clouds").into());
             }
@@ -408,6 +425,7 @@ impl Local<'_> {
             expires_at,
         };
         let issued = Issued { id: gateway.issue(&session), session, real };
+        drop(under_way);
         Ok((local, issued))
     }
 

@@ -12,6 +12,7 @@ mod links;
 mod local;
 mod record;
 mod session;
+mod spelling;
 mod trial;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,7 +78,7 @@ pub struct Door {
     pub name: Arc<str>,
     /// Who may log in through it.
     pub logins: Logins,
-    /// The wrong passwords that came in by it.
+    /// The wrong passwords that came in by it, by client.
     pub attempts: Arc<Attempts>,
     /// How a client names it: `http://127.0.0.1:8180`.
     pub url: String,
@@ -231,15 +232,26 @@ impl Gateway {
                     Some(held) => Body::held(held, sent, record),
                 })
             }
-            Err(error) => {
-                self.count(&error);
-                let mut response = refuse(&error, record.parts.method == Method::HEAD);
-                record.status = error.status();
-                record.error = Some(error);
-                response.body_mut().record(record);
-                response
-            }
+            Err(error) => self.refused(error, record),
         }
+    }
+
+    /// Answers a request that came in by `listener` when there were as many as there may be: nothing of it is looked
+    /// at, but it has its line as all have.
+    #[cold]
+    pub fn overloaded(&self, listener: usize, client: Arc<server::Client>, head: Parts) -> Response<Body> {
+        let mut record = Record::new(head, Arc::clone(&self.nowhere), Arc::clone(&self.worker));
+        let outcome = self.audit(&self.shared.doors[listener], &client, &mut record);
+        self.refused(outcome.err().unwrap_or(ProxyError::Overloaded), record)
+    }
+
+    fn refused(&self, error: ProxyError, mut record: Box<Record>) -> Response<Body> {
+        self.count(&error);
+        let mut response = refuse(&error, record.parts.method == Method::HEAD);
+        record.status = error.status();
+        record.error = Some(error);
+        response.body_mut().record(record);
+        response
     }
 
     #[cold]
@@ -308,7 +320,7 @@ impl Gateway {
             (Err(error), None) => return Err(error.into()),
         };
         if let Some(call) = Call::of(&parts.method, &route, parts.uri.path()) {
-            let local = self.facade(call, (door, &route), &caller, parts, incoming, trail);
+            let local = self.facade(call, (door, client, &route), &caller, parts, incoming, trail);
             if let Some(reply) = Box::pin(local).await? {
                 return Ok(Reply::Own(reply));
             }

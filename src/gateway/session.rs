@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::{Address, Door, Gateway};
 use crate::error::ProxyError;
 use crate::facade::{Logins, Session, TOKEN_START, Unusable, Vouched};
-use crate::identity::{Exceeded, KEY_START, Proof, Proved, UnderWay, key};
+use crate::identity::{Exceeded, Guesser, KEY_START, Proof, Proved, UnderWay, key};
 use crate::proxy::headers::{Fields, X_AUTH_TOKEN, X_STORAGE_TOKEN, X_SUBJECT_TOKEN};
 use crate::route::Route;
 use crate::secret;
@@ -86,7 +86,7 @@ impl Gateway {
     /// Who a request comes from.
     ///
     /// # Errors
-    /// Too many wrong passwords came in by this listener.
+    /// Too many wrong passwords came from this client.
     pub(super) fn caller(
         &self,
         door: &Door,
@@ -111,7 +111,7 @@ impl Gateway {
                         refused: None,
                     });
                 }
-                if let Some(caller) = self.open(door, &shown, now)? {
+                if let Some(caller) = self.open(door, client, &shown, now)? {
                     return Ok(caller);
                 }
             }
@@ -131,7 +131,13 @@ impl Gateway {
 
     /// The same by something that this worker has not seen. `None` if it is not for keyway.
     #[cold]
-    fn open(&self, door: &Door, shown: &Shown<'_>, now: Instant) -> Result<Option<Caller>, ProxyError> {
+    fn open(
+        &self,
+        door: &Door,
+        client: &Client,
+        shown: &Shown<'_>,
+        now: Instant,
+    ) -> Result<Option<Caller>, ProxyError> {
         let changes = self.changes();
         let wall = Timestamp::now();
         let (name, text) = match shown {
@@ -155,7 +161,7 @@ impl Gateway {
                 Caller { session: Some(Arc::new(session)), proved, refused: None }
             }
             // It may be a key or a password.
-            Err(Unusable::NoToken) => match self.prove(door, name.as_deref(), &text, now)? {
+            Err(Unusable::NoToken) => match self.prove((door, client), name.as_deref(), &text, now)? {
                 Some(proved) => Caller { proved: Some(proved), ..Caller::default() },
                 None => return Ok(Some(Caller::refused(Unusable::Foreign))),
             },
@@ -222,15 +228,20 @@ impl Gateway {
         Ok(session)
     }
 
-    /// Checks that nothing about a token of keyway's own goes to a service: neither as the token that the request is
-    /// about nor in its target, as Identity v2.0 has it.
+    /// Checks that nothing about a token or key of keyway's own goes to a service: neither as the token that the request
+    /// is about nor in its target, as Identity v2.0 has it.
     pub(super) fn keep_own_tokens(&self, parts: &Parts) -> Result<(), ProxyError> {
         let subjects = parts.headers.get_all(&X_SUBJECT_TOKEN).iter().map(http::HeaderValue::as_bytes);
         let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
-        let in_target = if memmem::find(target.as_bytes(), TOKEN_START).is_some() { target } else { "" };
+        let has = |start: &[u8]| memmem::find(target.as_bytes(), start).is_some();
+        // An encoder may have taken the `_` for something that it has to encode.
+        let in_target = if has(TOKEN_START) || has(&KEY_START[..3]) { target } else { "" };
         let pieces = in_target.split(['/', '?', '&', '=', ';']).map(str::as_bytes);
         for text in subjects.chain(pieces) {
             let mut token: Vec<u8> = percent_decode(text).collect();
+            if key::id_of(text).or_else(|| key::id_of(&token)).is_some() {
+                return Err(ProxyError::OwnToken);
+            }
             // What a query or an encoder took off.
             token.resize(token.len().next_multiple_of(4), b'=');
             if self.shared.keys.is_own(text) || self.shared.keys.is_own(&token) {
@@ -264,7 +275,7 @@ impl Gateway {
     /// Name or password is wrong, or too many were.
     pub(super) fn log_in(
         &self,
-        door: &Door,
+        (door, client): (&Door, &Client),
         route: &Route<'_>,
         parts: &Parts,
         name: &str,
@@ -273,7 +284,7 @@ impl Gateway {
         if door.logins == Logins::Any {
             return Ok(None);
         }
-        match self.prove(door, Some(name), password.as_bytes(), Instant::now())? {
+        match self.prove((door, client), Some(name), password.as_bytes(), Instant::now())? {
             Some(proved) => Ok(Some(proved)),
             None => Err(ProxyError::WrongPassword { keystone: self.keystone(door, Some(route), parts) }),
         }
@@ -294,20 +305,25 @@ impl Gateway {
     #[cold]
     fn prove(
         &self,
-        door: &Door,
+        (door, client): (&Door, &Client),
         name: Option<&str>,
         secret: &[u8],
         now: Instant,
     ) -> Result<Option<Proved>, ProxyError> {
         let logins = &self.shared.metrics.logins;
-        if let Err(wait) = door.attempts.check(now) {
+        let who = Guesser::of(client.address, client.user);
+        let may_look = door.attempts.check(who, now);
+        // There is nothing to guess of a key, so a right one always gets in, whoever else sends wrong ones from there.
+        if (may_look.is_ok() || key::id_of(secret).is_some())
+            && let Some(proved) = self.shared.identities.by_secret(name, secret, Timestamp::now())
+        {
+            return Ok(Some(proved));
+        }
+        if let Err(wait) = may_look {
             logins.with_label_values(&["limited"]).inc();
             return Err(ProxyError::TooManyLogins { wait });
         }
-        if let Some(proved) = self.shared.identities.by_secret(name, secret, Timestamp::now()) {
-            return Ok(Some(proved));
-        }
-        door.attempts.wrong(now);
+        door.attempts.wrong(who, now);
         logins.with_label_values(&["refused"]).inc();
         Ok(None)
     }

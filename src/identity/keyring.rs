@@ -15,7 +15,7 @@ use std::fmt::{self, Write as _};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -226,6 +226,8 @@ pub struct Keyring {
     keys: Mutex<HashMap<KeyId, Arc<Known>>>,
     /// What the file was when it was read.
     seen: Mutex<Option<Stamp>>,
+    /// It was of no use, which was told.
+    failing: AtomicBool,
     /// Grows whenever a key may be gone.
     changes: AtomicU64,
 }
@@ -233,7 +235,13 @@ pub struct Keyring {
 impl Keyring {
     /// Of a file, which is read. What is wrong with it is told in the log, and with it there are no keys.
     pub fn load(path: Option<PathBuf>) -> Self {
-        let ring = Self { path, keys: Mutex::default(), seen: Mutex::default(), changes: AtomicU64::new(0) };
+        let ring = Self {
+            path,
+            keys: Mutex::default(),
+            seen: Mutex::default(),
+            failing: AtomicBool::default(),
+            changes: AtomicU64::new(0),
+        };
         ring.look();
         ring
     }
@@ -245,6 +253,7 @@ impl Keyring {
             return Arc::new(Self::load(path));
         }
         *lock(&self.seen) = None;
+        self.failing.store(false, Ordering::Relaxed);
         self.look();
         Arc::clone(self)
     }
@@ -278,7 +287,8 @@ impl Keyring {
         }
     }
 
-    /// Reads the file if it is another one than it was. One that can't be read changes nothing: it is told once.
+    /// Reads the file if it is another one than it was. One that can't be read changes nothing: that is told once, and
+    /// it is read again the next time, since what was wrong may not have been the file (too many open ones).
     fn look(&self) {
         let Some(path) = &self.path else { return };
         let stamp = stamp(path);
@@ -288,11 +298,15 @@ impl Keyring {
         let (read, wrong) = match read(path) {
             Ok(read) => read,
             Err(error) => {
-                let error = secret::causes(&error);
-                tracing::error!(error, "API keys stay as they were: the file of keys is of no use");
+                *lock(&self.seen) = None;
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    let error = secret::causes(&error);
+                    tracing::error!(error, "API keys stay as they were: the file of keys is of no use");
+                }
                 return;
             }
         };
+        self.failing.store(false, Ordering::Relaxed);
         if !wrong.is_empty() {
             tracing::error!(
                 path = %path.display(), lines = ?wrong,
@@ -372,6 +386,39 @@ mod tests {
         let error = read(&path).unwrap_err().to_string();
         assert!(error.contains("chmod 600"), "{error}");
         assert_eq!(Keyring::load(Some(path)).all().len(), 0);
+    }
+
+    #[test]
+    fn a_file_that_was_of_no_use_is_read_once_it_is_again_though_nobody_wrote_it() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("api-keys");
+        let (ada, bob) = (made("ada", None, ""), made("bob", None, ""));
+        add(&path, &ada).unwrap();
+        add(&path, &bob).unwrap();
+        let ring = Keyring::load(Some(path.clone()));
+        remove(&path, ada.id).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
+        ring.look();
+        assert!(ring.get(ada.id).is_some(), "what can't be trusted changes nothing");
+        // Neither its time nor its length changes.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        ring.look();
+        assert!(ring.get(ada.id).is_none() && ring.get(bob.id).is_some());
+    }
+
+    #[test]
+    fn many_who_make_keys_at_once_lose_none() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("api-keys");
+        let keys: Vec<_> = (0..12).map(|_| made("ada", None, "")).collect();
+        std::thread::scope(|scope| {
+            for key in &keys {
+                scope.spawn(|| add(&path, key).unwrap());
+            }
+        });
+        let (read, wrong) = read(&path).unwrap();
+        assert_eq!((read.len(), wrong.len()), (12, 0));
+        assert!(keys.iter().all(|key| read.iter().any(|read| read.id == key.id)));
     }
 
     #[test]

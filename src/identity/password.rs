@@ -3,8 +3,10 @@
 //! How long the answer takes tells nothing: neither whether the name or the password was wrong, nor how much
 //! of either was right. And it is only given so often ([`Attempts`]).
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ring::hmac;
@@ -72,18 +74,50 @@ fn hash(key: &hmac::Key, name: Option<&str>, password: &[u8]) -> [u8; 32] {
     context.sign().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
-/// How many wrong passwords a listener takes at once.
+/// How many wrong passwords a listener takes from one client at once.
 const BURST: u32 = 10;
 
 /// How long it takes until it takes one more.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The wrong passwords of one listener. Once there were too many, none is looked at for a while, right ones
-/// neither: else nothing would be limited. Tokens, and passwords that a worker has seen to be right, go on.
+/// Clients with wrong passwords that are told apart; any more count as one.
+const MOST: usize = 10_000;
+
+/// Whose wrong passwords are counted together: those of an address (IPv6: of a network of 64 bits, which is one
+/// customer's), or of a user on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Guesser {
+    /// From there.
+    Address(IpAddr),
+    /// A user (uid) at a socket file.
+    User(u32),
+    /// Nobody knows.
+    Unknown,
+}
+
+impl Guesser {
+    /// The one at the other end of a connection.
+    pub fn of(address: Option<IpAddr>, user: Option<(u32, u32)>) -> Self {
+        match (address.map(|address| address.to_canonical()), user) {
+            (Some(IpAddr::V6(address)), _) => {
+                let network = u128::from(address) >> 64 << 64;
+                Self::Address(IpAddr::V6(network.into()))
+            }
+            (Some(address), _) => Self::Address(address),
+            (None, Some((user, _))) => Self::User(user),
+            (None, None) => Self::Unknown,
+        }
+    }
+}
+
+/// The wrong passwords and keys of one listener, by client: nobody's guesses keep another one out. Once a client has
+/// had too many, no password of its is looked at for a while, right ones neither: else nothing would be limited. A key
+/// has nothing to guess, so a right one is always taken. Tokens, and passwords that a worker has seen to be right, go
+/// on as well.
 #[derive(Debug, Default)]
 pub struct Attempts {
-    /// When the last wrong password will be forgotten.
-    forgotten: Mutex<Option<Instant>>,
+    /// When the last wrong password of each will be forgotten.
+    forgotten: Mutex<HashMap<Guesser, Instant>>,
 }
 
 impl Attempts {
@@ -91,21 +125,31 @@ impl Attempts {
     ///
     /// # Errors
     /// How long to wait.
-    pub fn check(&self, now: Instant) -> Result<(), Duration> {
-        let owed = self.forgotten(|forgotten| forgotten.map(|at| at.saturating_duration_since(now)));
-        match owed.unwrap_or_default().checked_sub(EVERY * (BURST - 1)) {
+    pub fn check(&self, who: Guesser, now: Instant) -> Result<(), Duration> {
+        let forgotten = self.forgotten();
+        let known = forgotten
+            .get(&who)
+            .or_else(|| if forgotten.len() < MOST { None } else { forgotten.get(&Guesser::Unknown) });
+        let owed = known.map(|at| at.saturating_duration_since(now)).unwrap_or_default();
+        match owed.checked_sub(EVERY * (BURST - 1)) {
             Some(wait) if !wait.is_zero() => Err(wait),
             _ => Ok(()),
         }
     }
 
     /// One was wrong.
-    pub fn wrong(&self, now: Instant) {
-        self.forgotten(|forgotten| *forgotten = Some(forgotten.map_or(now, |at| at.max(now)) + EVERY));
+    pub fn wrong(&self, who: Guesser, now: Instant) {
+        let mut forgotten = self.forgotten();
+        if forgotten.len() >= MOST && !forgotten.contains_key(&who) {
+            forgotten.retain(|_, at| *at > now);
+        }
+        let who = if forgotten.len() < MOST || forgotten.contains_key(&who) { who } else { Guesser::Unknown };
+        let at = forgotten.entry(who).or_insert(now);
+        *at = (*at).max(now) + EVERY;
     }
 
-    fn forgotten<T>(&self, change: impl FnOnce(&mut Option<Instant>) -> T) -> T {
-        change(&mut self.forgotten.lock().unwrap_or_else(PoisonError::into_inner))
+    fn forgotten(&self) -> MutexGuard<'_, HashMap<Guesser, Instant>> {
+        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -145,18 +189,52 @@ mod tests {
         assert!(shown.contains("ada") && !shown.contains("hunter2"), "{shown}");
     }
 
+    fn at(address: &str) -> Guesser {
+        Guesser::of(Some(address.parse().unwrap()), None)
+    }
+
     #[test]
     fn wrong_passwords_are_taken_so_many_at_once_and_then_one_at_a_time() {
-        let (attempts, start) = (Attempts::default(), Instant::now());
+        let (attempts, start, who) = (Attempts::default(), Instant::now(), at("192.0.2.1"));
         for _ in 0..BURST {
-            assert_eq!(attempts.check(start), Ok(()));
-            attempts.wrong(start);
+            assert_eq!(attempts.check(who, start), Ok(()));
+            attempts.wrong(who, start);
         }
-        assert_eq!(attempts.check(start), Err(EVERY));
+        assert_eq!(attempts.check(who, start), Err(EVERY));
         let later = start + EVERY;
-        assert_eq!(attempts.check(later), Ok(()));
-        attempts.wrong(later);
-        assert_eq!(attempts.check(later), Err(EVERY));
-        assert_eq!(attempts.check(later + EVERY * BURST), Ok(()));
+        assert_eq!(attempts.check(who, later), Ok(()));
+        attempts.wrong(who, later);
+        assert_eq!(attempts.check(who, later), Err(EVERY));
+        assert_eq!(attempts.check(who, later + EVERY * BURST), Ok(()));
+    }
+
+    #[test]
+    fn a_clients_guesses_are_its_own_and_a_network_of_ipv6_is_one_client() {
+        let (attempts, start) = (Attempts::default(), Instant::now());
+        let guesser = at("2001:db8::1");
+        (0..BURST).for_each(|_| attempts.wrong(guesser, start));
+        assert!(attempts.check(at("2001:db8::2:3:4:5"), start).is_err());
+        assert!(attempts.check(at("::ffff:192.0.2.1"), start).is_ok());
+        assert_eq!(at("::ffff:192.0.2.1"), at("192.0.2.1"));
+        for other in [at("2001:db8:0:1::1"), Guesser::of(None, Some((7, 8))), Guesser::of(None, None)] {
+            assert_eq!(attempts.check(other, start), Ok(()));
+        }
+    }
+
+    #[test]
+    fn however_many_guess_no_more_than_so_many_are_remembered() {
+        let (attempts, start) = (Attempts::default(), Instant::now());
+        let nth = |n: u32| Guesser::Address(IpAddr::V4(n.into()));
+        for n in 0..MOST as u32 + 1000 {
+            attempts.wrong(nth(n), start);
+        }
+        assert_eq!(attempts.forgotten().len(), MOST + 1);
+        // Those beyond count as one; the others are as before.
+        assert!(attempts.check(nth(MOST as u32 + 5000), start).is_err());
+        assert_eq!(attempts.check(nth(3), start), Ok(()));
+        let later = start + EVERY * 2000;
+        attempts.wrong(nth(u32::MAX), later);
+        assert_eq!(attempts.forgotten().len(), 1);
+        assert_eq!(attempts.check(nth(MOST as u32 + 5000), later), Ok(()));
     }
 }

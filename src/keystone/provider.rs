@@ -156,7 +156,7 @@ pub enum ProviderError {
     },
     /// It said no to a user's name and password (SAML, WS-Trust).
     #[error(
-        "the identity provider at {host} refused the user with {status}{}{}; check username and password, and that          this user may log in there without a browser",
+        "the identity provider at {host} refused the user with {status}{}{}; check username and password, and that this user may log in there without a browser",
         .code.as_ref().map(|code| format!(" {code}")).unwrap_or_default(), said(.message.as_deref())
     )]
     RefusedUser {

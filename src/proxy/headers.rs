@@ -110,6 +110,8 @@ fn is_guarded(name: &str) -> bool {
 fn is_guarded_extension(name: &str) -> bool {
     // Credentials, and what keystonemiddleware tells a service about them.
     matches!(name, "auth-token" | "storage-token" | "is-admin-project" | "delegated-roles")
+        // Swift's own login.
+        || matches!(name, "auth-key" | "auth-user" | "storage-user" | "storage-pass")
         || matches!(name, "role" | "roles" | "user" | "tenant")
         || ["service-", "identity-", "forwarded-", "user-", "project-", "domain-", "tenant-"]
             .iter()

@@ -82,6 +82,8 @@ pub struct Destination {
     pub links: Option<links::Bodies>,
     /// The service is Keystone.
     pub identity: bool,
+    /// The paths below which Keystone is at this origin, without a version; whatever the service is.
+    pub keystones: Vec<String>,
     /// See [`BodyLimits`].
     pub body_limit: Option<u64>,
     /// Where requests are counted.

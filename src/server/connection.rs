@@ -6,12 +6,13 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
+use rustls::pki_types::CertificateDer;
 
 use super::watch::Pace;
 use crate::framing::Fragment;
@@ -94,6 +95,8 @@ pub(super) struct Connection {
     streams: Mutex<Vec<Arc<Stream>>>,
     /// The one whose task hyper is about to start.
     next: Mutex<Option<Arc<Stream>>>,
+    /// The certificates that the client showed; unset where it showed none.
+    pub(super) shown: OnceLock<Vec<CertificateDer<'static>>>,
 }
 
 /// An exchange of HTTP/2.
@@ -139,6 +142,7 @@ impl Connection {
             transfer: Arc::default(),
             streams: Mutex::default(),
             next: Mutex::default(),
+            shown: OnceLock::new(),
         })
     }
 

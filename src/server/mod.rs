@@ -22,6 +22,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
@@ -119,44 +120,38 @@ pub struct Settings {
     /// See [`Limits`].
     pub limits: Limits,
     /// With TLS.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Arc<tls::Loaded>>,
     /// Who may connect to a socket file.
     pub users: Users,
 }
 
 /// What a handler answers when it can't.
 #[derive(Debug)]
-pub struct Fallback<B> {
-    /// Too many requests at a time.
-    pub overloaded: fn() -> Response<B>,
+pub struct Fallback<O, B> {
+    /// Too many requests at a time: one more came, with this head. `None` where there are too many connections, and
+    /// nobody reads what comes by this one.
+    pub overloaded: O,
     /// The handler panicked.
     pub panicked: fn() -> Response<B>,
     /// A request's head took too long.
     pub late: fn() -> Response<B>,
 }
 
-impl<B> Clone for Fallback<B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B> Copy for Fallback<B> {}
-
 /// Serves connections until `drain` begins; those that are open then finish what they are at.
 ///
 /// `clients` is shared by all workers and listeners whose connections are counted together.
-pub async fn serve<H, F, B>(
+pub async fn serve<H, F, O, B>(
     socket: Socket,
     settings: settings::Receiver<Settings>,
     handler: H,
-    fallback: Fallback<B>,
+    fallback: Fallback<O, B>,
     drain: Drain,
     metrics: Arc<ConnectionMetrics>,
     clients: Clients,
 ) where
     H: Fn(Arc<Client>, Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
+    O: Fn(Option<(Arc<Client>, Parts)>) -> Response<B> + Clone + Send + 'static,
     B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + Send
         + Unpin
@@ -173,7 +168,7 @@ pub async fn serve<H, F, B>(
         most: AtomicUsize::new(settings.now.limits.requests),
         metrics: Arc::clone(&metrics),
         late: text((fallback.late)()),
-        full: text((fallback.overloaded)()),
+        full: text((fallback.overloaded)(None)),
     });
     let mut watch = Watch::default();
     let mut tick = tokio::time::interval(watch::TICK);
@@ -187,7 +182,7 @@ pub async fn serve<H, F, B>(
             () = draining.as_mut() => return,
             _ = tick.tick(), if !watch.is_empty() => {
                 settings.update();
-                watch.look(&settings.now.limits, Instant::now());
+                watch.look(&settings.now, Instant::now());
                 continue;
             }
             accepted = listener.accept() => accepted,
@@ -206,7 +201,7 @@ pub async fn serve<H, F, B>(
                     () = draining.as_mut() => return,
                     () = tokio::time::sleep(PAUSE) => {}
                 }
-                watch.look(&settings.now.limits, Instant::now());
+                watch.look(&settings.now, Instant::now());
                 continue;
             }
         };
@@ -253,20 +248,23 @@ pub async fn serve<H, F, B>(
         if tls.is_none() {
             connection.is_ready();
         }
-        watch.add(Arc::clone(&connection), Instant::now());
+        watch.add(Arc::clone(&connection), tls.as_ref(), Instant::now());
         let (tls, handshake) = (tls.clone(), limits.handshake);
         let (begun, handler, who) = (Arc::clone(&connection), handler.clone(), Arc::clone(&client));
+        let (overloaded, panicked) = (fallback.overloaded.clone(), fallback.panicked);
         let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
             let exchange = begun.begin(&mut request);
-            // Boxed, since a connection's future would have room for it all the time.
-            let answering = exchange.is_admitted().then(|| {
+            let answering = if exchange.is_admitted() {
                 let request = request.map(|body| Incoming::new(body, exchange.transfer()));
-                Box::pin(handler(Arc::clone(&who), request))
-            });
+                // Boxed, since a connection's future would have room for it all the time.
+                Ok(Box::pin(handler(Arc::clone(&who), request)))
+            } else {
+                Err(overloaded(Some((Arc::clone(&who), request.into_parts().0))))
+            };
             async move {
                 let response = match answering {
-                    Some(answering) => guarded(answering, fallback.panicked).await,
-                    None => (fallback.overloaded)(),
+                    Ok(answering) => guarded(answering, panicked).await,
+                    Err(response) => response,
                 };
                 Ok::<_, Infallible>(exchange.answer(response))
             }
@@ -282,8 +280,9 @@ pub async fn serve<H, F, B>(
                     let Some(stream) = Box::pin(secure(stream, tls, handshake, &connection)).await else {
                         return;
                     };
-                    if let Some(certificate) = stream.certificate() {
-                        let _ = client.names.set(certificate::names(certificate));
+                    if let Some(own) = stream.certificates().first() {
+                        let _ = client.names.set(certificate::names(own));
+                        let _ = connection.shown.set(stream.certificates().to_vec());
                     }
                     connection.is_ready();
                     stream
@@ -411,11 +410,11 @@ impl Users {
 /// The TLS handshake; `None` if it did not succeed in time.
 async fn secure(
     stream: Stream,
-    config: Arc<rustls::ServerConfig>,
+    config: Arc<tls::Loaded>,
     within: Duration,
     connection: &Connection,
 ) -> Option<Stream> {
-    let acceptor = TlsAcceptor::from(config);
+    let acceptor = TlsAcceptor::from(Arc::clone(&config.server));
     let handshake = async {
         Ok(match stream {
             Stream::Tcp(stream) => Stream::TcpTls(Box::new(acceptor.accept(stream).await?)),
@@ -424,6 +423,12 @@ async fn secure(
         })
     };
     match tokio::time::timeout(within, handshake).await {
+        // A session that is resumed has its certificates from when it began, which may be long ago.
+        Ok(Ok(stream)) if is_stale(&stream, &config) => {
+            connection.count(Closed::Tls);
+            tracing::info!("a TLS session was resumed with a certificate that is not good any more");
+            None
+        }
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
             let error: std::io::Error = error;
@@ -439,6 +444,11 @@ async fn secure(
             None
         }
     }
+}
+
+fn is_stale(stream: &Stream, config: &tls::Loaded) -> bool {
+    let shown = stream.certificates();
+    !shown.is_empty() && stream.is_resumed() && !config.takes(shown)
 }
 
 /// Counts a connection that ended because of what the client sent, but not because it went away.

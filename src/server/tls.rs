@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
@@ -88,19 +89,35 @@ impl Clients {
     }
 }
 
+/// A listener's TLS, ready for use.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What handshakes need.
+    pub server: Arc<ServerConfig>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Loaded {
+    /// Whether a client that showed these certificates when it connected would get in with them now.
+    pub fn takes(&self, shown: &[CertificateDer<'static>]) -> bool {
+        let (Some(clients), Some((own, others))) = (&self.clients, shown.split_first()) else { return false };
+        clients.verify_client_cert(own, others, UnixTime::now()).is_ok()
+    }
+}
+
 impl Config {
     /// Reads the files. TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1; with `clients`, a client without a
     /// certificate of these authorities gets nowhere, unless that is optional.
     ///
     /// # Errors
     /// See [`Error`]; each names its file.
-    pub fn load(&self) -> Result<Arc<ServerConfig>, Error> {
+    pub fn load(&self) -> Result<Arc<Loaded>, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .expect("ring has all suites of TLS 1.2 and 1.3");
-        let builder = match &self.clients {
-            None => builder.with_no_client_auth(),
+        let clients = match &self.clients {
+            None => None,
             Some(Clients { ca, crl, optional }) => {
                 let mut roots = RootCertStore::empty();
                 let malformed = |path: &PathBuf| {
@@ -120,22 +137,25 @@ impl Config {
                     verifier = verifier.allow_unauthenticated();
                 }
                 let general = |error: VerifierBuilderError| rustls::Error::General(error.to_string());
-                let verifier = verifier.build().map_err(|error| {
+                Some(verifier.build().map_err(|error| {
                     let path = if matches!(error, VerifierBuilderError::InvalidCrl(_)) {
                         crl.as_ref()
                     } else {
                         None
                     };
                     malformed(path.unwrap_or(ca))(general(error))
-                })?;
-                builder.with_client_cert_verifier(verifier)
+                })?)
             }
+        };
+        let builder = match &clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients)),
         };
         let pair = builder.with_single_cert(certificates(&self.cert)?, key(&self.key)?);
         let mut config =
             pair.map_err(|source| Error::Pair { cert: self.cert.clone(), key: self.key.clone(), source })?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        Ok(Arc::new(Loaded { server: Arc::new(config), clients }))
     }
 }
 

@@ -5,11 +5,11 @@
 //! within a [`TICK`].
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::Limits;
 use super::connection::{Connection, Order, Stream, lock};
+use super::{Limits, Settings, tls};
 use crate::incoming::Turn;
 use crate::metrics::Closed;
 
@@ -25,6 +25,11 @@ const SEARCH: usize = 100_000;
 
 /// What goes out on an idle connection of HTTP/2 besides the ends of answers is less, bytes.
 const CHATTER: u64 = 4096;
+
+/// How often the certificates of a client that stays are verified again: one may have come to its end. How many in one
+/// look, since that takes some 0.1 ms for each.
+const VERIFY: Duration = Duration::from_secs(60);
+const MOST_VERIFIED: usize = 200;
 
 /// The connections of one listener on one worker.
 #[derive(Debug, Default)]
@@ -50,6 +55,10 @@ struct Seen {
     /// When something went out last, or nothing was to go out.
     sent_at: Instant,
     upload: Pace,
+    /// By what and when the certificates that its client showed were verified.
+    verified: Option<(Weak<tls::Loaded>, Instant)>,
+    /// How many requests it had when its certificates were found to be good no more, and when.
+    unwanted: Option<(u32, Instant)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +70,7 @@ enum Phase {
 
 impl Watch {
     /// One more.
-    pub(super) fn add(&mut self, connection: Arc<Connection>, now: Instant) {
+    pub(super) fn add(&mut self, connection: Arc<Connection>, tls: Option<&Arc<tls::Loaded>>, now: Instant) {
         self.seen.push(Seen {
             connection,
             phase: Phase::Idle,
@@ -71,6 +80,8 @@ impl Watch {
             sent: 0,
             sent_at: now,
             upload: Pace::default(),
+            verified: tls.map(|tls| (Arc::downgrade(tls), now)),
+            unwanted: None,
         });
     }
 
@@ -80,9 +91,13 @@ impl Watch {
     }
 
     /// Forgets those that have ended, and ends those that have taken too long.
-    pub(super) fn look(&mut self, limits: &Limits, now: Instant) {
+    pub(super) fn look(&mut self, settings: &Settings, now: Instant) {
         self.seen.retain(|seen| !seen.connection.is_over());
-        self.seen.iter_mut().for_each(|seen| seen.look(limits, now));
+        if let Some(tls) = &settings.tls {
+            let due = self.seen.iter_mut().filter(|seen| seen.is_due(tls, now));
+            due.take(MOST_VERIFIED).for_each(|seen| seen.verify(tls, now));
+        }
+        self.seen.iter_mut().for_each(|seen| seen.look(&settings.limits, now));
         self.idle.clear();
         self.searched = 0;
     }
@@ -126,7 +141,33 @@ impl Seen {
         self.connection.requests() != self.requests
     }
 
+    /// Its client showed certificates, and they were verified long ago or by what was in force before a reload.
+    fn is_due(&self, tls: &Arc<tls::Loaded>, now: Instant) -> bool {
+        self.connection.shown.get().is_some()
+            && self.unwanted.is_none()
+            && self.verified.as_ref().is_none_or(|(by, at)| {
+                by.as_ptr() != Arc::as_ptr(tls) || now.saturating_duration_since(*at) >= VERIFY
+            })
+    }
+
+    /// Who would not get in any more goes when its requests are answered.
+    fn verify(&mut self, tls: &Arc<tls::Loaded>, now: Instant) {
+        self.verified = Some((Arc::downgrade(tls), now));
+        if self.connection.shown.get().is_some_and(|shown| !tls.takes(shown)) {
+            tracing::info!("a client's certificate is not good any more, so its connection ends");
+            self.unwanted = Some((self.connection.requests(), now));
+            self.connection.tell(Order::Finish, Closed::Tls);
+        }
+    }
+
     fn look(&mut self, limits: &Limits, now: Instant) {
+        if let Some((requests, since)) = self.unwanted
+            && self.connection.requests() != requests
+            && now.saturating_duration_since(since) >= GRACE
+        {
+            // It was told, and goes on.
+            return self.connection.give(Order::Cut);
+        }
         let order = self.connection.order();
         if matches!(order, Order::Leave | Order::TooLate | Order::Cut) {
             return;

@@ -14,6 +14,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::Timestamp;
 use keyway::audit::{self, OnFailure, Target};
 use keyway::commands::keys;
@@ -34,9 +36,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
+use crate::support::raw::Peer;
 use crate::support::tls::Authority;
 use crate::support::{
-    Answer, Connection, Process, TestKeyway, bounded, cloud, cloud_variables, eventually, request, slow,
+    Answer, Connection, Payload, Process, TestKeyway, bounded, cloud, cloud_variables, eventually, request,
+    slow,
 };
 
 const PASSWORD: &str = "hunter2-of-ada";
@@ -538,6 +542,109 @@ async fn on_a_full_disk_nothing_is_served_until_there_is_room() {
     assert!(lines.iter().all(|line| line["identity"] == "ada"), "{lines:?}");
     assert_eq!(audited.keyway.metric(FAILING).await, 0.0);
     assert_eq!(audited.keyway.metric(LOST).await, 0.0);
+}
+
+/// An HTTP/2 connection to a keyway that serves two requests at a time.
+async fn crowd(audited: &Audited) -> http2::SendRequest<Payload> {
+    let stream = TcpStream::connect(audited.keyway.listen()).await.expect("keyway listens");
+    let (sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("nothing is sent yet");
+    tokio::spawn(connection);
+    sender
+}
+
+// Promises 58, 73.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_too_many_has_its_line_too_and_while_the_audit_is_down_it_hears_of_that() {
+    let audited = Audited::with(OnFailure::Stop, |config, _| {
+        configured(config);
+        config.workers = 1;
+        // Two requests, then.
+        config.limits.max_connections = 1;
+    })
+    .await;
+    let key = audited.key("ada").await;
+    audited.cloud.set_trouble("compute", slow(Duration::from_secs(600)));
+    let sender = crowd(&audited).await;
+    let url = |path: &str| format!("http://{}{path}", audited.keyway.listen());
+    let ask = |method: Method, path: &str, body: &'static str| {
+        let request = request(method, &url(path), &[("x-auth-token", &key)], body);
+        let answer = sender.clone().send_request(request);
+        async move { bounded("an answer", answer).await.expect("keyway answers") }
+    };
+    let under_way: Vec<_> = (0..2)
+        .map(|_| {
+            let request = request(Method::GET, &url("/compute/servers"), &[("x-auth-token", &key)], "");
+            tokio::spawn(sender.clone().send_request(request))
+        })
+        .collect();
+    let both = async || (audited.cloud.requests("compute").len() == 2).then_some(());
+    eventually("both are under way", both).await;
+    for (seen, method) in (1..).zip([Method::GET, Method::PUT, Method::HEAD]) {
+        let answer = ask(method.clone(), "/compute/servers/x?a=b", "").await;
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["retry-after"]),
+            (503, &"1".parse().unwrap())
+        );
+        assert_eq!(answer.headers()["x-keyway-error"], "overloaded");
+        drop(answer);
+        let line = audited.lines(seen).await.pop().expect("a line");
+        for (name, value) in json!({
+            "http.request.method": method.as_str(), "url.path": "/compute/servers/x", "url.query": "a=",
+            "http.response.status_code": 503, "decision": "limited", "rule": "overloaded", "identity": null,
+            "peer": "127.0.0.1", "listener": "main", "cloud": null,
+        })
+        .as_object()
+        .expect("an object")
+        {
+            assert_eq!(&line[name], value, "{name} of {line}");
+        }
+    }
+    assert_eq!(audited.keyway.metric("keyway_errors_total{reason=\"overloaded\"}").await, 3.0);
+
+    // No line, no other answer: not even that there are too many.
+    let path = audited.file();
+    fs::remove_file(&path).expect("it is there");
+    symlink("/dev/full", &path).expect("a link");
+    eventually("the audit is down", async || {
+        let answer = ask(Method::GET, "/compute/servers/x", "").await;
+        (answer.headers()["x-keyway-error"] == "audit_unavailable").then_some(())
+    })
+    .await;
+    under_way.iter().for_each(|request| request.abort());
+}
+
+// Promises 56, 57.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_was_a_request_has_no_line_and_is_counted() {
+    let audited = Audited::with(OnFailure::Stop, |config, _| {
+        configured(config);
+        config.timeouts.head = Duration::from_millis(500);
+    })
+    .await;
+    let many: String = (0..250).map(|n| format!("x-{n}: 1\r\n")).collect();
+    for text in [
+        "\u{1}\u{2} no HTTP at all\r\n\r\n".to_owned(),
+        "GET /compute/servers HTTP/1.1\r\nHost : localhost\r\n\r\n".to_owned(),
+        format!("GET /compute/servers HTTP/1.1\r\nHost: localhost\r\n{many}\r\n"),
+        // Its head never ends.
+        "GET /compute/servers HTTP/1.1\r\nHost: localhost\r\n".to_owned(),
+    ] {
+        let mut client = Peer::connect(audited.keyway.listen()).await;
+        client.send(text).await;
+        let answer = String::from_utf8_lossy(&client.rest().await).into_owned();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    let closed = async |reason: &str| {
+        audited.keyway.metric(&format!("keyway_connections_closed_total{{reason=\"{reason}\"}}")).await
+    };
+    eventually("they are counted", async || {
+        (closed("protocol").await == 3.0 && closed("head").await == 1.0).then_some(())
+    })
+    .await;
+    audited.keyway.get("/compute/servers").await.message(401, "bad_token");
+    let line = audited.lines(1).await.pop().expect("a line");
+    assert_eq!(line["rule"], "no_token");
 }
 
 #[tokio::test(flavor = "multi_thread")]

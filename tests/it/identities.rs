@@ -28,21 +28,27 @@ use crate::support::tls::{self, Authority};
 use crate::support::{Answer, TestKeyway, cloud, eventually, request};
 
 /// A team's keyway: a file of keys, and these identities.
-struct Team {
-    cloud: Cloud,
-    keyway: TestKeyway,
-    config: Config,
+pub(crate) struct Team {
+    pub(crate) cloud: Cloud,
+    pub(crate) keyway: TestKeyway,
+    pub(crate) config: Config,
     home: tempfile::TempDir,
 }
 
 impl Team {
-    async fn of(identities: Vec<identity::Config>) -> Self {
+    pub(crate) async fn of(identities: Vec<identity::Config>) -> Self {
+        Self::with(identities, |_| {}).await
+    }
+
+    /// The same, with changes to its configuration.
+    pub(crate) async fn with(identities: Vec<identity::Config>, change: impl FnOnce(&mut Config)) -> Self {
         let (cloud, home) = (cloud().await, tempfile::tempdir().expect("a directory"));
         let mut kept = None;
         let keyway = TestKeyway::with(&cloud, |config| {
             config.listeners[0].logins = Logins::Configured;
             config.api_keys = Some(home.path().join("api-keys"));
             config.identities = identities;
+            change(config);
             kept = Some(config.clone());
         })
         .await;
@@ -54,7 +60,7 @@ impl Team {
     }
 
     /// A key that keyway knows by now.
-    async fn key(&self, name: &str, ends: Option<Timestamp>) -> String {
+    pub(crate) async fn key(&self, name: &str, ends: Option<Timestamp>) -> String {
         let key = keys::new(&self.config, name, ends, "", &mut |_| {}).expect("a key").trim().to_owned();
         let id = identity::key::id_of(key.as_bytes()).expect("a key");
         let ring = Arc::clone(&self.keyway.app().shared().identities.keyring);
@@ -62,32 +68,32 @@ impl Team {
         key
     }
 
-    async fn get(&self, path: &str, key: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str, key: &str) -> Answer {
         self.keyway.get_with(path, &[("x-auth-token", key)]).await
     }
 
     /// The token of the last request to compute: one, good, and nothing of the client's beside it.
-    fn sent(&self) -> String {
+    pub(crate) fn sent(&self) -> String {
         let seen = self.cloud.requests("compute").pop().expect("a request");
         assert!(seen.token_was_good && seen.headers.get("authorization").is_none(), "{seen:?}");
         seen.headers["x-auth-token"].to_str().expect("ASCII").to_owned()
     }
 
-    fn reload(&self, identities: Vec<identity::Config>) {
+    pub(crate) fn reload(&self, identities: Vec<identity::Config>) {
         let config = Config { identities, ..self.config.clone() };
         assert!(self.keyway.app().reload(Ok(config)));
     }
 }
 
-fn ada() -> identity::Config {
+pub(crate) fn ada() -> identity::Config {
     identity::Config { name: "ada".to_owned(), ..Default::default() }
 }
 
-fn with(rights: Rights) -> identity::Config {
+pub(crate) fn with(rights: Rights) -> identity::Config {
     identity::Config { rights, ..ada() }
 }
 
-fn basic(name: &str, password: &str) -> String {
+pub(crate) fn basic(name: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
 }
 
@@ -193,7 +199,7 @@ async fn an_identity_that_a_reload_removed_is_refused_at_its_next_request() {
 }
 
 /// A token of keyway's own, got with a name and a key.
-async fn log_in(team: &Team, name: &str, key: &str) -> String {
+pub(crate) async fn log_in(team: &Team, name: &str, key: &str) -> String {
     let user = json!({"name": name, "domain": {"id": "default"}, "password": key});
     let identity = json!({"methods": ["password"], "password": {"user": user}});
     let answer = team.keyway.post("/identity/v3/auth/tokens", &json!({"auth": {"identity": identity}})).await;

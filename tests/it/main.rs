@@ -27,6 +27,7 @@ mod http2;
 mod identities;
 mod identity_api;
 mod identity_commands;
+mod intruders;
 mod kept;
 #[cfg(feature = "kerberos")]
 mod kerberos;

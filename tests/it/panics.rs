@@ -37,7 +37,7 @@ async fn panicking() -> (std::net::SocketAddr, server::Drain) {
     let (settings, _) =
         watch::channel(server::Settings { limits, tls: None, users: server::Users::default() });
     let fallback = server::Fallback {
-        overloaded: || answer(503, Then::End),
+        overloaded: |_| answer(503, Then::End),
         panicked: || answer(500, Then::End),
         late: || answer(408, Then::End),
     };

@@ -1115,7 +1115,9 @@ async fn any_legal_request_arrives_as_it_was() {
         let (target, fields, body, chunked) =
             strategy.new_tree(&mut runner).expect("a strategy without a filter").current();
         let path = target.split('?').next().unwrap_or_default();
-        if keyway::route::Route::parse(&format!("/svc{path}")).is_err() {
+        // A version in front is taken for one of the service's.
+        let is_version = path.split('/').nth(1).is_some_and(keyway::proxy::rewrite::is_version);
+        if is_version || keyway::route::Route::parse(&format!("/svc{path}")).is_err() {
             continue;
         }
         let mut case = format!("POST /svc{target} HTTP/1.1\r\nHost: localhost\r\n").into_bytes();

@@ -2,6 +2,7 @@
 
 use super::*;
 
+// Promise 1.
 #[test]
 fn everything_has_a_default() {
     let config = Setup::new().vars(PASSWORD).config();
