@@ -8,6 +8,9 @@ use serde::Serialize;
 /// A request's line, with its line break.
 pub type Line = Box<[u8]>;
 
+/// How long a line is that needs no more room than most, bytes.
+const USUAL: usize = 640;
+
 /// What keyway made of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -83,19 +86,23 @@ impl Entry<'_> {
     /// As a line of ASCII, whatever the texts hold: no line break, control character or unusual letter of theirs
     /// reaches whoever reads or prints the file.
     pub fn line(&self) -> Line {
-        let mut text = serde_json::to_string(self).expect("texts and numbers are JSON");
-        if text.bytes().any(|byte| !matches!(byte, b' '..=b'~')) {
+        let mut text = Vec::with_capacity(USUAL);
+        serde_json::to_writer(&mut text, self).expect("texts and numbers are JSON");
+        // Without a way out amid the line, several bytes are looked at together.
+        let is_odd = text.iter().fold(false, |odd, byte| odd | !matches!(byte, b' '..=b'~'));
+        if is_odd {
             text = escaped(&text);
         }
-        text.push('\n');
-        text.into_bytes().into()
+        text.push(b'\n');
+        text.into()
     }
 }
 
 /// Everything that is not printable ASCII stands inside of strings, where it may be escaped.
 #[cold]
-fn escaped(text: &str) -> String {
+fn escaped(text: &[u8]) -> Vec<u8> {
     use std::fmt::Write as _;
+    let text = String::from_utf8_lossy(text);
     let mut escaped = String::with_capacity(2 * text.len());
     for char in text.chars() {
         if matches!(char, ' '..='~') {
@@ -106,7 +113,7 @@ fn escaped(text: &str) -> String {
             let _ = write!(escaped, "\\u{unit:04x}");
         }
     }
-    escaped
+    escaped.into_bytes()
 }
 
 fn milliseconds<S: serde::Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {

@@ -69,10 +69,13 @@ enum Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    fn of(parts: &'a Parts) -> Option<Self> {
+    /// Only what is there is looked for.
+    fn of(parts: &'a Parts, fields: &Fields) -> Option<Self> {
         let field = |name| parts.headers.get(name).map(HeaderValue::as_bytes);
-        let token = field(&X_AUTH_TOKEN).or_else(|| field(&X_STORAGE_TOKEN));
-        token.map(Self::Token).or_else(|| field(&AUTHORIZATION).map(Self::Authorization))
+        if fields.token {
+            return field(&X_AUTH_TOKEN).or_else(|| field(&X_STORAGE_TOKEN)).map(Self::Token);
+        }
+        if fields.authorization { field(&AUTHORIZATION).map(Self::Authorization) } else { None }
     }
 
     fn bytes(&self) -> &'a [u8] {
@@ -95,8 +98,7 @@ impl Gateway {
         fields: &Fields,
         now: Instant,
     ) -> Result<Caller, ProxyError> {
-        let shown = if fields.token || fields.authorization { Shown::of(parts) } else { None };
-        if let Some(shown) = shown {
+        if let Some(shown) = Shown::of(parts, fields) {
             let at_any = door.logins == Logins::Any;
             let is_plain = matches!(shown, Shown::Token(token) if !token.starts_with(TOKEN_START) && !token.starts_with(KEY_START));
             // Where anybody may come in, what else a client shows is not for keyway.

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use crate::keystone::Secret;
@@ -22,7 +23,7 @@ pub const KEY_START: &[u8] = b"kwk_";
 const LENGTH: usize = 4 + 16 + 1 + 43;
 
 /// A key's name, which is no secret.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId([u8; 8]);
 
 impl fmt::Display for KeyId {
@@ -72,9 +73,16 @@ impl KeyHash {
         Self(digest(&SHA256, text).as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 
+    /// That of no text that anybody knows.
+    pub fn of_nothing() -> Self {
+        Self(random())
+    }
+
     /// Compares in a time that tells nothing.
     pub fn is(&self, other: &Self) -> bool {
-        self.0.iter().zip(&other.0).fold(0, |different, (a, b)| different | (a ^ b)) == 0
+        #[cfg(test)]
+        tests::COMPARED.set(tests::COMPARED.get() + 1);
+        self.0.ct_eq(&other.0).into()
     }
 
     /// For what is derived from it.
@@ -123,8 +131,15 @@ pub fn id_of(text: &[u8]) -> Option<KeyId> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        /// How many hashes this thread compared.
+        pub(in super::super) static COMPARED: Cell<usize> = const { Cell::new(0) };
+    }
 
     #[test]
     fn a_key_has_its_own_name_in_it_and_no_two_are_alike() {

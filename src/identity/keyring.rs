@@ -220,10 +220,27 @@ pub struct Known {
     pub used: AtomicI64,
 }
 
+impl Known {
+    /// A key that nobody has.
+    fn nobody() -> Self {
+        let key = ApiKey {
+            id: KeyId::default(),
+            identity: String::new(),
+            hash: KeyHash::of_nothing(),
+            made: Timestamp::UNIX_EPOCH,
+            ends: None,
+            note: String::new(),
+        };
+        Self { key, used: AtomicI64::default() }
+    }
+}
+
 /// The keys in force. All workers share it; a reload keeps it.
 pub struct Keyring {
     path: Option<PathBuf>,
     keys: Mutex<HashMap<KeyId, Arc<Known>>>,
+    /// What a name that nobody has is compared with.
+    nobody: Arc<Known>,
     /// What the file was when it was read.
     seen: Mutex<Option<Stamp>>,
     /// It was of no use, which was told.
@@ -238,6 +255,7 @@ impl Keyring {
         let ring = Self {
             path,
             keys: Mutex::default(),
+            nobody: Arc::new(Known::nobody()),
             seen: Mutex::default(),
             failing: AtomicBool::default(),
             changes: AtomicU64::new(0),
@@ -261,6 +279,13 @@ impl Keyring {
     /// The key of this name, good or not.
     pub fn get(&self, id: KeyId) -> Option<Arc<Known>> {
         lock(&self.keys).get(&id).cloned()
+    }
+
+    /// The key of this name, good or not, if this is its hash. A name that nobody has goes the same way as one with
+    /// another hash, so how long the answer takes does not tell them apart.
+    pub fn find(&self, id: KeyId, hash: &KeyHash) -> Option<Arc<Known>> {
+        let known = Arc::clone(lock(&self.keys).get(&id).unwrap_or(&self.nobody));
+        known.key.hash.is(hash).then_some(known)
     }
 
     /// All keys.

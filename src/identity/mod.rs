@@ -256,9 +256,7 @@ impl Identities {
     }
 
     fn by_key(&self, name: Option<&str>, id: KeyId, text: &[u8], now: Timestamp) -> Option<Proved> {
-        let hash = KeyHash::of(text);
-        let known =
-            self.keyring.get(id).filter(|known| known.key.hash.is(&hash) && known.key.is_good(now))?;
+        let known = self.keyring.find(id, &KeyHash::of(text)).filter(|known| known.key.is_good(now))?;
         let identity = self.named(&known.key.identity)?;
         if name.is_some_and(|name| name != identity.name && name.parse() != Ok(id)) {
             return None;
@@ -282,5 +280,52 @@ impl Identities {
             (None, None) => return None,
         };
         Some(Proved { identity: Arc::clone(identity), proof, key: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::key::tests::COMPARED;
+    use super::keyring::ApiKey;
+    use super::*;
+
+    // Promise 73.
+    #[test]
+    fn a_wrong_key_is_compared_once_whatever_is_wrong_with_it() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("api-keys");
+        let now: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+        let make = |identity: &str, ends: Option<Timestamp>| {
+            let (id, secret) = key::make();
+            let text = secret.expose().to_owned();
+            let hash = KeyHash::of(text.as_bytes());
+            let key = ApiKey { id, identity: identity.into(), hash, made: now, ends, note: String::new() };
+            keyring::add(&path, &key).unwrap();
+            (id, text)
+        };
+        let (id, good) = make("ada", None);
+        let (_, expired) = make("ada", Some(now));
+        let (_, of_nobody) = make("eve", None);
+        let (revoked_id, revoked) = make("ada", None);
+        keyring::remove(&path, revoked_id).unwrap();
+        let (_, unknown) = key::make();
+        let unknown = unknown.expose();
+        // What stands before the secret has 21 characters.
+        let far = format!("{}{}", &good[..21], &unknown[21..]);
+        let near = format!("{}{}", &good[..63], if good.ends_with('A') { "B" } else { "A" });
+        let ada = Config { name: "ada".to_owned(), ..Config::default() };
+        let identities = Identities::new(&[ada], Arc::new(Keyring::load(Some(path))), None);
+        let ask = |name: Option<&str>, text: &str| {
+            let before = COMPARED.get();
+            let found = identities.by_secret(name, text.as_bytes(), now);
+            (found.map(|proved| proved.proof), COMPARED.get() - before)
+        };
+        assert_eq!(ask(None, &good), (Some(Proof::Key(id)), 1));
+        for wrong in [unknown, &far, &near, &expired, &revoked, &of_nobody] {
+            for name in [None, Some("ada"), Some("bob")] {
+                assert_eq!(ask(name, wrong), (None, 1), "{name:?}");
+            }
+        }
+        assert_eq!(ask(Some("bob"), &good), (None, 1));
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ring::hmac;
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::Config;
@@ -49,8 +50,7 @@ impl Passwords {
         let mut found = None;
         for hashed in &self.hashes {
             let its = if name.is_some() { &hashed.pair } else { &hashed.alone };
-            let different = its.iter().zip(&asked).fold(0, |different, (a, b)| different | (a ^ b));
-            if different == 0 {
+            if its.ct_eq(&asked).into() {
                 found = Some(hashed.name.as_str());
             }
         }

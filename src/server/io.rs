@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::pki_types::CertificateDer;
-use rustls::{HandshakeKind, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -51,23 +50,14 @@ macro_rules! each {
 }
 
 impl Stream {
-    /// The certificates that the client showed, its own first, if any; they were verified, if not now then when the
-    /// session began that it resumes.
+    /// The certificates that the client showed, its own first, if any; they were verified.
     pub(super) fn certificates(&self) -> &[CertificateDer<'static>] {
-        self.session().and_then(|session| session.peer_certificates()).unwrap_or_default()
-    }
-
-    /// The handshake was spared because there was one before.
-    pub(super) fn is_resumed(&self) -> bool {
-        self.session().and_then(|session| session.handshake_kind()) == Some(HandshakeKind::Resumed)
-    }
-
-    fn session(&self) -> Option<&ServerConnection> {
-        match self {
-            Self::TcpTls(stream) => Some(stream.get_ref().1),
-            Self::UnixTls(stream) => Some(stream.get_ref().1),
-            Self::Tcp(_) | Self::Unix(_) => None,
-        }
+        let session = match self {
+            Self::TcpTls(stream) => stream.get_ref().1,
+            Self::UnixTls(stream) => stream.get_ref().1,
+            Self::Tcp(_) | Self::Unix(_) => return &[],
+        };
+        session.peer_certificates().unwrap_or_default()
     }
 
     /// Closing will be a reset, so that nobody takes what came for the whole. A socket file knows no

@@ -423,12 +423,6 @@ async fn secure(
         })
     };
     match tokio::time::timeout(within, handshake).await {
-        // A session that is resumed has its certificates from when it began, which may be long ago.
-        Ok(Ok(stream)) if is_stale(&stream, &config) => {
-            connection.count(Closed::Tls);
-            tracing::info!("a TLS session was resumed with a certificate that is not good any more");
-            None
-        }
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
             let error: std::io::Error = error;
@@ -444,11 +438,6 @@ async fn secure(
             None
         }
     }
-}
-
-fn is_stale(stream: &Stream, config: &tls::Loaded) -> bool {
-    let shown = stream.certificates();
-    !shown.is_empty() && stream.is_resumed() && !config.takes(shown)
 }
 
 /// Counts a connection that ended because of what the client sent, but not because it went away.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
 /// The files of a listener's TLS, PEM.
@@ -107,7 +107,7 @@ impl Loaded {
 
 impl Config {
     /// Reads the files. TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1; with `clients`, a client without a
-    /// certificate of these authorities gets nowhere, unless that is optional.
+    /// certificate of these authorities gets nowhere, unless that is optional, and no session is resumed.
     ///
     /// # Errors
     /// See [`Error`]; each names its file.
@@ -154,6 +154,12 @@ impl Config {
         let pair = builder.with_single_cert(certificates(&self.cert)?, key(&self.key)?);
         let mut config =
             pair.map_err(|source| Error::Pair { cert: self.cert.clone(), key: self.key.clone(), source })?;
+        if self.clients.is_some() {
+            // A resumed session brings the certificate as it once was: neither its end nor the lists of revoked ones
+            // would be looked at again, however long that is ago.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(Loaded { server: Arc::new(config), clients }))
     }

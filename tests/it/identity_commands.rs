@@ -177,8 +177,7 @@ async fn test_says_what_would_become_of_a_request_and_sends_nothing() {
     check(&["bot", "GET", "/region/nowhere/compute/servers"], 1, "denied: identity.bot.regions").await;
     check(&["elsewhere", "GET", "/cloud/nowhere/compute/servers"], 1, "denied: identity.elsewhere.clouds")
         .await;
-    check(&["elsewhere", "GET", "/identity/v3/projects/"], 1, "denied: identity.elsewhere.projects")
-        .await;
+    check(&["elsewhere", "GET", "/identity/v3/projects/"], 1, "denied: identity.elsewhere.projects").await;
     check(&["late", "GET", "/compute/servers"], 1, "denied: identity_expired (401: ").await;
     check(&["ada", "GET", "/nonesuch/x"], 1, "denied: no_service (404: ").await;
     check(&["ada", "GET", "/cloud/prod/compute/servers"], 1, "denied: unknown_cloud (404: ").await;

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -688,30 +687,6 @@ async fn a_certificate_that_is_revoked_by_a_reload_loses_the_connections_that_it
     assert_eq!(get_on(&mut of_good).await, 200, "the other one stays");
     check_shut_out(&keyway, &bad).await;
     assert_eq!(get_on(&mut of_good).await, 200);
-}
-
-// Promise 73.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_is_over_does_not_live_on_in_a_session_that_is_resumed() {
-    let authority = Authority::new();
-    let (_cloud, keyway, _config) = with_certificates(&authority).await;
-    let now = jiff::Timestamp::now();
-    let midnight = jiff::Timestamp::from_second(now.as_second() / 86_400 * 86_400).expect("today");
-    let day = midnight.to_zoned(jiff::tz::TimeZone::UTC).date();
-    let today = rcgen::date_time_ymd(day.year().into(), day.month().unsigned_abs(), day.day().unsigned_abs());
-    let ends = now.as_second() + 5;
-    let identity = of_client(&authority, |params| {
-        let past = u64::try_from(ends - midnight.as_second()).expect("today has begun");
-        params.not_after = today + Duration::from_secs(past);
-    });
-    let client = tls::client(&authority, Some(&identity), &["http/1.1"]);
-    let mut first = connect(&keyway, &client).await.expect("it gets in");
-    assert_eq!(get_on(&mut first).await, 200);
-    let mut second = connect(&keyway, &client).await.expect("it gets in");
-    assert_eq!(get_on(&mut second).await, 200);
-    assert_eq!(second.stream().get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
-    eventually("its end", async || (jiff::Timestamp::now().as_second() > ends).then_some(())).await;
-    check_shut_out(&keyway, &client).await;
 }
 
 // Promises 41, 43, 73.

@@ -8,6 +8,7 @@ use keyway::app::{App, StartError};
 use keyway::config::{Config, Env, Listener, Overrides};
 use keyway::server::{self, Address};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
+use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
 use tempfile::TempDir;
 use tokio::net::{TcpStream, UnixStream};
@@ -372,6 +373,24 @@ mod encrypted {
         assert_eq!(get(&keyway, &client(&authority, Some(&good), &["http/1.1"])).await, Some(200));
         assert_eq!(get(&keyway, &client(&authority, Some(&revoked), &["http/1.1"])).await, None);
         keyway.until_closed("tls", 1).await;
+    }
+
+    // Promise 73.
+    #[tokio::test]
+    async fn a_session_is_resumed_except_where_certificates_are_looked_at() {
+        let authority = Authority::new();
+        let for_clients = |params: &mut CertificateParams| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        };
+        let identity = authority.issue_with("client", for_clients);
+        // Else a certificate would be good after its end.
+        for (asks, kind) in [(false, HandshakeKind::Resumed), (true, HandshakeKind::Full)] {
+            let keyway = start(secured(&authority, asks)).await.unwrap();
+            let client = client(&authority, Some(&identity), &["http/1.1"]);
+            assert_eq!(get(&keyway, &client).await, Some(200));
+            let again = connect(&keyway, &client).await.unwrap();
+            assert_eq!(again.get_ref().1.handshake_kind(), Some(kind));
+        }
     }
 
     /// A ClientHello of TLS 1.1, as a client that knows nothing newer sends it.
