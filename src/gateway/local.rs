@@ -34,6 +34,7 @@ use crate::proxy;
 use crate::proxy::headers::{X_AUTH_TOKEN, X_STORAGE_TOKEN};
 use crate::proxy::rewrite::Base;
 use crate::route::{Route, encode};
+use crate::server::Client;
 
 static X_SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
 static X_STORAGE_URL: HeaderName = HeaderName::from_static("x-storage-url");
@@ -74,7 +75,7 @@ impl Gateway {
     pub(super) async fn facade(
         &self,
         call: Call<'_>,
-        (door, route): (&Door, &Route<'_>),
+        (door, client, route): (&Door, &Client, &Route<'_>),
         caller: &Caller,
         parts: &Parts,
         incoming: &mut Option<Incoming>,
@@ -106,6 +107,7 @@ impl Gateway {
         let local = Local {
             gateway: self,
             door,
+            client,
             route,
             parts,
             session: caller.session.as_deref(),
@@ -159,6 +161,7 @@ fn finish(mut answer: Response<Bytes>, head_only: bool) -> Response<Bytes> {
 struct Local<'a> {
     gateway: &'a Gateway,
     door: &'a Door,
+    client: &'a Client,
     route: &'a Route<'a>,
     parts: &'a Parts,
     session: Option<&'a Session>,
@@ -337,7 +340,8 @@ impl Local<'_> {
         for proof in &login.proofs {
             let shown = match proof {
                 Proof::Secret { name, secret } => {
-                    let shown = gateway.log_in(door, self.route, self.parts, name, secret.expose());
+                    let shown =
+                        gateway.log_in((door, self.client), self.route, self.parts, name, secret.expose());
                     proved = shown.map_err(|error| match error {
                         ProxyError::WrongPassword { .. } => Refusal::unauthorized().into(),
                         error => Failure::Failed(error),
@@ -346,7 +350,7 @@ impl Local<'_> {
                 }
                 Proof::Other if door.logins == Logins::Any => None,
                 Proof::Other => return Err(Refusal::unauthorized().into()),
-                Proof::Token(token) => match gateway.session(door, token.expose().as_bytes(), self.now) {
+                Proof::Token(token) => match self.session(token.expose(), self.now) {
                     Ok(session) if session.cloud() == self.cloud.name => {
                         // A token can't be used to live for ever.
                         expires_at = expires_at.min(session.expires_at);
@@ -469,9 +473,13 @@ impl Local<'_> {
             })
     }
 
+    fn session(&self, token: &str, at: i64) -> Result<Session, Unusable> {
+        self.gateway.session((self.door, self.client), token.as_bytes(), at)
+    }
+
     /// The session of a token that someone asks about; `None` if it is none of ours.
     fn open(&self, token: &str, at: i64) -> Result<Option<Session>, Refusal> {
-        match self.gateway.session(self.door, token.as_bytes(), at) {
+        match self.session(token, at) {
             Ok(session) if session.cloud() == self.cloud.name => Ok(Some(session)),
             Err(Unusable::Foreign | Unusable::NoToken) => Ok(None),
             _ => Err(Refusal::unknown_token()),

@@ -330,7 +330,7 @@ impl Gateway {
             (Err(error), None) => return Err(error.into()),
         };
         if let Some(call) = Call::of(&parts.method, &route, parts.uri.path()) {
-            let local = self.facade(call, (door, &route), &caller, parts, incoming, trail);
+            let local = self.facade(call, (door, client, &route), &caller, parts, incoming, trail);
             if let Some(reply) = Box::pin(local).await? {
                 return Ok(Reply::Own(reply));
             }

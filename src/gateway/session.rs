@@ -58,6 +58,8 @@ struct Known {
     ends: Option<Instant>,
     /// When it was last used, if that was not noted yet.
     used: Option<Instant>,
+    /// What a connection must prove for it to be good there.
+    own: Option<Proof>,
 }
 
 /// Where a request has what it shows.
@@ -103,6 +105,7 @@ impl Gateway {
             if !(at_any && is_plain) {
                 if let Some(known) = self.opened().known(shown.bytes(), self.changes(), now)
                     && known.serves(door.logins)
+                    && (known.own.is_none() || known.own == self.by_connection(client).map(|own| own.proof))
                 {
                     known.used = Some(now);
                     return Ok(Caller {
@@ -111,16 +114,12 @@ impl Gateway {
                         refused: None,
                     });
                 }
-                if let Some(caller) = self.open(door, &shown, now)? {
+                if let Some(caller) = self.open(door, client, &shown, now)? {
                     return Ok(caller);
                 }
             }
         }
-        let identities = &self.shared.identities;
-        let by_certificate = || identities.by_certificate(client.names.get()?);
-        let by_user = || client.user.and_then(|(user, group)| identities.by_user(user, group));
-        let proved = if identities.is_empty() { None } else { by_certificate().or_else(by_user) };
-        Ok(match proved {
+        Ok(match self.by_connection(client) {
             Some(proved) if proved.identity.rights.ends.is_some_and(|ends| ends <= Timestamp::now()) => {
                 Caller::refused(Unusable::IdentityExpired)
             }
@@ -129,9 +128,29 @@ impl Gateway {
         })
     }
 
+    /// Whose connection this is, by its certificate or its user.
+    fn by_connection(&self, client: &Client) -> Option<Proved> {
+        let identities = &self.shared.identities;
+        let by_certificate = || identities.by_certificate(client.names.get()?);
+        let by_user = || client.user.and_then(|(user, group)| identities.by_user(user, group));
+        if identities.is_empty() { None } else { by_certificate().or_else(by_user) }
+    }
+
+    /// What a connection proves, if a login was by the same.
+    fn still_proved(&self, login: &Vouched, client: &Client) -> Option<Proof> {
+        let own = self.by_connection(client).filter(|own| own.identity.name == login.name)?;
+        self.shared.keys.still(login, &self.shared.identities.shown(&own)).then_some(own.proof)
+    }
+
     /// The same by something that this worker has not seen. `None` if it is not for keyway.
     #[cold]
-    fn open(&self, door: &Door, shown: &Shown<'_>, now: Instant) -> Result<Option<Caller>, ProxyError> {
+    fn open(
+        &self,
+        door: &Door,
+        client: &Client,
+        shown: &Shown<'_>,
+        now: Instant,
+    ) -> Result<Option<Caller>, ProxyError> {
         let changes = self.changes();
         let wall = Timestamp::now();
         let (name, text) = match shown {
@@ -146,7 +165,7 @@ impl Gateway {
         if door.logins == Logins::Any && !is_key && !text.starts_with(TOKEN_START) {
             return Ok(None);
         }
-        let caller = match self.session(door, &text, wall.as_second()) {
+        let caller = match self.session((door, client), &text, wall.as_second()) {
             Ok(session) => {
                 let proved = session.login.as_ref().and_then(|vouched| {
                     let identity = Arc::clone(self.shared.identities.named(&vouched.name)?);
@@ -176,7 +195,10 @@ impl Gateway {
             Some(None) => return Ok(Some(caller)),
         };
         let Caller { session, proved, .. } = caller.clone();
-        self.opened().insert(shown.bytes(), changes, now, Known { session, proved, ends, used: Some(now) });
+        let login = session.as_ref().and_then(|session| session.login.as_ref());
+        let own = login.and_then(|login| self.still_proved(login, client));
+        let known = Known { session, proved, ends, used: Some(now), own };
+        self.opened().insert(shown.bytes(), changes, now, known);
         Ok(Some(caller))
     }
 
@@ -201,16 +223,23 @@ impl Gateway {
     }
 
     /// The session that a token means at this listener, whoever brings it; `now` is UNIX seconds. For the token of a request, see
-    /// [`Gateway::caller`]; this is for tokens that a request asks about (`X-Subject-Token`, the method `token`).
+    /// [`Gateway::caller`]; this is for tokens that a request asks about (`X-Subject-Token`, the method `token`). One that
+    /// was got by what a connection proves is good on such connections alone.
     ///
     /// # Errors
     /// Why it is none.
-    pub(super) fn session(&self, door: &Door, token: &[u8], now: i64) -> Result<Session, Unusable> {
+    pub(super) fn session(
+        &self,
+        (door, client): (&Door, &Client),
+        token: &[u8],
+        now: i64,
+    ) -> Result<Session, Unusable> {
         let session = self.shared.keys.open(token, now)?;
         match &session.login {
             // From a listener where anybody may log in: it says nothing where not everybody may.
             None if door.logins == Logins::Configured => return Err(Unusable::Foreign),
             None => {}
+            Some(vouched) if self.still_proved(vouched, client).is_some() => {}
             Some(vouched) => {
                 let at = Timestamp::from_second(now).unwrap_or_default();
                 let shown = self.shared.identities.all_shown(&vouched.name, at);
@@ -257,14 +286,15 @@ impl Gateway {
 
     /// Lets a client log in with a name and a password (for an application credential, its id or name and its
     /// secret): whose that is, which [`Gateway::vouch`] puts into its [`Session`]. Where anybody may log in, all are
-    /// right and it is nobody's.
+    /// right and it is nobody's. On a connection that proves an identity, its name is enough: clients must send some
+    /// password, and any but an API key will do.
     /// A client that shows a token instead goes on with that session's login; see [`Gateway::session`].
     ///
     /// # Errors
     /// Name or password is wrong, or too many were.
     pub(super) fn log_in(
         &self,
-        door: &Door,
+        (door, client): (&Door, &Client),
         route: &Route<'_>,
         parts: &Parts,
         name: &str,
@@ -272,6 +302,10 @@ impl Gateway {
     ) -> Result<Option<Proved>, ProxyError> {
         if door.logins == Logins::Any {
             return Ok(None);
+        }
+        let own = self.by_connection(client).filter(|own| own.identity.name == name);
+        if own.is_some() && !password.as_bytes().starts_with(KEY_START) {
+            return Ok(own);
         }
         match self.prove(door, Some(name), password.as_bytes(), Instant::now())? {
             Some(proved) => Ok(Some(proved)),
