@@ -356,7 +356,7 @@ impl Local<'_> {
                 }
                 Proof::Other if door.logins == Logins::Any => None,
                 Proof::Other => return Err(Refusal::unauthorized().into()),
-                Proof::Token(token) => match gateway.session(door, token.expose().as_bytes(), self.now) {
+                Proof::Token(token) => match self.session(token.expose(), self.now) {
                     Ok(session) if session.cloud() == self.cloud.name => {
                         // A token can't be used to live for ever.
                         expires_at = expires_at.min(session.expires_at);
@@ -489,9 +489,13 @@ impl Local<'_> {
             })
     }
 
+    fn session(&self, token: &str, at: i64) -> Result<Session, Unusable> {
+        self.gateway.session((self.door, self.client), token.as_bytes(), at)
+    }
+
     /// The session of a token that someone asks about; `None` if it is none of ours.
     fn open(&self, token: &str, at: i64) -> Result<Option<Session>, Refusal> {
-        match self.gateway.session(self.door, token.as_bytes(), at) {
+        match self.session(token, at) {
             Ok(session) if session.cloud() == self.cloud.name => Ok(Some(session)),
             Err(Unusable::Foreign | Unusable::NoToken) => Ok(None),
             _ => Err(Refusal::unknown_token()),

@@ -58,6 +58,8 @@ struct Known {
     ends: Option<Instant>,
     /// When it was last used, if that was not noted yet.
     used: Option<Instant>,
+    /// What a connection must prove for it to be good there.
+    own: Option<Proof>,
 }
 
 /// Where a request has what it shows.
@@ -105,6 +107,7 @@ impl Gateway {
             if !(at_any && is_plain) {
                 if let Some(known) = self.opened().known(shown.bytes(), self.changes(), now)
                     && known.serves(door.logins)
+                    && (known.own.is_none() || known.own == self.by_connection(client).map(|own| own.proof))
                 {
                     known.used = Some(now);
                     return Ok(Caller {
@@ -118,17 +121,27 @@ impl Gateway {
                 }
             }
         }
-        let identities = &self.shared.identities;
-        let by_certificate = || identities.by_certificate(client.names.get()?);
-        let by_user = || client.user.and_then(|(user, group)| identities.by_user(user, group));
-        let proved = if identities.is_empty() { None } else { by_certificate().or_else(by_user) };
-        Ok(match proved {
+        Ok(match self.by_connection(client) {
             Some(proved) if proved.identity.rights.ends.is_some_and(|ends| ends <= Timestamp::now()) => {
                 Caller::refused(Unusable::IdentityExpired)
             }
             None if door.logins == Logins::Configured => Caller::refused(Unusable::NoToken),
             proved => Caller { proved, ..Caller::default() },
         })
+    }
+
+    /// Whose connection this is, by its certificate or its user.
+    fn by_connection(&self, client: &Client) -> Option<Proved> {
+        let identities = &self.shared.identities;
+        let by_certificate = || identities.by_certificate(client.names.get()?);
+        let by_user = || client.user.and_then(|(user, group)| identities.by_user(user, group));
+        if identities.is_empty() { None } else { by_certificate().or_else(by_user) }
+    }
+
+    /// What a connection proves, if a login was by the same.
+    fn still_proved(&self, login: &Vouched, client: &Client) -> Option<Proof> {
+        let own = self.by_connection(client).filter(|own| own.identity.name == login.name)?;
+        self.shared.keys.still(login, &self.shared.identities.shown(&own)).then_some(own.proof)
     }
 
     /// The same by something that this worker has not seen. `None` if it is not for keyway.
@@ -154,7 +167,7 @@ impl Gateway {
         if door.logins == Logins::Any && !is_key && !text.starts_with(TOKEN_START) {
             return Ok(None);
         }
-        let caller = match self.session(door, &text, wall.as_second()) {
+        let caller = match self.session((door, client), &text, wall.as_second()) {
             Ok(session) => {
                 let proved = session.login.as_ref().and_then(|vouched| {
                     let identity = Arc::clone(self.shared.identities.named(&vouched.name)?);
@@ -184,7 +197,10 @@ impl Gateway {
             Some(None) => return Ok(Some(caller)),
         };
         let Caller { session, proved, .. } = caller.clone();
-        self.opened().insert(shown.bytes(), changes, now, Known { session, proved, ends, used: Some(now) });
+        let login = session.as_ref().and_then(|session| session.login.as_ref());
+        let own = login.and_then(|login| self.still_proved(login, client));
+        let known = Known { session, proved, ends, used: Some(now), own };
+        self.opened().insert(shown.bytes(), changes, now, known);
         Ok(Some(caller))
     }
 
@@ -209,16 +225,23 @@ impl Gateway {
     }
 
     /// The session that a token means at this listener, whoever brings it; `now` is UNIX seconds. For the token of a request, see
-    /// [`Gateway::caller`]; this is for tokens that a request asks about (`X-Subject-Token`, the method `token`).
+    /// [`Gateway::caller`]; this is for tokens that a request asks about (`X-Subject-Token`, the method `token`). One that
+    /// was got by what a connection proves is good on such connections alone.
     ///
     /// # Errors
     /// Why it is none.
-    pub(super) fn session(&self, door: &Door, token: &[u8], now: i64) -> Result<Session, Unusable> {
+    pub(super) fn session(
+        &self,
+        (door, client): (&Door, &Client),
+        token: &[u8],
+        now: i64,
+    ) -> Result<Session, Unusable> {
         let session = self.shared.keys.open(token, now)?;
         match &session.login {
             // From a listener where anybody may log in: it says nothing where not everybody may.
             None if door.logins == Logins::Configured => return Err(Unusable::Foreign),
             None => {}
+            Some(vouched) if self.still_proved(vouched, client).is_some() => {}
             Some(vouched) => {
                 let at = Timestamp::from_second(now).unwrap_or_default();
                 let shown = self.shared.identities.all_shown(&vouched.name, at);
@@ -270,7 +293,8 @@ impl Gateway {
 
     /// Lets a client log in with a name and a password (for an application credential, its id or name and its
     /// secret): whose that is, which [`Gateway::vouch`] puts into its [`Session`]. Where anybody may log in, all are
-    /// right and it is nobody's.
+    /// right and it is nobody's. On a connection that proves an identity, its name is enough: clients must send some
+    /// password, and any but an API key will do.
     /// A client that shows a token instead goes on with that session's login; see [`Gateway::session`].
     ///
     /// # Errors
@@ -285,6 +309,10 @@ impl Gateway {
     ) -> Result<Option<Proved>, ProxyError> {
         if door.logins == Logins::Any {
             return Ok(None);
+        }
+        let own = self.by_connection(client).filter(|own| own.identity.name == name);
+        if own.is_some() && !password.as_bytes().starts_with(KEY_START) {
+            return Ok(own);
         }
         match self.prove((door, client), Some(name), password.as_bytes(), Instant::now())? {
             Some(proved) => Ok(Some(proved)),

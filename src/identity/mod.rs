@@ -213,20 +213,16 @@ impl Identities {
         self.all.is_empty()
     }
 
-    /// All that an identity may show right now, as [`Identities::shown`] has it.
+    /// All passwords and keys of an identity right now, as [`Identities::shown`] has them.
     pub fn all_shown(&self, name: &str, now: Timestamp) -> Vec<Secret> {
         let Some((_, config)) = self.all.get(name) else { return Vec::new() };
-        let proofs = (config.certificates.iter().cloned().map(Proof::Certificate))
-            .chain(config.users.iter().copied().map(Proof::User))
-            .chain(config.groups.iter().copied().map(Proof::Group));
         let keys = self
             .keyring
             .all()
             .into_iter()
             .filter(|known| known.key.identity == name && known.key.is_good(now));
         let keys = keys.map(|known| Secret::new(known.key.hash.to_string()));
-        let others = proofs.map(|proof| Secret::new(proof.to_string()));
-        config.password.iter().cloned().chain(keys).chain(others).collect()
+        config.password.iter().cloned().chain(keys).collect()
     }
 
     /// What a session of this has to remember, so that it ends when this is good no more.

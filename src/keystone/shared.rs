@@ -59,10 +59,11 @@ if kind ~= 'string' or redis.call('STRLEN', KEYS[1]) > tonumber(ARGV[1]) then
 end
 return {time[1], time[2], 'entry', redis.call('GET', KEYS[1])}";
 
-/// Takes the lease, unless there is another entry than the known one. A lease that has no end, or a later one than any
-/// has, is nobody's. `KEYS`: the entry, the lease. `ARGV`: how the known entry begins, the value, milliseconds.
+/// Takes the lease, unless there is another entry than the known one. Where that one is gone and there is none, whoever found
+/// it refused holds the lease and logs in: that is waited for. A lease that has no end, or a later one than any has, is
+/// nobody's. `KEYS`: the entry, the lease. `ARGV`: how the known entry begins, the value, milliseconds.
 const TAKE: &str = "local known = redis.pcall('GETRANGE', KEYS[1], 0, 35)
-if known ~= ARGV[1] then return 'changed' end
+if known ~= ARGV[1] and known ~= '' then return 'changed' end
 local left = redis.call('PTTL', KEYS[2])
 if left == -1 or left > tonumber(ARGV[3]) then redis.call('DEL', KEYS[2]) end
 if redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3]) then return 'taken' end

@@ -145,6 +145,7 @@ pub struct Token {
     lifetime: Duration,
     used: AtomicBool,
     proved: AtomicU64,
+    refused: AtomicBool,
 }
 
 /// A token without the padding of its base64, which others may leave out.
@@ -176,6 +177,7 @@ impl Token {
             lifetime,
             used: AtomicBool::new(false),
             proved: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
         }
     }
 
@@ -319,9 +321,17 @@ impl Token {
         self.born
     }
 
-    /// When a service (or Keystone) accepted it for the last time, or it was asked for; up to a second early.
+    /// When a service (or Keystone) accepted it for the last time, or it was asked for; up to a second early. Once it was
+    /// refused elsewhere that counts for nothing: services remember for minutes what they accepted.
     pub fn proved_at(&self) -> Instant {
-        self.born + Duration::from_millis(self.proved.load(Ordering::Relaxed))
+        let proved =
+            if self.refused.load(Ordering::Relaxed) { 0 } else { self.proved.load(Ordering::Relaxed) };
+        self.born + Duration::from_millis(proved)
+    }
+
+    /// Notes that a service refused it to another keyway.
+    pub fn mark_refused(&self) {
+        self.refused.store(true, Ordering::Relaxed);
     }
 
     /// Milliseconds since it was asked for.
@@ -547,6 +557,9 @@ mod tests {
         assert!(token.proved_within(at(150), minute));
         token.mark_proved(at(50));
         assert!(token.proved_within(at(150), minute), "an older proof changes nothing");
+        assert_eq!(token.proved_at(), at(100));
+        token.mark_refused();
+        assert_eq!(token.proved_at(), born, "what replaced it need not be younger than its last use");
     }
 
     proptest::proptest! {

@@ -23,7 +23,7 @@ use rustls::pki_types::ServerName;
 use serde_json::json;
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::support::raw::Peer;
+use crate::support::raw::{Peer, field, status};
 use crate::support::tls::{self, Authority};
 use crate::support::{Answer, TestKeyway, cloud, eventually, request};
 
@@ -268,6 +268,112 @@ async fn a_client_certificate_says_whose_a_request_is() {
     assert_eq!(cloud.requests("compute").len(), asked);
 }
 
+/// A login with this identity of Keystone's, as it is sent.
+fn login(identity: &serde_json::Value) -> String {
+    let body = json!({"auth": {"identity": identity}}).to_string();
+    format!(
+        "POST /identity/v3/auth/tokens HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn login_request(name: &str, password: &str) -> String {
+    let user = json!({"name": name, "domain": {"id": "default"}, "password": password});
+    login(&json!({"methods": ["password"], "password": {"user": user}}))
+}
+
+fn list_request(token: &str) -> String {
+    format!(
+        "GET /compute/servers HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Auth-Token: {token}\r\n\r\n"
+    )
+}
+
+// Promise 73.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_logs_in_with_its_identitys_name_and_the_token_is_good_with_it_alone() {
+    let (cloud, authority, home) = (cloud().await, Authority::new(), tempfile::tempdir().unwrap());
+    let localhost = authority.issue("localhost");
+    let key_file = authority.write("key.pem", &localhost.key);
+    std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let named = |name: &str| SubjectName::Dns(format!("{name}.example"));
+    let bob = identity::Config { name: "bob".to_owned(), certificates: vec![named("bob")], ..ada() };
+    let with_name = |name: &str| identity::Config { certificates: vec![named(name)], ..ada() };
+    let mut kept = None;
+    let keyway = TestKeyway::with(&cloud, |config| {
+        config.api_keys = Some(home.path().join("api-keys"));
+        config.identities = vec![with_name("ada"), bob.clone()];
+        let main = &mut config.listeners[0];
+        main.logins = Logins::Configured;
+        let clients = Clients { optional: true, ..Clients::of(authority.file()) };
+        let cert = authority.write("cert.pem", &localhost.certificate);
+        main.server.tls = Some(server::tls::Config { cert, key: key_file, clients: Some(clients) });
+        kept = Some(config.clone());
+    })
+    .await;
+    let config = kept.unwrap();
+    let of_ada = keys::new(&config, "ada", None, "", &mut |_| {}).expect("a key").trim().to_owned();
+    let issue = |name: &str| {
+        authority.issue_with(name, |params| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        })
+    };
+    let (by_ada, by_bob, by_nobody) = (issue("ada.example"), issue("bob.example"), issue("nobody.example"));
+    let send = async |certificate: Option<&tls::Identity>, request: String| {
+        let client = tls::client(&authority, certificate, &["http/1.1"]);
+        let stream = TcpStream::connect(keyway.listen()).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = Peer::new(client.connect(name, stream).await.unwrap());
+        client.send(request).await;
+        let (head, _) = client.response().await;
+        (status(&head), field(&head, "x-subject-token").map(str::to_owned))
+    };
+    let log_in = async |certificate, name, password: &str| {
+        let (status, token) = send(certificate, login_request(name, password)).await;
+        assert_eq!(token.is_some(), status == 201, "{status}");
+        token
+    };
+    let lists = async |certificate, token: &str| send(certificate, list_request(token)).await.0;
+
+    // Any password will do, but a key that is wrong.
+    let wrong = format!("{}AAAA", &of_ada[..of_ada.len() - 4]);
+    let token = log_in(Some(&by_ada), "ada", "anything").await.expect("a token");
+    assert_eq!(log_in(Some(&by_ada), "ada", &wrong).await, None);
+    for (certificate, name) in
+        [(None, "ada"), (Some(&by_bob), "ada"), (Some(&by_nobody), "ada"), (Some(&by_ada), "x")]
+    {
+        assert_eq!(log_in(certificate, name, "anything").await, None, "{name}");
+    }
+    // Also where a worker has seen the token before.
+    for _ in 0..8 {
+        assert_eq!(lists(Some(&by_ada), &token).await, 200);
+        for thief in [None, Some(&by_bob), Some(&by_nobody)] {
+            assert_eq!(lists(thief, &token).await, 401);
+        }
+    }
+    // A token for a token is bound alike.
+    let exchange = |token: &str| login(&json!({"methods": ["token"], "token": {"id": token}}));
+    assert_eq!(send(Some(&by_bob), exchange(&token)).await.0, 401);
+    let another = send(Some(&by_ada), exchange(&token)).await.1.expect("a token");
+    assert_eq!(lists(Some(&by_ada), &another).await, 200);
+    assert_eq!(lists(None, &another).await, 401);
+    // One that was got with a key needs nothing else.
+    let ring = Arc::clone(&keyway.app().shared().identities.keyring);
+    let id = identity::key::id_of(of_ada.as_bytes()).expect("a key");
+    eventually("the key is known", async || ring.get(id)).await;
+    let by_key = log_in(Some(&by_ada), "ada", &of_ada).await.expect("a token");
+    for certificate in [None, Some(&by_ada), Some(&by_bob)] {
+        assert_eq!(lists(certificate, &by_key).await, 200);
+    }
+
+    // The certificate is another identity's from now on.
+    let reloaded = Config { identities: vec![with_name("other"), bob], ..config };
+    assert!(keyway.app().reload(Ok(reloaded)));
+    assert_eq!(lists(Some(&by_ada), &token).await, 401);
+    assert_eq!(log_in(Some(&by_ada), "ada", "anything").await, None);
+    assert_eq!(lists(None, &by_key).await, 200);
+}
+
 // Promise 10.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_to_a_socket_file_is_its_users() {
@@ -291,9 +397,21 @@ async fn a_connection_to_a_socket_file_is_its_users() {
     };
     let answer = get().await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // A client that must log in says its identity's name; the token is of no use elsewhere.
+    let send = async |request: String| {
+        let mut client = Peer::new(UnixStream::connect(&socket).await.unwrap());
+        client.send(request).await;
+        client.response().await.0
+    };
+    let head = send(login_request("ada", "anything")).await;
+    let token = field(&head, "x-subject-token").unwrap_or_else(|| panic!("{head}"));
+    assert_eq!(status(&send(login_request("bob", "anything")).await), 401);
+    assert_eq!(status(&send(list_request(token)).await), 200);
+    assert_eq!(keyway.get_with("/compute/servers", &[("x-auth-token", token)]).await.status, 401);
     assert!(keyway.app().reload(Ok(Config { identities: users(own + 1), ..kept.unwrap() })));
     let answer = get().await;
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert_eq!(status(&send(list_request(token)).await), 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -282,6 +282,8 @@ impl Slot {
     pub(super) fn hear_of_refusal(self: &Arc<Self>, shared: &Arc<Shared>, token: &[u8; 16]) {
         if let Some(known) = self.known().filter(|known| fingerprint(&known.id) == *token) {
             tracing::debug!(token = known.id.fingerprint(), "another keyway says that a token was refused");
+            // What that keyway got in its place is good, whichever service took the old one since.
+            known.mark_refused();
             drop(self.exchange(shared, &known.id, None));
         }
     }
