@@ -97,18 +97,18 @@ impl<'a> Call<'a> {
         let Some(below) = path.strip_prefix(&root).filter(|below| below.starts_with('/')) else {
             return false;
         };
-        below.match_indices('/').any(|(at, _)| {
-            matches!(
-                Call::parse(method, &below[at..]),
-                Some(
-                    Call::LogIn(_)
-                        | Call::Catalog
-                        | Call::Projects(_)
-                        | Call::Domains
-                        | Call::System
-                        | Call::Tenants
-                )
-            )
+        below.match_indices('/').any(|(at, _)| match Call::parse(method, &below[at..]) {
+            // Whoever may see the list of all projects sees Keystone's own.
+            Some(Call::Projects(None)) => &below[at..] != "/v3/projects",
+            Some(
+                Call::LogIn(_)
+                | Call::Catalog
+                | Call::Projects(_)
+                | Call::Domains
+                | Call::System
+                | Call::Tenants,
+            ) => true,
+            _ => false,
         })
     }
 

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keyway::keystone::shared::{Address, Config};
-use redis::{Connection, FromRedisValue};
+use redis::{Connection, FromRedisValue, RedisResult};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::eventually;
@@ -149,8 +149,11 @@ impl Redis {
 
     /// A connection of the test's own, by the socket file.
     pub fn connection(&self) -> Connection {
-        let url = format!("unix://{}", self.socket().display());
-        redis::Client::open(url).and_then(|client| client.get_connection()).expect("it answers")
+        self.connect().expect("it answers")
+    }
+
+    fn connect(&self) -> RedisResult<Connection> {
+        redis::Client::open(format!("unix://{}", self.socket().display()))?.get_connection()
     }
 
     /// What it says to a command.
@@ -166,6 +169,12 @@ impl Redis {
             command.arg(*word);
         }
         command.query(&mut self.connection()).expect("it does as it is told")
+    }
+
+    /// The same, unless the connection is cut: a sentinel does that to all clients of whom it makes a master or replica.
+    pub fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> Option<T> {
+        let (name, arguments) = words.split_first()?;
+        redis::cmd(name).arg(arguments).query(&mut self.connect().ok()?).ok()
     }
 
     /// The keys that end so, sorted.

@@ -89,13 +89,13 @@ async fn sentinels_say_who_the_master_is_also_after_a_failover() {
     let mut master = master;
     master.kill();
     eventually("another master", async || {
-        let role: redis::Value = replica.ask(&["ROLE"]);
+        let role: redis::Value = replica.try_ask(&["ROLE"])?;
         format!("{role:?}").contains("master").then_some(())
     })
     .await;
     for keyway in [&one, &two] {
         eventually("the other master", async || {
-            let clients: String = replica.ask(&["CLIENT", "LIST"]);
+            let clients: String = replica.try_ask(&["CLIENT", "LIST"])?;
             (clients.matches("sub=1").count() >= 2).then_some(())
         })
         .await;

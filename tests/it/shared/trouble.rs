@@ -1,11 +1,13 @@
 //! A store that is not what it should be.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use keyway::keystone::shared::Config;
-use keyway::keystone::{Source, shared};
+use keyway::keystone::{Auth, Event, Source, shared};
+use keyway::upstream::{self, Timeouts, tls};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -267,4 +269,42 @@ async fn check_tells_whether_the_store_can_be_used() {
     }
     tokens.dedup();
     assert_eq!((tokens.len(), cloud.token_requests()), (1, 3));
+}
+
+/// The store, once it is connected.
+async fn connected(redis: &Redis) -> Arc<shared::Store> {
+    let store = shared::Store::new(redis.config(), Arc::new(|_: &Event| {})).expect("a good key");
+    tokio::spawn(store.keep());
+    eventually("the store", async || store.standing().up.then_some(())).await;
+    store
+}
+
+// Promise 63.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_one_replaces_a_token_it_found_refused_another_waits() {
+    let Some(redis) = Redis::start().await else { return };
+    let cloud = cloud().await;
+    let Auth::Identity(login) = cloud.keystone_config().auth else { unreachable!("it has a Keystone") };
+    let store = connected(&redis).await;
+    let entry = || store.entry(&login, &tls::Config::default(), &login.scope, None);
+    let (mut one, mut two) = (entry(), entry());
+    let http =
+        upstream::Client::new(&tls::Config::default(), Timeouts::default()).expect("the system has roots");
+    let keystone = keyway::keystone::Client::new(http, login.clone(), Duration::from_secs(60));
+    let token = async || keystone.authenticate(&login.scope).await.expect("a login");
+    one.save(&token().await, None).await;
+    let old = one.load().await.expect("it was saved");
+    assert!(two.load().await.expect("the same").id == old.id);
+
+    let soon = || Instant::now() + Duration::from_secs(60);
+    let lease = one.lease(soon()).await.expect("nobody else has it");
+    one.refuse(&old.id).await;
+    // What the other one knows is gone, and nothing is there instead: it must not log in as well.
+    let mut waiting = Box::pin(two.lease(soon()));
+    let hasty = tokio::time::timeout(Duration::from_millis(500), &mut waiting).await;
+    assert!(hasty.is_err(), "it did not wait");
+    let new = token().await;
+    one.save(&new, Some(lease)).await;
+    assert!(waiting.await.is_none(), "there is another one now");
+    assert!(new.id != old.id && two.load().await.expect("it was saved").id == new.id);
 }
