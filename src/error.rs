@@ -105,7 +105,9 @@ pub enum ProxyError {
     #[error("{}", for_client(.0))]
     Auth(Arc<AuthError>),
     /// A token like keyway's own that opens nothing, or none where one is wanted.
-    #[error("the request needs a good token of keyway's, and {why}; log in where WWW-Authenticate says")]
+    #[error(
+        "the request needs a good token or API key of keyway's, and {why}; show one, or log in where WWW-Authenticate says"
+    )]
     Unauthorized {
         /// What is wrong with it.
         why: facade::Unusable,

@@ -141,7 +141,7 @@ pub(super) fn view(options: &Options, problem: &mut dyn FnMut(&str, String)) -> 
             project => view.projects.push(project.to_owned()),
         }
     }
-    if options.has("projects") && options.list("projects").next().is_none() {
+    if options.is_empty("projects") {
         let message = "an empty list: name projects, or leave the key out for all that the user has";
         problem("projects", message.to_owned());
     }

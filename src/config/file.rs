@@ -39,7 +39,8 @@ pub(super) struct File {
 #[derive(Clone, Default)]
 pub(super) struct Options {
     texts: BTreeMap<&'static str, String>,
-    lists: BTreeMap<&'static str, Vec<String>>,
+    /// `None` for one that is no list, of which is told already.
+    lists: BTreeMap<&'static str, Option<Vec<String>>>,
 }
 
 impl Options {
@@ -55,7 +56,12 @@ impl Options {
 
     /// An option that has any number of values; empty where it is not there.
     pub(super) fn list(&self, option: &str) -> impl Iterator<Item = &str> {
-        self.lists.get(option).into_iter().flatten().map(|text| text.trim())
+        self.lists.get(option).into_iter().flatten().flatten().map(|text| text.trim())
+    }
+
+    /// Whether an option is a list of nothing.
+    pub(super) fn is_empty(&self, option: &str) -> bool {
+        matches!(self.lists.get(option), Some(Some(list)) if list.is_empty())
     }
 
     /// Whether an option is there, with or without a value.
@@ -370,7 +376,7 @@ impl File {
             match (form, value) {
                 (Form::Texts | Form::Numbers, value) => {
                     let list = self.list(key, value, *form, problems);
-                    options.lists.insert(option, list.unwrap_or_default());
+                    options.lists.insert(option, list);
                 }
                 (Form::Flag, Value::Boolean(flag)) => drop(options.texts.insert(option, flag.to_string())),
                 (Form::Flag, value) => {

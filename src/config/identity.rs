@@ -199,7 +199,7 @@ impl Layers<'_> {
         ];
         for (option, names) in lists {
             names.extend(options.list(option).map(str::to_owned));
-            if names.iter().any(String::is_empty) || options.has(option) && names.is_empty() {
+            if names.iter().any(String::is_empty) || options.is_empty(option) {
                 let message = format!("is empty: name {option}, or leave the key out for all");
                 wrong.push((option, message));
             }

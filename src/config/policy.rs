@@ -119,7 +119,7 @@ fn read_rule(options: &Options, problem: &mut dyn FnMut(&str, String)) -> Rule {
         }
     };
     let mut list = |option: &str| {
-        if options.has(option) && options.list(option).next().is_none() {
+        if options.is_empty(option) {
             // It would speak of nothing, or of everything: nobody can tell what was meant.
             problem(
                 option,

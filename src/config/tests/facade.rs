@@ -185,6 +185,10 @@ fn what_is_wrong_with_a_login_is_told_without_its_password() {
         &["identity.a.identity_api: `readonly` is none of read-only, all, none", "identity.a.body: "],
     );
     check(
+        "[identity.a]\npassword = 'hunter2-a'\nprojects = 'demo'\nregions = []",
+        &["identity.a.projects: a text, not a list of texts", "identity.a.regions: is empty"],
+    );
+    check(
         "[identity.a]\npasword = 'hunter2-a'",
         &["identity.a.pasword: unknown key: did you mean `password`?"],
     );
